@@ -1,0 +1,121 @@
+"""Files that are either whole or absent.
+
+Everything that marks progress is written under a temporary name, synced, renamed and only then counted on, so that a
+process killed at any moment leaves no half-written file under a final name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from dsd.errors import UserError
+
+
+def make_folder(path: Path | str) -> Path:
+    """Makes a folder and its parents and proves that it can be written to.
+
+    Raises:
+        UserError: A file is in the way, or the place cannot be written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = _temporary_beside(path / "probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f'cannot write to "{path}" ({error.strerror}); give a folder that you may write to') from error
+    return path
+
+
+def write_atomic(path: Path | str, data: bytes | str) -> None:
+    """Writes a file so that it is seen whole or not at all, even after a crash.
+
+    Args:
+        path: The final name; its folder is made when missing.
+        data: Bytes, or text that is written as UTF-8.
+
+    Raises:
+        UserError: The place cannot be written to.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    temporary = _temporary_beside(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f'cannot write "{path}" ({error.strerror}); free the place or give another one') from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Fills a folder so that it is seen whole or not at all.
+
+    Args:
+        path: The final name. A folder that is already there is replaced at the end.
+
+    Yields:
+        A temporary empty folder beside `path`. When the block ends, its files are synced and it takes the final name;
+        when the block raises, it is removed.
+
+    Raises:
+        UserError: The place cannot be written to.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    temporary = _temporary_beside(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        _sync_tree(temporary)
+        _replace_folder(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sha256_of(path: Path | str) -> str:
+    """Returns the hexadecimal SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _temporary_beside(path: Path) -> Path:
+    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    old = _temporary_beside(path)
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    _sync_folder(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(parent, name), "rb") as file:
+                os.fsync(file.fileno())
+        _sync_folder(Path(parent))
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

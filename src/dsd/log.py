@@ -1,0 +1,131 @@
+"""What a person watching sees: one console and one kind of progress bar."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+Item = TypeVar("Item")
+
+console = Console(stderr=True, highlight=False)
+"""Messages go to stderr; stdout is for results."""
+
+LINE_EVERY_SECONDS = 30.0
+
+
+def progress(iterable: Iterable[Item] | None = None, *, description: str, total: int | None = None) -> Bar[Item]:
+    """Shows how far long work is, at what rate, and how long it will take.
+
+    On a terminal this is a bar; elsewhere a plain line at most every 30 seconds.
+
+    Example:
+        >>> for unit in progress(units, description="curate"):
+        ...     work(unit)
+        >>> with progress(description="train", total=1000) as bar:
+        ...     bar.advance(10, note="loss 0.31")
+
+    Args:
+        iterable: What to walk through; None when the caller advances the bar itself.
+        description: A word or two.
+        total: How many steps there are; taken from `len(iterable)` when left out.
+
+    Returns:
+        A bar to iterate over or to use as a context manager.
+    """
+    if total is None and iterable is not None and hasattr(iterable, "__len__"):
+        total = len(iterable)  # pyright: ignore[reportArgumentType]
+    return Bar(iterable, description=description, total=total)
+
+
+class Bar(Generic[Item]):
+    """See `progress`."""
+
+    def __init__(self, iterable: Iterable[Item] | None, *, description: str, total: int | None) -> None:
+        self._iterable = iterable
+        self._description = description
+        self._total = total
+        self._done = 0
+        self._skipped = 0
+        self._note = ""
+        self._began = self._last_line = time.monotonic()
+        self._live: Progress | None = None
+        self._task = 0
+
+    def __iter__(self) -> Iterator[Item]:
+        with self:
+            for item in self._iterable or ():
+                yield item
+                self.advance()
+
+    def __enter__(self) -> Bar[Item]:
+        self._began = self._last_line = time.monotonic()
+        if console.is_terminal:
+            self._live = _rich_progress()
+            self._live.start()
+            self._task = self._live.add_task(self._description, total=self._total, note="", rate="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def skip(self, count: int) -> None:
+        """Counts steps that were done by an earlier run, so that they do not flatter the rate."""
+        self._skipped += count
+        self.advance(count)
+
+    def advance(self, count: int = 1, *, note: str = "") -> None:
+        """Moves on by `count` steps, with an optional short note (such as the loss)."""
+        self._done += count
+        self._note = note or self._note
+        if self._live is not None:
+            rate = f"{self._rate():.3g}/s" if self._rate() else ""
+            self._live.update(self._task, completed=self._done, note=self._note, rate=rate)  # pyright: ignore[reportArgumentType]
+        elif time.monotonic() - self._last_line >= LINE_EVERY_SECONDS:
+            self._last_line = time.monotonic()
+            console.print(self._line())
+
+    def _rate(self) -> float:
+        elapsed = time.monotonic() - self._began
+        return (self._done - self._skipped) / elapsed if elapsed > 0 else 0.0
+
+    def _line(self) -> str:
+        rate = self._rate()
+        parts = [f"{self._description}: {self._done}" + (f" of {self._total}" if self._total else "")]
+        parts += [f"{rate:.3g}/s"] if rate else []
+        if self._total and rate:
+            parts.append(f"{duration((self._total - self._done) / rate)} left")
+        return ", ".join([*parts, self._note] if self._note else parts)
+
+
+def duration(seconds: float) -> str:
+    """Returns a length of time in words that suit its size, such as `42 s`, `3 min 5 s` or `2 h 10 min`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def _rich_progress() -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )

@@ -1,0 +1,75 @@
+"""Names of models: embedded ones, folders, and hub ids."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from dsd.config import did_you_mean
+from dsd.errors import UserError
+from dsd.files import sha256_of
+
+EMBEDDED = ("tiny-flux", "tiny-vlm", "tiny-dino", "tiny-clip", "tiny-student")
+"""The models that ship inside the package."""
+
+_PREFIX = "embedded:"
+_WEIGHTS = Path(__file__).parent / "world" / "weights"
+
+
+def embedded_folder(name: str) -> Path:
+    """Returns where the package keeps (or will keep) an embedded model.
+
+    Args:
+        name: One of `EMBEDDED`, without the prefix.
+
+    Raises:
+        UserError: No embedded model has this name.
+    """
+    if name not in EMBEDDED:
+        raise UserError(f'there is no embedded model "{name}"; {did_you_mean(name, EMBEDDED)}')
+    return _WEIGHTS / name
+
+
+def resolve(name: str) -> str:
+    """Returns what to hand to `from_pretrained`.
+
+    Args:
+        name: `embedded:NAME` for a model of the package; a folder or a hub id passes unchanged.
+
+    Returns:
+        A folder of the package, or `name` itself.
+
+    Raises:
+        UserError: An unknown embedded name, or one whose weights are not installed.
+    """
+    if not name.startswith(_PREFIX):
+        return name
+    folder = embedded_folder(name.removeprefix(_PREFIX))
+    if not folder.is_dir():
+        raise UserError(
+            f'the weights of "{name}" are missing from {folder}; install the package again, '
+            f"or train them with `dsd world train {folder.name}`"
+        )
+    return str(folder)
+
+
+def revision_of(path: str | Path) -> str:
+    """Returns 12 hexadecimal digits that name the content of a local model folder (or file).
+
+    File names relative to the folder and file bytes count; where the folder lies does not. Hidden files and
+    model cards (`*.md`) are left out.
+
+    Raises:
+        UserError: There is no such folder or file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f'no model folder "{path}"; give a folder that exists')
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        name = file.relative_to(path).as_posix()
+        if any(part.startswith(".") for part in name.split("/") if part != ".") or file.suffix == ".md":
+            continue
+        digest.update(f"{name}\0{sha256_of(file)}\n".encode())
+    return digest.hexdigest()[:12]
