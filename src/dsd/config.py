@@ -139,7 +139,9 @@ def _build_sequence(value: Any, kind: type, arguments: tuple[Any, ...], where: s
         kinds: Iterable[Any] = arguments
     else:
         kinds = [arguments[0] if arguments else Any] * len(value)
-    return kind(_build(item, item_kind, f"{where}[{index}]") for index, (item, item_kind) in enumerate(zip(value, kinds)))
+    return kind(
+        _build(item, item_kind, f"{where}[{index}]") for index, (item, item_kind) in enumerate(zip(value, kinds))
+    )
 
 
 def _build_scalar(value: Any, kind: Any, where: str) -> Any:

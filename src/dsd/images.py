@@ -72,7 +72,10 @@ def to_tensor(images: Image.Image | Sequence[Image.Image], size: tuple[int, int]
     if not images:
         raise UserError("an empty list of pictures was given; give at least one")
     if size is not None:
-        images = [image if image.size == size[::-1] else image.resize(size[::-1], Image.Resampling.LANCZOS) for image in images]
+        images = [
+            image if image.size == size[::-1] else image.resize(size[::-1], Image.Resampling.LANCZOS)
+            for image in images
+        ]
     if len({image.size for image in images}) > 1:
         raise UserError("pictures of several sizes cannot be one batch; give a size to resize them to")
     array = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])
@@ -131,7 +134,9 @@ def contact_sheet(
         if row_labels and index < len(row_labels):
             draw.text((gap, y + height // 2 - 7), row_labels[index], fill="black", font=font)
         for column, image in enumerate(row):
-            enlarged = image.convert("RGB").resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+            enlarged = image.convert("RGB").resize(
+                (image.width * scale, image.height * scale), Image.Resampling.NEAREST
+            )
             sheet.paste(enlarged, (left + gap + column * (width + gap), y))
     return sheet
 
@@ -178,7 +183,9 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     if not (image.mode.startswith("I") or image.mode == "F"):
         return image
     values = np.asarray(image, dtype=np.float64)
-    scale = 1.0 if image.mode == "F" and values.max(initial=0.0) > 1.0 else 255.0 if image.mode == "F" else 255.0 / 65535.0
+    scale = (
+        1.0 if image.mode == "F" and values.max(initial=0.0) > 1.0 else 255.0 if image.mode == "F" else 255.0 / 65535.0
+    )
     return Image.fromarray(np.clip(np.nan_to_num(values) * scale, 0, 255).round().astype(np.uint8))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from rich.console import Console
+from rich.progress import TaskID
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -19,7 +20,9 @@ console = Console(stderr=True, highlight=False)
 LINE_EVERY_SECONDS = 30.0
 
 
-def progress(iterable: Iterable[Item] | None = None, *, description: str, total: int | None = None) -> Bar[Item]:
+def progress(
+    iterable: Iterable[Item] | None = None, *, description: str, total: int | None = None, completed: int = 0
+) -> Bar[Item]:
     """Shows how far long work is, at what rate, and how long it will take.
 
     On a terminal this is a bar; elsewhere a plain line at most every 30 seconds.
@@ -34,28 +37,30 @@ def progress(iterable: Iterable[Item] | None = None, *, description: str, total:
         iterable: What to walk through; None when the caller advances the bar itself.
         description: A word or two.
         total: How many steps there are; taken from `len(iterable)` when left out.
+        completed: How many of them an earlier run did; they do not count in the rate.
 
     Returns:
         A bar to iterate over or to use as a context manager.
     """
     if total is None and iterable is not None and hasattr(iterable, "__len__"):
-        total = len(iterable)  # pyright: ignore[reportArgumentType]
-    return Bar(iterable, description=description, total=total)
+        total = completed + len(iterable)  # pyright: ignore[reportArgumentType]
+    return Bar(iterable, description=description, total=total, completed=completed)
 
 
 class Bar(Generic[Item]):
     """See `progress`."""
 
-    def __init__(self, iterable: Iterable[Item] | None, *, description: str, total: int | None) -> None:
+    def __init__(
+        self, iterable: Iterable[Item] | None, *, description: str, total: int | None, completed: int = 0
+    ) -> None:
         self._iterable = iterable
         self._description = description
         self._total = total
-        self._done = 0
-        self._skipped = 0
+        self._done = self._completed = completed
         self._note = ""
         self._began = self._last_line = time.monotonic()
         self._live: Progress | None = None
-        self._task = 0
+        self._task = TaskID(0)
 
     def __iter__(self) -> Iterator[Item]:
         with self:
@@ -68,7 +73,9 @@ class Bar(Generic[Item]):
         if console.is_terminal:
             self._live = _rich_progress()
             self._live.start()
-            self._task = self._live.add_task(self._description, total=self._total, note="", rate="")
+            self._task = self._live.add_task(
+                self._description, total=self._total, completed=self._completed, note="", rate=""
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,25 +83,20 @@ class Bar(Generic[Item]):
             self._live.stop()
             self._live = None
 
-    def skip(self, count: int) -> None:
-        """Counts steps that were done by an earlier run, so that they do not flatter the rate."""
-        self._skipped += count
-        self.advance(count)
-
     def advance(self, count: int = 1, *, note: str = "") -> None:
         """Moves on by `count` steps, with an optional short note (such as the loss)."""
         self._done += count
         self._note = note or self._note
         if self._live is not None:
             rate = f"{self._rate():.3g}/s" if self._rate() else ""
-            self._live.update(self._task, completed=self._done, note=self._note, rate=rate)  # pyright: ignore[reportArgumentType]
+            self._live.update(self._task, completed=self._done, note=self._note, rate=rate)
         elif time.monotonic() - self._last_line >= LINE_EVERY_SECONDS:
             self._last_line = time.monotonic()
             console.print(self._line())
 
     def _rate(self) -> float:
         elapsed = time.monotonic() - self._began
-        return (self._done - self._skipped) / elapsed if elapsed > 0 else 0.0
+        return (self._done - self._completed) / elapsed if elapsed > 0 else 0.0
 
     def _line(self) -> str:
         rate = self._rate()
