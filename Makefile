@@ -1,0 +1,26 @@
+# `make demo`, `make test` and `make check` each set up .venv when it is missing or older than its two recipes.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+export OMP_NUM_THREADS ?= 2
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test check
+
+demo: $(STAMP)
+	$(BIN)/dsd demo --out runs/demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 -e '.[dev]'
+	touch $@
