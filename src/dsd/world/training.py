@@ -1,0 +1,107 @@
+"""Trains the embedded models: ``dsd world train NAME``. Each recipe is a task for the one loop of `dsd.train.loop`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from dsd.config import did_you_mean
+from dsd.errors import UserError
+from dsd.files import write_atomic
+from dsd.log import console
+from dsd.train import loop
+
+RECIPES = {name: f"dsd.world.recipes.{name}" for name in ("autoencoder", "teacher", "vlm", "dino", "clip")}
+_MEASURED_STEPS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How long a recipe trains; recorded at its first start, so that a resumed run keeps its learning-rate schedule.
+
+    Attributes:
+        steps: optimizer steps in all.
+        checkpoint_every: steps between checkpoints.
+        evaluate_every: steps between held-out figures and contact sheets.
+    """
+
+    steps: int
+    checkpoint_every: int
+    evaluate_every: int
+
+
+class Recipe(loop.Task, Protocol):
+    """A task that also knows where its model goes."""
+
+    def export(self, folder: Path, card: str) -> None:
+        """Writes the model's standard folder (float16 safetensors) with ``card`` as its README.md."""
+        ...
+
+
+def _measured_steps(recipe: Recipe, hours: float) -> int:
+    started = time.perf_counter()
+    for step in range(_MEASURED_STEPS):
+        if step == 2:
+            started = time.perf_counter()
+        recipe.train_step(step)
+    return max(1, int(hours * 3600 / ((time.perf_counter() - started) / (_MEASURED_STEPS - 2)) * 0.95))
+
+
+def train_model(name: str, *, steps: int | None = None, hours: float | None = None, run: Path, out: Path | None = None) -> None:
+    """Trains one embedded model and writes its folder.
+
+    Args:
+        name: a key of `RECIPES`.
+        steps: optimizer steps; or
+        hours: a wall-clock budget, from which the first start measures the steps.
+        run: the run's folder (checkpoints, metrics, contact sheets); re-running resumes.
+        out: the folder of the finished model; ``run/model`` when absent.
+
+    Raises:
+        UserError: for an unknown name or a missing budget.
+    """
+    if name not in RECIPES:
+        raise UserError(f"unknown embedded model {name!r}{did_you_mean(name, list(RECIPES))}")
+    module = importlib.import_module(RECIPES[name])
+    run.mkdir(parents=True, exist_ok=True)
+    budget_file = run / "budget.json"
+    if budget_file.exists():
+        budget = Budget(**json.loads(budget_file.read_text()))
+    else:
+        if steps is None:
+            if hours is None:
+                raise UserError(f"no budget for {name}: give --steps or --hours")
+            steps = _measured_steps(module.build(run, steps=1000), hours)
+        every = max(1, steps // 12)
+        budget = Budget(steps=steps, checkpoint_every=every, evaluate_every=every)
+        write_atomic(budget_file, json.dumps(asdict(budget)) + "\n")
+    recipe: Recipe = module.build(run, steps=budget.steps)
+    started = time.perf_counter()
+    loop.run(
+        recipe,
+        folder=run,
+        steps=budget.steps,
+        checkpoint_every=budget.checkpoint_every,
+        evaluate_every=budget.evaluate_every,
+        description=f"training {name}",
+    )
+    figures = recipe.evaluate(budget.steps)
+    folder = out if out is not None else run / "model"
+    recipe.export(folder, _card(name, budget, figures, time.perf_counter() - started))
+    console.print(f"{name}: {json.dumps(figures)} -> {folder}")
+
+
+def _card(name: str, budget: Budget, figures: dict[str, float], seconds: float) -> str:
+    lines = "\n".join(f"| {key} | {value:.4g} |" for key, value in figures.items())
+    device = "GPU" if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return (
+        f"# tiny {name}\n\nAn embedded model of `dsd`, trained on the drawn world by `dsd world train {name} "
+        f"--steps {budget.steps}` ({device}; {seconds / 60:.0f} minutes since its last start).\n\n"
+        f"| held-out figure | value |\n|---|---|\n{lines}\n"
+    )
