@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
+
 
 class UserError(Exception):
     """A mistake in what was given to us, told in one sentence.
@@ -9,3 +12,19 @@ class UserError(Exception):
     The sentence names what was given, what is wanted and how to fix it. The command line prints it without a
     traceback and exits with status 2; Python callers catch it like any exception.
     """
+
+
+def import_extra(module: str, extra: str) -> ModuleType:
+    """Imports a library that only an extra installs.
+
+    Args:
+        module: What to import, such as `ray.data`.
+        extra: The name of the extra, such as `cluster`.
+
+    Raises:
+        UserError: The library is not installed; the message names the extra.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed; it comes with `pip install 'dsd[{extra}]'`") from error

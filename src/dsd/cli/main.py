@@ -1,0 +1,86 @@
+"""The command `dsd`: finds the verb, lets tyro read its typed config, and turns mistakes into one sentence.
+
+A verb is a module of this folder. It is imported only when it is called, so that `dsd --help` stays instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from dsd.cli.parse import Verb, parse
+from dsd.config import did_you_mean, to_json
+from dsd.errors import UserError
+
+VERBS = {
+    "demo": "run the whole loop with the embedded models and write a report",
+    "curate": "captions -> grid prompts -> grids -> judged pairs",
+    "train": "a dataset of pairs -> a two-frame adapter",
+    "generate": "a reference picture and a sentence -> pictures",
+    "evaluate": "measure identity, prompt following, diversity and copying",
+    "serve": "an HTTP server that speaks the OpenAI images API",
+    "export": "an adapter -> a plain diffusers transformer, or a copy to hand on",
+    "plan": "what a recipe needs in memory, time and disk",
+    "world": "draw the embedded world, or train its models",
+}
+
+HELP = """usage: dsd VERB [RECIPE] [OPTIONS]
+
+Diffusion Self-Distillation: one picture of a character and a sentence; the same one, drawn in the new scene.
+
+{verbs}
+
+dsd VERB --help says more; --dry-run on any verb prints the resolved config and the plan, and does nothing.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: Words after `dsd`; those of the process when None.
+
+    Returns:
+        The exit status: 0, 2 for a mistake in what was given, 130 when interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _dispatch(words)
+    except UserError as error:
+        print(f"dsd: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dsd: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 2
+    return 0
+
+
+def _dispatch(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP.format(verbs="\n".join(f"  {verb:<9} {summary}" for verb, summary in VERBS.items())), end="")
+        return
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"dsd {version('dsd')}")
+        return
+    name, rest = words[0], words[1:]
+    if name not in VERBS:
+        raise UserError(f'there is no verb "{name}"; {did_you_mean(name, VERBS)}')
+    verb: Any = importlib.import_module(f"dsd.cli.{name}")
+    command = parse(name, verb, rest)
+    if command.dry_run:
+        _show(verb, command)
+    else:
+        verb.run(command)
+
+
+def _show(verb: Verb, command: Any) -> None:
+    """The config alone goes to stdout, so that it can be piped; the plan goes to stderr."""
+    print(to_json(command), end="", flush=True)
+    for sentence in verb.plan(command):
+        print(f"plan: {sentence}", file=sys.stderr)
