@@ -1,0 +1,233 @@
+"""The method on one screen: sheets of panels, and frames side by side on one canvas.
+
+A *grid* is what the teacher draws: panels of one subject on a sheet. A *canvas* is what the student denoises: given
+frames (references) and target frames side by side, exchanging information through the transformer's own attention
+(Diffusion Self-Distillation, arXiv 2411.18616, section 3.3). A canvas has any number of frames; two is the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+Span = tuple[int, int]
+
+GUTTER_REACH = 0.12  # of a panel, at either side of the expected cut, in which a gutter is looked for
+CUT_REACH = 0.03  # of a panel, how far from its place the edge between two panels may lie
+GUTTER_VARIATION = 6.0  # mean absolute deviation along a line of pixels, of 255, below which the line is of one colour
+EDGE_RATIO = 1.5  # how much stronger than the median line-to-line change the change at a cut must be
+BLANK_VARIATION = 2.0  # standard deviation, of 255, below which a panel shows nothing
+
+
+class MalformedSheet(ValueError):
+    """A picture that does not look like a grid of panels; `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The layout of a sheet: so many rows of so many panels, numbered row by row."""
+
+    rows: int
+    columns: int
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.columns < 1 or self.panels < 2:
+            raise ValueError(f"a grid needs at least two panels, got {self.rows} rows x {self.columns} columns")
+
+    @property
+    def panels(self) -> int:
+        """How many panels a sheet holds."""
+        return self.rows * self.columns
+
+    def split(self, image: Image.Image, panel_size: tuple[int, int] | None = None) -> list[Image.Image]:
+        """Cuts a sheet into its panels, row by row, without the gutters between them.
+
+        A gutter is a band of one colour that crosses the whole sheet near an expected cut; a margin of the same colour
+        around the sheet goes too. Without gutters panels are cut where they must meet, pixel for pixel.
+
+        Args:
+            image: The sheet, RGB.
+            panel_size: (height, width) in pixels to resize panels to; by default they keep their pixels, cropped to
+                the size of the smallest.
+
+        Raises:
+            MalformedSheet: Too small, a blank panel, or no edge where panels should meet.
+        """
+        pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+        if pixels.shape[0] < 8 * self.rows or pixels.shape[1] < 8 * self.columns:
+            raise MalformedSheet(f"a sheet of {pixels.shape[0]}x{pixels.shape[1]} pixels is too small for {self}")
+        across = _spans(pixels.swapaxes(0, 1), self.columns, "column")
+        down = _spans(pixels, self.rows, "row")
+        height, width = min(b - a for a, b in down), min(b - a for a, b in across)
+        panels = []
+        for number in range(self.panels):
+            top, left = down[number // self.columns], across[number % self.columns]
+            y, x = top[0] + (top[1] - top[0] - height) // 2, left[0] + (left[1] - left[0] - width) // 2
+            if pixels[y : y + height, x : x + width].std(axis=(0, 1)).max() < BLANK_VARIATION:
+                raise MalformedSheet(f"panel {number + 1} of {self.panels} is blank")
+            panel = image.convert("RGB").crop((x, y, x + width, y + height))
+            if panel_size is not None and (height, width) != panel_size:
+                panel = panel.resize((panel_size[1], panel_size[0]), Image.Resampling.LANCZOS)
+            panels.append(panel)
+        return panels
+
+    def join(self, panels: Sequence[Image.Image]) -> Image.Image:
+        """Lays panels of one size out as a sheet without gutters; the inverse of `split`."""
+        if len(panels) != self.panels or len({panel.size for panel in panels}) != 1:
+            raise ValueError(f"{self} joins {self.panels} panels of one size, got {[panel.size for panel in panels]}")
+        width, height = panels[0].size
+        sheet = Image.new("RGB", (self.columns * width, self.rows * height))
+        for number, panel in enumerate(panels):
+            sheet.paste(panel, (number % self.columns * width, number // self.columns * height))
+        return sheet
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Frames side by side: which of them are given, and how much each counts in the loss.
+
+    Attributes:
+        given: For each frame, left to right, whether it is a reference (True) or to be drawn (False).
+        weights: For each frame, its positive weight in the loss; only ratios matter.
+    """
+
+    given: tuple[bool, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.given) != len(self.weights) or all(self.given):
+            raise ValueError(f"a canvas needs one weight a frame and a frame to draw, got {self}")
+        if min(self.weights) < 0 or sum(self.weights) <= 0:
+            raise ValueError(f"frame weights are positive numbers, got {self.weights}")
+
+    @classmethod
+    def two_frame(cls, reference_weight: float = 0.3) -> Canvas:
+        """[reference | target], the canvas of the paper."""
+        return cls(given=(True, False), weights=(reference_weight, 1.0))
+
+    @property
+    def frames(self) -> int:
+        """How many frames stand side by side."""
+        return len(self.given)
+
+    def join(self, frames: Sequence[Float[Tensor, "b c h w"]]) -> Float[Tensor, "b c h n*w"]:
+        """Puts the frames of one size side by side; works on latents and on pictures."""
+        if len(frames) != self.frames:
+            raise ValueError(f"a canvas of {self.frames} frames was given {len(frames)}")
+        return torch.cat(list(frames), dim=-1)
+
+    def split(self, canvas: Float[Tensor, "b c h n*w"]) -> list[Float[Tensor, "b c h w"]]:
+        """The frames of a canvas, left to right; the inverse of `join`."""
+        return list(rearrange(canvas, "b c h (n w) -> n b c h w", n=self.frames).unbind(0))
+
+    def targets(self, canvas: Float[Tensor, "b c h n*w"]) -> list[Float[Tensor, "b c h w"]]:
+        """The frames that were not given, left to right."""
+        return [frame for frame, given in zip(self.split(canvas), self.given, strict=True) if not given]
+
+    def condition(
+        self, frames: Sequence[Float[Tensor, "b c h w"]], empty: Float[Tensor, "#b c h w"]
+    ) -> Float[Tensor, "b c h n*w"]:
+        """What the model is told: the given frames, and `empty` in place of each frame to draw.
+
+        Args:
+            frames: Either all frames of the canvas, or the given ones alone, left to right.
+            empty: The latents of a black picture of one frame's size.
+        """
+        given = list(frames) if len(frames) == sum(self.given) else self._given_of(frames)
+        rest = iter(given)
+        return self.join([next(rest) if is_given else empty.expand_as(given[0]) for is_given in self.given])
+
+    def no_image(self, canvas: Float[Tensor, "b c h n*w"]) -> Float[Tensor, "b c h n*w"]:
+        """The condition that says "no image": all zeros, as the published model was trained."""
+        return torch.zeros_like(canvas)
+
+    def loss_weights(
+        self, height: int, width: int, device: torch.device | str = "cpu"
+    ) -> Float[Tensor, "1 1 height n*width"]:
+        """The weight of each place on the canvas, with mean 1.
+
+        Args:
+            height: Of one frame, in latents.
+            width: Of one frame, in latents.
+            device: Where the weights are needed.
+        """
+        weights = torch.tensor(self.weights, device=device)
+        return (weights / weights.mean()).repeat_interleave(width).expand(1, 1, height, -1)
+
+    def _given_of(self, frames: Sequence[Tensor]) -> list[Tensor]:
+        if len(frames) != self.frames:
+            raise ValueError(f"give the {sum(self.given)} given frames or all {self.frames}, got {len(frames)}")
+        return [frame for frame, given in zip(frames, self.given, strict=True) if given]
+
+
+def _spans(lines: np.ndarray, count: int, kind: str) -> list[Span]:
+    """Where the panels lie along the first axis of ``(length, across, 3)``."""
+    length = len(lines)
+    if count == 1:
+        return [(0, length)]
+    variation = np.abs(lines - np.median(lines, axis=1, keepdims=True)).mean(axis=(1, 2))
+    uniform = variation < GUTTER_VARIATION
+    change = np.abs(np.diff(lines, axis=0)).mean(axis=(1, 2))  # change[k] lies between the lines k and k + 1
+    reach = max(2, round(GUTTER_REACH * length / count))
+    places = [round(k * length / count) for k in range(1, count)]
+    gutters = [_gutter(uniform, change, lines, place, reach) for place in places]
+    cuts = [
+        gutter or _cut(change, place, round(length / count), kind)
+        for gutter, place in zip(gutters, places, strict=True)
+    ]
+    begin, end = _margins(uniform, lines, [gutter for gutter in gutters if gutter], reach)
+    return [(a[1], b[0]) for a, b in zip([(0, begin), *cuts], [*cuts, (end, length)], strict=True)]
+
+
+def _gutter(uniform: np.ndarray, change: np.ndarray, lines: np.ndarray, cut: int, reach: int) -> Span | None:
+    """The band of one colour over a cut, with an edge at either side; other bands are the panels' own background."""
+    if not (uniform[cut - 1] and uniform[cut] and _same_colour(lines, cut - 1, cut)):
+        return None
+    first, last = cut - 1, cut
+    while first > cut - reach and uniform[first - 1] and _same_colour(lines, cut, first - 1):
+        first -= 1
+    while last < cut + reach - 1 and uniform[last + 1] and _same_colour(lines, cut, last + 1):
+        last += 1
+    has_edges = min(change[first - 1], change[last]) > 2 * EDGE_RATIO * float(np.median(change))
+    return (first, last + 1) if has_edges else None
+
+
+def _cut(change: np.ndarray, cut: int, panel: int, kind: str) -> Span:
+    """Where panels meet without a gutter: the expected place, or the strongest edge close to it."""
+    needed = EDGE_RATIO * float(np.median(change))
+    if change[cut - 1] > needed:
+        return cut, cut
+    reach = max(2, round(CUT_REACH * panel))
+    window = change[cut - 1 - reach : cut + reach]
+    strongest = cut - reach + int(window.argmax())
+    if window.max() <= 2 * needed:
+        raise MalformedSheet(f"no edge between panels near {kind} {cut}")
+    return strongest, strongest
+
+
+def _margins(uniform: np.ndarray, lines: np.ndarray, gutters: list[Span], reach: int) -> Span:
+    """Where the panels begin and end, past a margin of the gutters' colour."""
+    begin, end = 0, len(lines)
+    if not gutters:
+        return begin, end
+    gutter = gutters[0][0]
+    while begin < reach and uniform[begin] and _same_colour(lines, gutter, begin):
+        begin += 1
+    while len(lines) - end < reach and uniform[end - 1] and _same_colour(lines, gutter, end - 1):
+        end -= 1
+    return begin, end
+
+
+def _same_colour(lines: np.ndarray, one: int, other: int) -> bool:
+    return bool(np.abs(lines[one].mean(axis=0) - lines[other].mean(axis=0)).max() < 2 * GUTTER_VARIATION)

@@ -1,0 +1,1 @@
+"""Pictures of a given individual in new scenes: diffusers-style pipelines."""
