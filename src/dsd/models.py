@@ -48,7 +48,7 @@ def resolve(name: str) -> str:
     if not folder.is_dir():
         raise UserError(
             f'the weights of "{name}" are missing from {folder}; install the package again, '
-            f"or train them with `dsd world train {folder.name}`"
+            f"or train them (`dsd world train --help`)"
         )
     return str(folder)
 

@@ -1,0 +1,74 @@
+"""`dsd world draw | train`: the drawn world, to look at, to measure with, and to train its models on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """Draws individuals of the world as PNG files, with all that is known of them in metadata.jsonl."""
+
+    count: int = 16
+    """How many individuals (with --sheets: how many sheets)."""
+    split: Literal["training", "validation", "evaluation"] = "training"
+    """The splits share no individual."""
+    sheets: bool = False
+    """Draw 2x2 sheets, about a third of them with drifting panels, in place of single panels."""
+    maps: bool = False
+    """Write depth and light maps beside the panels."""
+    out: Path = Path("runs/world")
+    """Folder to write."""
+    dry_run: bool = False
+    """Print the resolved config and the plan, and do nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainModel:
+    """Trains one of the embedded models. Run the same command again to resume."""
+
+    name: tyro.conf.Positional[str]
+    """autoencoder, teacher, vlm, dino or clip."""
+    steps: int | None = None
+    """Optimizer steps in all."""
+    hours: float | None = None
+    """Instead of steps: how long it may take."""
+    out: Path | None = None
+    """Run folder; runs/world/NAME when left out. The finished model goes to its folder `model`."""
+    dry_run: bool = False
+    """Print the resolved config and the plan, and do nothing."""
+
+
+def variants() -> dict[str, tuple[str, Draw | TrainModel]]:
+    return {
+        "draw": ("draw individuals of a split as PNG files with metadata", Draw()),
+        "train": ("train one of the embedded models", TrainModel(name=tyro.MISSING)),
+    }
+
+
+def plan(command: Draw | TrainModel) -> list[str]:
+    if isinstance(command, Draw):
+        what = "sheets of 2x2 panels" if command.sheets else "individuals"
+        return [f"draw {command.count} {what} of the {command.split} split into {command.out}"]
+    length = f"{command.steps} steps" if command.steps else f"{command.hours} hours" if command.hours else "a budget"
+    budget = "" if command.steps or command.hours else " (give --steps or --hours)"
+    return [f"train the embedded {command.name} for {length}{budget} in {_run_folder(command)}"]
+
+
+def run(command: Draw | TrainModel) -> None:
+    if isinstance(command, Draw):
+        from dsd.world.export import draw_to_folder
+
+        draw_to_folder(command.out, count=command.count, split=command.split, sheets=command.sheets, maps=command.maps)
+        return
+    from dsd.world.training import train_model
+
+    train_model(command.name, steps=command.steps, hours=command.hours, run=_run_folder(command))
+
+
+def _run_folder(command: TrainModel) -> Path:
+    return command.out if command.out is not None else Path("runs/world") / command.name

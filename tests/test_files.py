@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from dsd.errors import UserError
+from dsd.files import atomic_folder, make_folder, sha256_of, write_atomic
+
+
+def test_write_replaces_and_leaves_nothing_beside(tmp_path):
+    write_atomic(tmp_path / "deep" / "a.txt", "first")
+    write_atomic(tmp_path / "deep" / "a.txt", b"second")
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.txt"]
+    assert (tmp_path / "deep" / "a.txt").read_text() == "second"
+
+
+def test_a_folder_appears_whole(tmp_path):
+    with atomic_folder(tmp_path / "x") as folder:
+        (folder / "a").write_text("1")
+        assert not (tmp_path / "x").exists()
+    assert (tmp_path / "x" / "a").read_text() == "1"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_is_replaced_and_the_old_content_gone(tmp_path):
+    for name in ("a", "b"):
+        with atomic_folder(tmp_path / "x") as folder:
+            (folder / name).touch()
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["b"]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_failure_leaves_the_old_folder(tmp_path):
+    with atomic_folder(tmp_path / "x") as folder:
+        (folder / "a").touch()
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "x") as folder:
+        (folder / "b").touch()
+        raise ZeroDivisionError
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["a"]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a"
+    write_atomic(path, "old")
+    script = (
+        "import os, signal, sys; from dsd import files\n"
+        "os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.write_atomic(sys.argv[1], b'new' * 1000)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], env=os.environ, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+
+
+def test_a_file_in_the_way_is_told_in_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    for write in (lambda: make_folder(tmp_path / "file"), lambda: write_atomic(tmp_path / "file" / "a", "x")):
+        with pytest.raises(UserError, match="cannot write to .*file"):
+            write()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_place_without_permission_is_told_in_one_sentence(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="cannot write"):
+        write_atomic(tmp_path / "a", "x")
+
+
+def test_sha256_is_of_the_bytes(tmp_path):
+    write_atomic(tmp_path / "a", "abc")
+    assert sha256_of(tmp_path / "a").startswith("ba7816bf")
