@@ -21,13 +21,13 @@ from torch import Tensor
 
 from dsd.errors import UserError
 
-Model: TypeAlias = Callable[[Float[Tensor, "b c h w"], Float[Tensor, "b"]], Float[Tensor, "b c h w"]]
+Model: TypeAlias = Callable[[Float[Tensor, "b c h w"], Float[Tensor, " b"]], Float[Tensor, "b c h w"]]
 Callback: TypeAlias = Callable[[int, Tensor], None]
 SigmaDensity = Literal["uniform", "logit-normal"]
 
 
 def noisy_latents(
-    latents: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], sigma: Float[Tensor, "b"]
+    latents: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], sigma: Float[Tensor, " b"]
 ) -> Float[Tensor, "b c h w"]:
     """The point of the path at ``sigma`` in [0, 1]: 0 is data, 1 is noise."""
     sigma = rearrange(sigma, "b -> b 1 1 1")
@@ -39,7 +39,7 @@ def velocity(latents: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"])
     return noise - latents
 
 
-def shift_sigmas(sigmas: Float[Tensor, "n"], shift: float) -> Float[Tensor, "n"]:
+def shift_sigmas(sigmas: Float[Tensor, " n"], shift: float) -> Float[Tensor, " n"]:
     """Moves sigmas in [0, 1] towards noise (shift > 1) or data (shift < 1); 0 and 1 stay (arXiv 2403.03206, eq. 23)."""
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
@@ -94,7 +94,7 @@ class ResolutionShift:
 
 def sample_sigmas(
     count: int, density: SigmaDensity, shift: float, generator: torch.Generator | None = None
-) -> Float[Tensor, "count"]:
+) -> Float[Tensor, " count"]:
     """Draws sigmas to train at.
 
     Args:
@@ -112,7 +112,7 @@ def sample_sigmas(
     return shift_sigmas(sigmas, shift)
 
 
-def schedule(steps: int, shift: float = 1.0) -> Float[Tensor, "steps+1"]:
+def schedule(steps: int, shift: float = 1.0) -> Float[Tensor, " steps+1"]:
     """The sigmas that sampling visits: from 1 to 0, evenly spaced before the shift."""
     if steps < 1:
         raise UserError(f"sampling needs at least 1 step, got {steps}")
@@ -127,7 +127,7 @@ def weighted_loss(
 
 
 def euler(
-    model: Model, noise: Float[Tensor, "b c h w"], sigmas: Float[Tensor, "steps+1"], callback: Callback | None = None
+    model: Model, noise: Float[Tensor, "b c h w"], sigmas: Float[Tensor, " steps+1"], callback: Callback | None = None
 ) -> Float[Tensor, "b c h w"]:
     """Follows the velocity from noise to data with one evaluation a step.
 
@@ -146,7 +146,7 @@ def euler(
 
 
 def heun(
-    model: Model, noise: Float[Tensor, "b c h w"], sigmas: Float[Tensor, "steps+1"], callback: Callback | None = None
+    model: Model, noise: Float[Tensor, "b c h w"], sigmas: Float[Tensor, " steps+1"], callback: Callback | None = None
 ) -> Float[Tensor, "b c h w"]:
     """Second order: two evaluations a step, but one in the last, which ends at sigma 0 (arXiv 2206.00364, algorithm 1).
 

@@ -116,7 +116,7 @@ class Backbone(Protocol):
     def velocity(
         self,
         latents: Float[Tensor, "b c h w"],
-        sigma: Float[Tensor, "b"],
+        sigma: Float[Tensor, " b"],
         text: Text,
         condition: Float[Tensor, "b c h w"] | None = None,
         guidance: float | None = None,

@@ -1,0 +1,237 @@
+"""Adapter folders: what training writes and generation loads.
+
+A folder holds `adapter.json` (`AdapterMetadata`) and one of
+- `adapter.safetensors`: low-rank changes of the base's linear layers in diffusers' control-LoRA format, so that stock
+  `FluxControlPipeline.load_lora_weights(folder, weight_name="adapter.safetensors")` reads it too. The widened patch
+  embedding is a full-rank change whose input features are doubled;
+- `transformer/`: a complete fine-tuned transformer, as diffusers saves it.
+
+The format has no separate scale: a LoRA's ``alpha / rank`` is multiplied into `LowRank.up` before saving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dsd.backbones.protocol import Backbone
+from dsd.config import from_json, to_json
+from dsd.errors import UserError
+from dsd.files import atomic_folder
+from dsd.frames import Canvas
+
+SCHEMA = 1
+WEIGHTS_FILE = "adapter.safetensors"
+METADATA_FILE = "adapter.json"
+FULL_FOLDER = "transformer"
+_PREFIX = "transformer."
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterMetadata:
+    """What an adapter was trained for.
+
+    Attributes:
+        family: The backbone's family, such as "flux".
+        base: Name of the model it changes.
+        base_revision: Revision of that model.
+        rank: Of the LoRA; 0 for a full fine-tune.
+        canvas: The frames it was trained on.
+        max_sequence_length: Text tokens it was trained with; generation pads to the same.
+        frame_size: (height, width) in pixels of a training frame, the default size of pictures.
+        guidance: Embedded guidance it was trained with, None for models without.
+        schema: Version of the folder's format.
+    """
+
+    family: str
+    base: str
+    base_revision: str
+    rank: int
+    max_sequence_length: int
+    canvas: Canvas = field(default_factory=Canvas.two_frame)
+    frame_size: tuple[int, int] | None = None
+    guidance: float | None = None
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A change of one linear layer: ``weight += up @ down``, ``bias += bias``; any scale is already in `up`."""
+
+    down: Float[Tensor, "rank inputs"]
+    up: Float[Tensor, "outputs rank"]
+    bias: Float[Tensor, " outputs"] | None = None
+
+    @classmethod
+    def exact(cls, change: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None = None) -> LowRank:
+        """Any change of a weight, at full rank: one factor is the identity."""
+        outputs, inputs = change.shape
+        if inputs <= outputs:
+            return cls(torch.eye(inputs, dtype=change.dtype, device=change.device), change, bias)
+        return cls(change, torch.eye(outputs, dtype=change.dtype, device=change.device), bias)
+
+
+def save_adapter(folder: Path | str, updates: Mapping[str, LowRank], metadata: AdapterMetadata) -> None:
+    """Writes an adapter folder, whole or not at all.
+
+    Args:
+        folder: Where; a folder that is there already is replaced.
+        updates: For each changed linear layer, by its name in the transformer (such as
+            "transformer_blocks.0.attn.to_q"), its change. The patch embedding ("x_embedder" in FLUX) is one of them:
+            ``LowRank.exact(trained.weight - widened.weight, trained.bias - widened.bias)``, where ``widened`` is what
+            `Backbone.widen` made before training.
+        metadata: What it was trained for.
+    """
+    from safetensors.torch import save_file
+
+    has_bias = any(update.bias is not None for update in updates.values())
+    tensors: dict[str, Tensor] = {}
+    for name, update in updates.items():
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = update.down
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = update.up
+        if has_bias:  # readers expect biases on all layers or on none
+            bias = torch.zeros_like(update.up[:, 0]) if update.bias is None else update.bias
+            tensors[f"{_PREFIX}{name}.lora_B.bias"] = bias
+    with atomic_folder(folder) as temporary:
+        save_file({key: _on_disk(tensor) for key, tensor in tensors.items()}, temporary / WEIGHTS_FILE)
+        (temporary / METADATA_FILE).write_text(to_json(metadata))
+
+
+def save_full(folder: Path | str, transformer: Any, metadata: AdapterMetadata) -> None:
+    """Writes a complete fine-tuned transformer (a diffusers model) as an adapter folder, whole or not at all."""
+    with atomic_folder(folder) as temporary:
+        transformer.save_pretrained(temporary / FULL_FOLDER)
+        (temporary / METADATA_FILE).write_text(to_json(metadata))
+
+
+def load_metadata(folder: Path | str) -> AdapterMetadata:
+    """Reads what an adapter was trained for.
+
+    Raises:
+        UserError: Not an adapter folder, or one of another schema.
+    """
+    path = Path(folder) / METADATA_FILE
+    if not path.is_file():
+        raise UserError(
+            f'"{folder}" is no adapter folder (it has no {METADATA_FILE}); give the folder that training wrote'
+        )
+    metadata = from_json(AdapterMetadata, path.read_text())
+    if metadata.schema != SCHEMA:
+        raise UserError(
+            f'the adapter "{folder}" has schema {metadata.schema}, but this version reads {SCHEMA}; train it again'
+        )
+    return metadata
+
+
+def is_full(folder: Path | str) -> bool:
+    """Whether the folder holds a complete transformer rather than low-rank changes."""
+    return (Path(folder) / FULL_FOLDER).is_dir()
+
+
+def load_adapter(folder: Path | str) -> tuple[dict[str, LowRank], AdapterMetadata]:
+    """Reads the low-rank changes of an adapter folder, by layer name.
+
+    Raises:
+        UserError: Not an adapter folder, a damaged one, or one with a complete transformer instead.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    metadata = load_metadata(folder)
+    path = Path(folder) / WEIGHTS_FILE
+    if not path.is_file():
+        raise UserError(f'the adapter "{folder}" has no {WEIGHTS_FILE}; give the folder that training wrote')
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f'"{path}" is damaged ({error}); train again or copy the file again') from error
+    updates = {}
+    for name in sorted({key.removeprefix(_PREFIX).rpartition(".lora_")[0] for key in tensors}):
+        key = f"{_PREFIX}{name}.lora_"
+        if f"{key}A.weight" not in tensors or f"{key}B.weight" not in tensors:
+            raise UserError(f'"{path}" has one factor only of the layer {name or "(no name)"}; train it again')
+        updates[name] = LowRank(tensors[f"{key}A.weight"], tensors[f"{key}B.weight"], tensors.get(f"{key}B.bias"))
+    return updates, metadata
+
+
+def apply_adapter(backbone: Backbone, folder: Path | str) -> AdapterMetadata:
+    """Widens a backbone and adds an adapter to its weights in place (fused: sampling costs nothing extra).
+
+    Args:
+        backbone: The base that the adapter was trained on, or one of the same shape.
+        folder: Low-rank changes or a complete transformer.
+
+    Raises:
+        UserError: Another family, or layers or shapes that this base does not have.
+    """
+    metadata = load_metadata(folder)
+    require_family(metadata, backbone.family, folder)
+    backbone.widen()
+    if is_full(folder):
+        _load_full(backbone.transformer, Path(folder) / FULL_FOLDER)
+    else:
+        _fuse(backbone.transformer, load_adapter(folder)[0], folder)
+    return metadata
+
+
+def require_family(metadata: AdapterMetadata, family: str, folder: Path | str) -> None:
+    """Makes sure that an adapter belongs to a family.
+
+    Raises:
+        UserError: It does not.
+    """
+    if metadata.family != family:
+        raise UserError(
+            f'the adapter "{folder}" is for models of the family "{metadata.family}" (trained on {metadata.base}), but '
+            f'the base is of the family "{family}"; give the base that it was trained on'
+        )
+
+
+def _fuse(transformer: nn.Module, updates: Mapping[str, LowRank], folder: Path | str) -> None:
+    layers = dict(transformer.named_modules())
+    for name, update in updates.items():
+        layer = layers.get(name)
+        shape = (update.up.shape[0], update.down.shape[1])
+        if not isinstance(layer, nn.Linear) or tuple(layer.weight.shape) != shape:
+            found = tuple(layer.weight.shape) if isinstance(layer, nn.Linear) else "no such layer"
+            raise UserError(
+                f'the adapter "{folder}" does not fit this base: {name} should be {shape}, but the base has {found}; '
+                "give the base that it was trained on"
+            )
+    with torch.no_grad():
+        for name, update in updates.items():
+            layer = layers[name]
+            assert isinstance(layer, nn.Linear)
+            _add(layer.weight, update.up.to(layer.weight.device).float() @ update.down.to(layer.weight.device).float())
+            if update.bias is not None and layer.bias is not None:
+                _add(layer.bias, update.bias)
+
+
+def _add(parameter: Tensor, change: Tensor) -> None:
+    parameter.copy_(parameter.float() + change.to(device=parameter.device, dtype=torch.float32))
+
+
+def _load_full(transformer: Any, folder: Path) -> None:
+    loaded = type(transformer).from_pretrained(folder, use_safetensors=True)
+    ours, theirs = transformer.state_dict(), loaded.state_dict()
+    different = [name for name in ours.keys() | theirs.keys() if _shape(ours, name) != _shape(theirs, name)]
+    if different:
+        raise UserError(
+            f'the transformer in "{folder}" does not fit this base, {min(different)} differs in shape; give the '
+            "base that it was trained on"
+        )
+    transformer.load_state_dict(theirs)
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(tensors[name].shape) if name in tensors else None
+
+
+def _on_disk(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)

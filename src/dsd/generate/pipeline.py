@@ -1,0 +1,281 @@
+"""Draws a given individual in a new scene: reference picture and prompt in, picture out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers.pipelines.flux.pipeline_output import FluxPipelineOutput
+from diffusers.utils import logging
+from diffusers.utils.torch_utils import randn_tensor
+from einops import repeat
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from dsd import flow
+from dsd.backbones.adapter import (
+    FULL_FOLDER,
+    WEIGHTS_FILE,
+    AdapterMetadata,
+    apply_adapter,
+    is_full,
+    load_metadata,
+    require_family,
+)
+from dsd.backbones.flux import FluxBackbone, pack
+from dsd.backbones.protocol import Text, check_size
+from dsd.errors import UserError
+from dsd.frames import Canvas
+from dsd.images import ImageSource, load_image, to_pil, to_tensor
+from dsd.models import resolve
+
+Item = TypeVar("Item")
+Generators = torch.Generator | Sequence[torch.Generator] | None
+OutputType = Literal["pil", "pt", "np", "latent"]
+OUTPUT_TYPES = ("pil", "pt", "np", "latent")
+DEFAULT_GUIDANCE = 3.5
+DEFAULT_TEXT_TOKENS = 512
+CANVAS = Canvas.two_frame()
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What every step of one call is told, computed once, the needed guidance branches one after the other."""
+
+    text: Text
+    condition: Float[Tensor, "nb c h w"]
+    guidance: float | None
+
+
+class FluxTwoFramePipeline(FluxPipeline):
+    """`FluxPipeline` with a reference picture: both frames of [reference | target] are denoised together.
+
+    Everything that diffusers offers on `FluxPipeline` works here too (offload, quantisation, further LoRAs).
+
+    Example:
+        >>> pipe = FluxTwoFramePipeline.from_pretrained("embedded:tiny-flux", adapter="embedded:tiny-student")
+        >>> pipe("a red cat with a hat at the beach", image="cat.png").images[0].save("beach.png")
+    """
+
+    adapter: AdapterMetadata | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls, base: str, adapter: str | Path | None = None, *, fuse: bool = True, **kwargs: Any
+    ) -> FluxTwoFramePipeline:
+        """Loads a FLUX model and the adapter that made it a two-frame model.
+
+        Args:
+            base: `embedded:NAME`, a FLUX folder or a hub id.
+            adapter: The folder that training wrote (or `embedded:NAME`); None when the folder of `base` holds a
+                transformer that is a two-frame model already.
+            fuse: Add the adapter to the weights. False loads it as a peft LoRA that diffusers can scale or unload, at
+                the price of slower steps; quantised models need it.
+            **kwargs: Passed to `FluxPipeline.from_pretrained`, such as `torch_dtype`.
+
+        Raises:
+            UserError: The adapter is none, or for another family or shape.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        folder = None if adapter is None else resolve(str(adapter))
+        metadata = None if folder is None else load_metadata(folder)
+        if folder is not None and metadata is not None:
+            require_family(metadata, FluxBackbone.family, folder)
+            if is_full(folder):
+                kwargs["transformer"] = FluxTransformer2DModel.from_pretrained(
+                    folder, subfolder=FULL_FOLDER, use_safetensors=True, torch_dtype=kwargs.get("torch_dtype")
+                )
+        pipeline = super().from_pretrained(resolve(base), **kwargs)
+        if folder is not None and not is_full(folder):
+            if fuse:
+                apply_adapter(FluxBackbone.from_pipeline(pipeline), folder)
+            else:
+                pipeline.load_lora_weights(folder, weight_name=WEIGHTS_FILE)
+        pipeline.adapter = metadata
+        return pipeline
+
+    @torch.no_grad()
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        prompt: str | Sequence[str],
+        image: ImageSource | Sequence[ImageSource],
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        text_scale: float = 1.5,
+        image_scale: float = 1.0,
+        num_inference_steps: int = 20,
+        guidance_scale: float | None = None,
+        generator: Generators = None,
+        max_sequence_length: int | None = None,
+        output_type: OutputType = "pil",
+    ) -> FluxPipelineOutput:
+        """Draws the individual of each picture as its prompt says.
+
+        Args:
+            prompt: One, or one a picture.
+            image: One reference, or one a prompt; anything that `dsd.images.load_image` reads.
+            height: Of the result in pixels; by default what the adapter was trained at, else the first reference's,
+                rounded to what fits.
+            width: Likewise.
+            text_scale: True guidance by the text: how far to go from "image alone" towards "image and text"; 1 is off.
+            image_scale: True guidance by the image: how far to go from nothing towards "image alone"; 1 is off.
+            num_inference_steps: Euler steps.
+            guidance_scale: Embedded guidance of guidance-distilled models like FLUX.1-dev, 3.5 by default.
+            generator: Randomness: one for the whole batch, or one a picture, and then a picture does not depend on
+                what else is in the batch.
+            max_sequence_length: Text tokens; by default what the adapter was trained at, else 512.
+            output_type: "pil" pictures, "pt" a tensor (b, 3, h, w) in [0, 1], "np" an array (b, h, w, 3) in [0, 1], or
+                "latent", the normalised latents (b, c, h, 2 w) of the whole canvas.
+
+        Returns:
+            An output with `images`.
+
+        Raises:
+            UserError: A size that does not fit the autoencoder, numbers of prompts, pictures or generators that do not
+                agree, or a model that is not a two-frame model.
+        """
+        backbone = self._backbone()
+        prompts, references = _pair_up(_listed(prompt), _listed(image))
+        if output_type not in OUTPUT_TYPES:
+            raise UserError(f'output_type is "{output_type}", but must be one of {", ".join(OUTPUT_TYPES)}')
+        images = [load_image(reference) for reference in references]
+        size = self._size(images[0], height, width)
+        self._set_guidance_scale(guidance_scale, backbone)
+
+        condition = self._condition(images, size)
+        conditions = self._conditions(
+            prompts, condition, max_sequence_length=max_sequence_length, text_scale=text_scale, image_scale=image_scale
+        )
+        noise = self._noise(condition, generator)
+        latents = self._sample(noise, conditions, num_inference_steps, size, text_scale, image_scale)
+
+        result = latents if output_type == "latent" else self._finish(latents, output_type)
+        self.maybe_free_model_hooks()
+        return FluxPipelineOutput(images=result)
+
+    @torch.no_grad()
+    def control_latents(
+        self, image: ImageSource | Sequence[ImageSource], height: int | None = None, width: int | None = None
+    ) -> Float[Tensor, "b tokens channels"]:
+        """What stock `FluxControlPipeline` takes as `control_image` to draw what this pipeline draws without guidance.
+
+        Frames are encoded one by one, as in training, and packed into tokens; `FluxControlPipeline` uses a control of
+        three dimensions as it is. Its `width` is that of the whole canvas, twice a frame's.
+
+        Args:
+            image: One reference or several.
+            height: Of one frame in pixels; see `__call__`.
+            width: Likewise.
+        """
+        images = [load_image(reference) for reference in _listed(image)]
+        return pack(self._condition(images, self._size(images[0], height, width)))
+
+    def _backbone(self) -> FluxBackbone:
+        backbone = FluxBackbone.from_pipeline(self)
+        if not backbone.is_widened:
+            raise UserError(
+                "this model takes no reference picture: it is a plain text-to-image model; give an adapter folder, as in "
+                'FluxTwoFramePipeline.from_pretrained(base, adapter="runs/x/adapter")'
+            )
+        return backbone
+
+    def _size(self, reference: Image.Image, height: int | None, width: int | None) -> tuple[int, int]:
+        backbone = FluxBackbone.from_pipeline(self)
+        if self.adapter is not None and self.adapter.frame_size is not None:
+            default = self.adapter.frame_size
+        else:
+            step = backbone.pixels_per_token
+            default = (max(step, reference.height // step * step), max(step, reference.width // step * step))
+        size = (default[0] if height is None else height, default[1] if width is None else width)
+        check_size(backbone, *size)
+        return size
+
+    def _set_guidance_scale(self, guidance_scale: float | None, backbone: FluxBackbone) -> None:
+        if guidance_scale is not None and not backbone.takes_guidance:
+            logger.warning("`guidance_scale` has no effect: this model has no embedded guidance; use `text_scale`.")
+        self._guidance_scale = DEFAULT_GUIDANCE if guidance_scale is None else guidance_scale
+
+    def _condition(self, images: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:
+        """The condition canvas [reference | black], frames encoded one by one."""
+        backbone = FluxBackbone.from_pipeline(self)
+        references = backbone.encode(to_tensor(images, size))
+        empty = backbone.encode(torch.full((1, 3, *size), -1.0))
+        return CANVAS.condition([references], empty)
+
+    def _conditions(
+        self,
+        prompts: Sequence[str],
+        condition: Tensor,
+        *,
+        max_sequence_length: int | None,
+        text_scale: float,
+        image_scale: float,
+    ) -> Conditions:
+        backbone = FluxBackbone.from_pipeline(self)
+        trained = DEFAULT_TEXT_TOKENS if self.adapter is None else self.adapter.max_sequence_length
+        encoded = backbone.encode_text([*prompts, ""], trained if max_sequence_length is None else max_sequence_length)
+        text, no_text = encoded.take(slice(-1)), encoded.take([-1] * len(prompts))
+        branches = [(no_text, CANVAS.no_image(condition)), (no_text, condition), (text, condition)]
+        weights = flow.branch_weights(text_scale, image_scale)
+        needed = [branch for branch, weight in zip(branches, weights, strict=True) if weight != 0]
+        return Conditions(
+            text=Text.concat([text for text, _ in needed]),
+            condition=torch.cat([condition for _, condition in needed]),
+            guidance=self.guidance_scale if backbone.takes_guidance else None,
+        )
+
+    def _noise(self, like: Tensor, generator: Generators) -> Tensor:
+        if isinstance(generator, Sequence) and len(generator) != len(like):
+            raise UserError(
+                f"{len(generator)} generators were given for {len(like)} pictures; give one, or one a picture"
+            )
+        generators = list(generator) if isinstance(generator, Sequence) else generator
+        return randn_tensor(tuple(like.shape), generator=generators, device=like.device, dtype=like.dtype)
+
+    def _sample(
+        self,
+        noise: Tensor,
+        conditions: Conditions,
+        steps: int,
+        size: tuple[int, int],
+        text_scale: float,
+        image_scale: float,
+    ) -> Tensor:
+        backbone = FluxBackbone.from_pipeline(self)
+
+        def stacked(latents: Tensor, sigma: Tensor) -> Tensor:
+            return backbone.velocity(latents, sigma, conditions.text, conditions.condition, conditions.guidance)
+
+        model = flow.guided_in_one_pass(stacked, text_scale=text_scale, image_scale=image_scale)
+        shift = backbone.resolution_shift.shift(backbone.tokens_per(size[0], CANVAS.frames * size[1]))
+        with self.progress_bar(total=steps) as bar:
+            return flow.euler(model, noise, flow.schedule(steps, shift), callback=lambda step, latents: bar.update())
+
+    def _finish(self, latents: Tensor, output_type: OutputType) -> Any:
+        (target,) = CANVAS.targets(latents)
+        pictures = FluxBackbone.from_pipeline(self).decode(target)
+        if output_type == "pil":
+            return to_pil(pictures)
+        unit = (pictures.float() + 1) / 2
+        return unit.cpu() if output_type == "pt" else unit.cpu().permute(0, 2, 3, 1).numpy()
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _pair_up(prompts: list[str], images: list[Item]) -> tuple[list[str], list[Item]]:
+    count = max(len(prompts), len(images))
+    if not prompts or not images or {len(prompts), len(images)} - {1, count}:
+        raise UserError(
+            f"{len(prompts)} prompts and {len(images)} reference pictures were given; give as many of both, or one of either"
+        )
+    return prompts * (count // len(prompts)), images * (count // len(images))
