@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dsd.files import write_atomic
 from dsd.log import progress
 from dsd.train import checkpoint
 
@@ -43,7 +44,9 @@ def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> 
     return torch.Generator(device).manual_seed((seed * 1_000_003 + step) * 2 + 1)
 
 
-def learning_rate_factor(step: int, steps: int, *, warmup: int = 50, decay_from: float = 0.4, floor: float = 0.02) -> float:
+def learning_rate_factor(
+    step: int, steps: int, *, warmup: int = 50, decay_from: float = 0.4, floor: float = 0.02
+) -> float:
     """Warm up, stay, then decay linearly to ``floor`` (trapezoid; Hägele et al. 2024, arXiv 2405.18392).
 
     Args:
@@ -67,7 +70,7 @@ class Metrics:
         if path.exists():
             lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
             kept = [line for line in lines if json.loads(line)["step"] <= resumed_step]
-            path.write_text("".join(line + "\n" for line in kept))
+            write_atomic(path, "".join(line + "\n" for line in kept))
         self.file = path.open("a")
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -86,6 +89,7 @@ def run(
     evaluate_every: int,
     description: str,
     log_every: int = 20,
+    writes: bool = True,
 ) -> None:
     """Trains a task to ``steps`` steps, from its newest checkpoint on if there is one.
 
@@ -97,18 +101,22 @@ def run(
         evaluate_every: steps between held-out figures.
         description: words for the progress bar.
         log_every: steps between lines of ``metrics.jsonl``; their metrics are means over these steps.
+        writes: False on all processes of a parallel run but the first.
     """
     found = checkpoint.latest(folder / "checkpoints")
     start = 0
     if found is not None:
         start, tensors = found
         task.restore(tensors)
-    metrics = Metrics(folder / "metrics.jsonl", start)
+    metrics = Metrics(folder / "metrics.jsonl", start) if writes else None
     sums: dict[str, list[float | Tensor]] = {}
     for step in progress(range(start, steps), description=description, total=steps, completed=start):
         for name, value in task.train_step(step).items():
-            sums.setdefault(name, []).append(value)
+            if writes:
+                sums.setdefault(name, []).append(value)
         done = step + 1
+        if metrics is None:
+            continue
         line: dict[str, float] = {}
         if done % log_every == 0 or done == steps:
             line = {name: float(torch.as_tensor(values, dtype=torch.float32).mean()) for name, values in sums.items()}

@@ -78,6 +78,7 @@ class MuonAndAdamW:
             input and output layers).
         muon_lr, adamw_lr: learning rates at factor 1.
         weight_decay: of Muon's matrices.
+        adamw_weight_decay: of AdamW's parameters.
         betas: of AdamW.
         clip: norm that AdamW's gradients are clipped to (Muon's updates have a norm of their own).
     """
@@ -90,6 +91,7 @@ class MuonAndAdamW:
         muon_lr: float = 0.02,
         adamw_lr: float = 2e-3,
         weight_decay: float = 0.0,
+        adamw_weight_decay: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.95),
         clip: float = 1.0,
     ) -> None:
@@ -100,11 +102,19 @@ class MuonAndAdamW:
         self.matrices = [p for n, p in trainable if is_matrix[n]]
         self.muon_lr, self.adamw_lr, self.clip = muon_lr, adamw_lr, clip
         self.muon = Muon(self.matrices, lr=muon_lr, weight_decay=weight_decay) if self.matrices else None
-        self.adamw = torch.optim.AdamW(self.rest, lr=adamw_lr, betas=betas, weight_decay=1e-4) if self.rest else None
+        self.adamw = (
+            torch.optim.AdamW(self.rest, lr=adamw_lr, betas=betas, weight_decay=adamw_weight_decay)
+            if self.rest
+            else None
+        )
 
     def step(self, loss: Tensor, factor: float) -> None:
         """Back-propagates a loss and takes a step with both learning rates times ``factor``."""
         loss.backward()
+        self.update(factor)
+
+    def update(self, factor: float) -> None:
+        """Takes a step along the gradients that have gathered, with both learning rates times ``factor``."""
         if self.muon is not None:
             self.muon.param_groups[0]["lr"] = self.muon_lr * factor
             self.muon.step()

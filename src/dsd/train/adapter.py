@@ -1,0 +1,144 @@
+"""What is trained of a transformer: LoRA (peft) on its layers and the widened patch embedding, or all of it.
+
+A layer no wider than the rank is trained as it is: a LoRA of full rank is the weight itself, at a lower cost. The
+patch embedding always is. Everything is exported in diffusers' control-LoRA format, where such a layer is an exact
+LoRA of full rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+
+from dsd.backbones.adapter import LowRank
+from dsd.config import did_you_mean
+from dsd.errors import UserError
+
+PATCH_EMBEDDING = "x_embedder"
+_NAME = "default"
+
+
+@dataclass(frozen=True)
+class WholeLayer:
+    """A linear layer that is trained whole, with its weights from before training."""
+
+    layer: nn.Linear
+    base_weight: Tensor
+    base_bias: Tensor | None
+
+    def update(self) -> LowRank:
+        """The exact change of full rank that leads from the base to the trained layer."""
+        weight = (self.layer.weight - self.base_weight).detach()
+        if self.base_bias is None:
+            return LowRank.exact(weight)
+        return LowRank.exact(weight, (self.layer.bias - self.base_bias).detach())
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The trained part of a transformer.
+
+    Attributes:
+        parameters: all trained parameters by their name in the transformer.
+        low_rank: names of the layers that carry a peft LoRA.
+        whole: the layers that are trained whole.
+    """
+
+    transformer: nn.Module
+    parameters: dict[str, nn.Parameter]
+    low_rank: tuple[str, ...]
+    whole: dict[str, WholeLayer]
+
+    def updates(self) -> dict[str, LowRank]:
+        """The trained change of each layer, as `dsd.backbones.adapter.save_adapter` takes it."""
+        return {name: _peft_update(self.transformer.get_submodule(name)) for name in self.low_rank} | {
+            name: layer.update() for name, layer in self.whole.items()
+        }
+
+
+def attach(transformer: nn.Module, *, rank: int, targets: str | tuple[str, ...], seed: int) -> Adapter:
+    """Freezes a transformer and makes its adapter trainable, in float32.
+
+    Args:
+        transformer: with a widened patch embedding.
+        rank: of the LoRA; its scale is 1 (alpha = rank).
+        targets: ``attention``, ``all-linear``, or ends of module names.
+        seed: of the LoRA's initial values.
+
+    Returns:
+        The adapter, which changes nothing yet.
+    """
+    transformer.requires_grad_(False)
+    layers = {name: transformer.get_submodule(name) for name in (*target_names(transformer, targets), PATCH_EMBEDDING)}
+    whole = {
+        name: layer
+        for name, layer in layers.items()
+        if isinstance(layer, nn.Linear)
+        and (name == PATCH_EMBEDDING or min(layer.in_features, layer.out_features) <= rank)
+    }
+    low_rank = tuple(name for name in layers if name not in whole)
+    if low_rank:
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=_exactly(low_rank), lora_bias=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            inject_adapter_in_model(config, transformer, adapter_name=_NAME)
+    for layer in whole.values():
+        layer.float().requires_grad_(True)
+    parameters = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
+    for parameter in parameters.values():
+        parameter.data = parameter.data.float()
+    kept = {name: WholeLayer(layer, _copy(layer.weight), _copy(layer.bias)) for name, layer in whole.items()}
+    return Adapter(transformer, parameters, low_rank, kept)
+
+
+def attach_all(transformer: nn.Module) -> Adapter:
+    """Makes all weights trainable, in float32: full fine-tuning."""
+    transformer.float().requires_grad_(True)
+    return Adapter(transformer, dict(transformer.named_parameters()), (), {})
+
+
+def target_names(transformer: nn.Module, targets: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the linear layers that a choice of targets means, in the model's order.
+
+    ``attention`` are the projections in attention blocks: for FLUX exactly the list of the published checkpoint.
+
+    Raises:
+        UserError: a target matches no layer.
+    """
+    linear = [n for n, m in transformer.named_modules() if isinstance(m, nn.Linear) and n != PATCH_EMBEDDING]
+    if targets == "all-linear":
+        return tuple(linear)
+    if targets == "attention":
+        return tuple(name for name in linear if ".attn." in name)
+    ends = (targets,) if isinstance(targets, str) else targets
+    for end in ends:
+        if not any(_ends(name, end) for name in linear):
+            raise UserError(f'no linear layer ends in "{end}"; {did_you_mean(end, {_last(name) for name in linear})}')
+    return tuple(name for name in linear if any(_ends(name, end) for end in ends))
+
+
+def _peft_update(layer: nn.Module) -> LowRank:
+    assert isinstance(layer, LoraLinear)
+    scale, down, up = layer.scaling[_NAME], layer.lora_A[_NAME].weight, layer.lora_B[_NAME]
+    return LowRank(down.detach(), up.weight.detach() * scale, up.bias.detach() * scale)
+
+
+def _ends(name: str, end: str) -> bool:
+    return name == end or name.endswith("." + end)
+
+
+def _last(name: str) -> str:
+    parts = name.split(".")
+    return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]
+
+
+def _exactly(names: tuple[str, ...]) -> str:
+    return "|".join(name.replace(".", r"\.") for name in names)
+
+
+def _copy(parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else parameter.detach().clone()

@@ -1,0 +1,100 @@
+"""What a two-frame training run is told: one frozen config, readable without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dsd.errors import UserError
+
+LoraTargets = Literal["attention", "all-linear"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings of phase 3. The defaults fit the embedded tiny-flux on two CPU cores.
+
+    Attributes:
+        base: text-to-image model that becomes the student: ``embedded:NAME``, a folder or a hub id.
+        full: train all weights; no adapter.
+        rank: of the LoRA. Layers no wider than this are trained whole and exported as an exact LoRA.
+        lora_targets: ``attention`` (the published model), ``all-linear``, or ends of module names.
+        steps: optimizer steps in all; the learning rate's course depends on it.
+        batch_size: pairs an optimizer step, over all processes (the paper: 160).
+        gradient_accumulation: parts that each process works through its share of the batch in.
+        gradient_checkpointing: recompute activations in the backward pass, to save memory.
+        optimizer: ``adamw`` (the paper), or ``muon`` for the matrices and AdamW for the rest.
+        learning_rate: of AdamW at its highest.
+        muon_learning_rate: of Muon at its highest; unused by ``adamw``.
+        warmup: steps of linear warm-up.
+        decay_from: share of the run after which the rate falls linearly; 1 keeps it constant.
+        weight_decay: decoupled; on the matrices that carry the training.
+        reference_weight: loss weight of the reference frame, where the target frame has 1.
+        text_dropout: share of samples that see the empty text.
+        image_dropout: share of samples that see no reference (an all-zero condition).
+        ema_decay: of the averaged weights, which are the result; 0 for none.
+        sigma_density: of the noise levels, before the resolution shift.
+        guidance: embedded guidance value, for guidance-distilled bases; others ignore it.
+        max_sequence_length: text tokens a caption is padded to; generation must use the same.
+        frame_size: (height, width) in pixels that pictures are resized to; None takes them as they are.
+        held_out: grids kept back whole; the first pair of each is drawn in the sample sheets.
+        sample_every: steps between sample sheets and held-out losses.
+        sample_steps: denoising steps of a sample.
+        sample_text_scale: true text guidance of a sample.
+        checkpoint_every: steps between checkpoints.
+        mixed_precision: ``bf16`` keeps frozen weights in bfloat16 and computes under autocast.
+        seed: of everything random.
+    """
+
+    base: str = "embedded:tiny-flux"
+    full: bool = False
+    rank: int = 128
+    lora_targets: LoraTargets | tuple[str, ...] = "all-linear"
+    steps: int = 480
+    batch_size: int = 32
+    gradient_accumulation: int = 1
+    gradient_checkpointing: bool = False
+    optimizer: Literal["adamw", "muon"] = "muon"
+    learning_rate: float = 1e-3
+    muon_learning_rate: float = 0.01
+    warmup: int = 20
+    decay_from: float = 0.4
+    weight_decay: float = 0.0
+    reference_weight: float = 0.3
+    text_dropout: float = 0.1
+    image_dropout: float = 0.1
+    ema_decay: float = 0.99
+    sigma_density: Literal["uniform", "logit-normal"] = "logit-normal"
+    guidance: float = 3.5
+    max_sequence_length: int = 16
+    frame_size: tuple[int, int] | None = None
+    held_out: int = 4
+    sample_every: int = 160
+    sample_steps: int = 16
+    sample_text_scale: float = 1.5
+    checkpoint_every: int = 160
+    mixed_precision: Literal["no", "bf16"] = "no"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("text_dropout", "image_dropout", "decay_from", "ema_decay"):
+            _require(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "from 0 to 1")
+        for name in (
+            "rank", "steps", "batch_size", "gradient_accumulation", "warmup", "max_sequence_length", "held_out",
+            "sample_every", "sample_steps", "checkpoint_every",
+        ):  # fmt: skip
+            _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name in ("learning_rate", "muon_learning_rate"):
+            _require(name, getattr(self, name), getattr(self, name) > 0, "above 0")
+        _require("reference_weight", self.reference_weight, self.reference_weight >= 0, "at least 0")
+        _require("ema_decay", self.ema_decay, self.ema_decay < 1, "below 1")
+        if self.batch_size % self.gradient_accumulation:
+            raise UserError(
+                f"batch_size {self.batch_size} does not divide into gradient_accumulation = "
+                f"{self.gradient_accumulation} equal parts; choose a divisor of the batch"
+            )
+
+
+def _require(name: str, value: object, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise UserError(f"train.{name} is {value!r}, but must be {wanted}")

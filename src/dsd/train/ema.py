@@ -1,0 +1,49 @@
+"""Averaged weights: the ones that are evaluated and exported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """An exponential moving average of parameters, quick at first and slow later.
+
+    Args:
+        parameters: what is trained, by name.
+        decay: share of the old average that a late step keeps; 0 makes the average follow the weights.
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter], decay: float) -> None:
+        self.decay = decay
+        self._parameters = list(parameters.values())
+        self.average = {name: p.detach().clone() for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Follows the weights after a step (counted from 0), with the decay warmed up as (1 + step) / (10 + step)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self._parameters], 1 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Puts the averages into the model for the length of the block; the trained weights return exactly."""
+        trained = [p.detach().clone() for p in self._parameters]
+        self._write(list(self.average.values()))
+        try:
+            yield
+        finally:
+            self._write(trained)
+
+    def restore(self, average: dict[str, Tensor]) -> None:
+        """Takes the averages from a checkpoint."""
+        for name, value in self.average.items():
+            value.copy_(average[name])
+
+    @torch.no_grad()
+    def _write(self, values: list[Tensor]) -> None:
+        for parameter, value in zip(self._parameters, values, strict=True):
+            parameter.copy_(value)

@@ -1,0 +1,44 @@
+"""Where a run ran: ``environment.json`` lists each distinct machine and set of libraries that it was started on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from dsd.files import write_atomic
+
+_PACKAGES = ("dsd", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow")
+
+
+def describe() -> dict[str, object]:
+    """The machine and the libraries that decide a run's bits and speed."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+    }
+
+
+def record(path: Path) -> None:
+    """Adds this environment to the file unless it is its last entry already."""
+    seen = json.loads(path.read_text()) if path.exists() else []
+    now = describe()
+    if not seen or seen[-1] != now:
+        write_atomic(path, json.dumps([*seen, now], indent=2) + "\n")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

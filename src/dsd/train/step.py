@@ -1,0 +1,109 @@
+"""One training step on one screen: draw the randomness, build the noisy canvas and its condition, weigh the loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dsd import flow
+from dsd.backbones.protocol import Backbone, Text
+from dsd.data.latents import Samples
+from dsd.frames import Canvas
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What is learned from a pair, apart from the pair.
+
+    Attributes:
+        canvas: layout of the frames and their loss weights.
+        empty_frame: latents (1, c, h, w) that stand for a frame that is not given.
+        empty_text: the encoded empty caption, batch of 1.
+        text_dropout: share of samples that see the empty text.
+        image_dropout: share of samples whose condition is all zero.
+        sigma_density: of the noise levels, before the shift.
+        shift: resolution shift of the canvas, as at inference.
+        guidance: embedded guidance of a guidance-distilled backbone; others ignore it.
+    """
+
+    canvas: Canvas
+    empty_frame: Tensor
+    empty_text: Text
+    text_dropout: float
+    image_dropout: float
+    sigma_density: flow.SigmaDensity
+    shift: float
+    guidance: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """All that is random about a batch of b samples.
+
+    Attributes:
+        sigma: (b,) in [0, 1].
+        noise: (b, c, h, frames * w).
+        keep_text: (b,) bool; False where the text is dropped.
+        keep_image: (b,) bool; False where the condition is dropped.
+    """
+
+    sigma: Tensor
+    noise: Tensor
+    keep_text: Tensor
+    keep_image: Tensor
+
+    def take(self, rows: slice, device: torch.device | str) -> Draw:
+        """The randomness of some of the samples, on a device."""
+        return Draw(**{name: value[rows].to(device) for name, value in vars(self).items()})
+
+
+def draw(objective: Objective, count: int, generator: torch.Generator) -> Draw:
+    """Draws the randomness of a batch; a function of the generator's state alone."""
+    _, channels, height, width = objective.empty_frame.shape
+    frames = objective.canvas.frames
+    return Draw(
+        sigma=flow.sample_sigmas(count, objective.sigma_density, objective.shift, generator),
+        keep_text=torch.rand(count, generator=generator) >= objective.text_dropout,
+        keep_image=torch.rand(count, generator=generator) >= objective.image_dropout,
+        noise=torch.randn(count, channels, height, frames * width, generator=generator),
+    )
+
+
+def losses(backbone: Backbone, objective: Objective, samples: Samples, draw: Draw) -> dict[str, Tensor]:
+    """The objective on a batch (DESIGN section 2, phase 3).
+
+    Args:
+        backbone: with a widened patch embedding.
+        objective: what is learned.
+        samples: the pairs.
+        draw: the batch's randomness.
+
+    Returns:
+        ``loss``, to descend on, and ``loss_target``, the plain error on the frames that are not given.
+    """
+    canvas, frames = objective.canvas, (samples.reference, samples.target)
+    latents = canvas.join(frames)
+    condition = canvas.condition(frames, objective.empty_frame) * draw.keep_image.view(-1, 1, 1, 1)
+    predicted = backbone.velocity(
+        flow.noisy_latents(latents, draw.noise, draw.sigma),
+        draw.sigma,
+        text_or_empty(samples.text, objective.empty_text, draw.keep_text),
+        condition=condition,
+        guidance=objective.guidance,
+    )
+    wanted = flow.velocity(latents, draw.noise)
+    _, _, height, width = samples.reference.shape
+    weights = canvas.loss_weights(height, width, latents.device)
+    with torch.no_grad():
+        errors = [frame.square().mean() for frame in canvas.targets((predicted - wanted).float())]
+    return {"loss": flow.weighted_loss(predicted, wanted, weights), "loss_target": torch.stack(errors).mean()}
+
+
+def text_or_empty(text: Text, empty: Text, keep: Tensor) -> Text:
+    """Each sample's text where ``keep`` (b,) holds, the empty text elsewhere."""
+    tokens = torch.where(keep.view(-1, 1, 1), text.tokens, empty.tokens)
+    if text.pooled is None or empty.pooled is None:
+        return Text(tokens, None)
+    return Text(tokens, torch.where(keep.view(-1, 1), text.pooled, empty.pooled))

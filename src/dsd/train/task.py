@@ -1,0 +1,198 @@
+"""The two-frame task that `dsd.train.loop` runs: batches, optimizer steps, averages, held-out loss, sample sheets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from dsd.backbones.protocol import Backbone
+from dsd.data.latents import LatentCache, Samples
+from dsd.errors import UserError
+from dsd.files import make_folder, write_atomic
+from dsd.frames import Canvas
+from dsd.images import encode_png
+from dsd.train.adapter import Adapter
+from dsd.train.config import TrainConfig
+from dsd.train.ema import Ema
+from dsd.train.loop import learning_rate_factor, step_generator
+from dsd.train.optim import MuonAndAdamW
+from dsd.train.samples import SampleSettings, sample_sheet
+from dsd.train.step import Objective, draw, losses
+
+_NOT_FOR_MUON = (
+    "transformer.x_embedder", "transformer.context_embedder", "transformer.proj_out", "time_text_embed", ".linear.",
+)  # fmt: skip
+_HELD_OUT_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of a cache: those to train on, those held back, and of the latter the ones that are drawn."""
+
+    training: list[int]
+    held_out: list[int]
+    shown: list[int]
+
+
+def split_by_grid(grids: list[str], held_out: int) -> Split:
+    """Holds back all pairs of the last ``held_out`` grids, so that no held-out individual is trained on.
+
+    Raises:
+        UserError: nothing would be left to train on.
+    """
+    last = list(dict.fromkeys(grids))[-held_out:]
+    back = set(last)
+    training = [row for row, grid in enumerate(grids) if grid not in back]
+    if not training:
+        raise UserError(
+            f"the data has pairs from {len(back)} grids and held_out = {held_out} keeps them all from training; "
+            "give more data or a smaller held_out"
+        )
+    held = [row for row, grid in enumerate(grids) if grid in back]
+    return Split(training, held, [grids.index(grid) for grid in last])
+
+
+def optimizer_of(config: TrainConfig, adapter: Adapter) -> MuonAndAdamW:
+    """The optimizer of a config over the adapter's parameters."""
+    return MuonAndAdamW(
+        {"transformer": adapter.transformer},
+        adamw_names=("",) if config.optimizer == "adamw" else _NOT_FOR_MUON,
+        muon_lr=config.muon_learning_rate,
+        adamw_lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        adamw_weight_decay=config.weight_decay if config.optimizer == "adamw" else 1e-4,
+        betas=(0.9, 0.999) if config.optimizer == "adamw" else (0.9, 0.95),
+    )
+
+
+class TwoFrameTask:
+    """Two-frame training of a widened backbone on a cache.
+
+    Args:
+        config: settings.
+        backbone: widened, with its adapter attached.
+        adapter: what is trained of it.
+        cache: latents and texts of the pairs.
+        accelerator: device and processes.
+        folder: of the run; gets ``samples/``.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        backbone: Backbone,
+        adapter: Adapter,
+        cache: LatentCache,
+        accelerator: Accelerator,
+        folder: Path,
+    ) -> None:
+        self.config, self.backbone, self.adapter, self.cache = config, backbone, adapter, cache
+        self.accelerator, self.device, self.folder = accelerator, accelerator.device, folder
+        self.rows = split_by_grid(cache.grids, config.held_out)
+        self.parts = _parts(config, accelerator)
+        self.optimizer = optimizer_of(config, adapter)
+        self.ema = Ema(adapter.parameters, config.ema_decay)
+        _, _, height, width = cache.empty_frame.shape
+        canvas, pixels = Canvas.two_frame(config.reference_weight), backbone.pixels_per_latent
+        self.objective = Objective(
+            canvas=canvas,
+            empty_frame=cache.empty_frame.float().to(self.device),
+            empty_text=cache.empty_text.to(self.device),
+            text_dropout=config.text_dropout,
+            image_dropout=config.image_dropout,
+            sigma_density=config.sigma_density,
+            shift=backbone.resolution_shift.shift(backbone.tokens_per(height * pixels, canvas.frames * width * pixels)),
+            guidance=config.guidance,
+        )
+
+    def train_step(self, step: int) -> dict[str, float | Tensor]:
+        """One optimizer step on one effective batch, whose randomness does not depend on how it is divided."""
+        config, generator = self.config, step_generator(self.config.seed, step)
+        picks = torch.randint(len(self.rows.training), (config.batch_size,), generator=generator).tolist()
+        drawn = draw(self.objective, config.batch_size, generator)
+        sums: dict[str, float | Tensor] = {}
+        for part in self.parts:
+            samples = self._samples([self.rows.training[pick] for pick in picks[part]])
+            with self._autocast():
+                found = losses(self.backbone, self.objective, samples, drawn.take(part, self.device))
+            (found["loss"] / len(self.parts)).backward()
+            sums = {name: sums.get(name, 0.0) + value.detach() / len(self.parts) for name, value in found.items()}
+        self._average_gradients()
+        factor = learning_rate_factor(step, config.steps, warmup=config.warmup, decay_from=config.decay_from)
+        self.optimizer.update(factor)
+        self.ema.update(step)
+        return {**sums, "learning_rate_factor": factor}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Trained weights, their averages and the optimizer's state; the frozen base is known by its revision."""
+        weights = {f"weights.{name}": value.detach() for name, value in self.adapter.parameters.items()}
+        averages = {f"average.{name}": value for name, value in self.ema.average.items()}
+        return weights | averages | self.optimizer.tensors()
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Puts back a checkpoint."""
+        for name, parameter in self.adapter.parameters.items():
+            parameter.copy_(tensors[f"weights.{name}"])
+        self.ema.restore({name: tensors[f"average.{name}"] for name in self.ema.average})
+        self.optimizer.restore(tensors)
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """The averaged weights on the held-out pairs: their loss at fixed noise, and a sample sheet."""
+        with self.ema.in_place(), self._autocast():
+            figures = self._held_out_losses()
+            sheet = sample_sheet(
+                self.backbone,
+                self.objective,
+                self._samples(self.rows.shown),
+                [self.cache.captions[row] for row in self.rows.shown],
+                SampleSettings(
+                    steps=self.config.sample_steps, text_scale=self.config.sample_text_scale, seed=self.config.seed
+                ),
+            )
+        write_atomic(make_folder(self.folder / "samples") / f"step-{step:07d}.png", encode_png(sheet))
+        return figures
+
+    @torch.no_grad()
+    def _held_out_losses(self) -> dict[str, float]:
+        objective = replace(self.objective, text_dropout=0.0, image_dropout=0.0)
+        generator, found = step_generator(self.config.seed + 1, 0), []
+        rows = self.rows.held_out[: 2 * _HELD_OUT_AT_ONCE]
+        for start in range(0, len(rows), _HELD_OUT_AT_ONCE):
+            part = rows[start : start + _HELD_OUT_AT_ONCE]
+            drawn = draw(objective, len(part), generator).take(slice(None), self.device)
+            loss = losses(self.backbone, objective, self._samples(part), drawn)
+            found.append(torch.stack([loss["loss"], loss["loss_target"]]).cpu() * len(part))
+        loss, loss_target = (torch.stack(found).sum(0) / len(rows)).tolist()
+        return {"held_out_loss": loss, "held_out_loss_target": loss_target}
+
+    def _samples(self, rows: list[int]) -> Samples:
+        samples = self.cache.samples(rows)
+        reference, target = samples.reference.to(self.device), samples.target.to(self.device)
+        return Samples(reference, target, samples.text.to(self.device))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision == "bf16")
+
+    def _average_gradients(self) -> None:
+        if self.accelerator.num_processes == 1:
+            return
+        for parameter in self.adapter.parameters.values():
+            parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+
+
+def _parts(config: TrainConfig, accelerator: Accelerator) -> list[slice]:
+    """This process's parts of an effective batch."""
+    count = accelerator.num_processes * config.gradient_accumulation
+    size, rest = divmod(config.batch_size, count)
+    if rest:
+        raise UserError(
+            f"batch_size {config.batch_size} does not divide among {accelerator.num_processes} processes x "
+            f"{config.gradient_accumulation} gradient_accumulation; choose a multiple of {count}"
+        )
+    first = accelerator.process_index * config.gradient_accumulation
+    return [slice((first + k) * size, (first + k + 1) * size) for k in range(config.gradient_accumulation)]

@@ -1,0 +1,152 @@
+"""Phase 3: trains a two-frame student from pairs. To resume, run again; a finished run is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from dsd.backbones.adapter import AdapterMetadata, save_adapter, save_full
+from dsd.backbones.protocol import Backbone
+from dsd.backbones.registry import load_backbone
+from dsd.config import from_json, to_json
+from dsd.data.latents import CacheKey, LatentCache, TrainingPair, build_cache, fingerprint
+from dsd.data.store import DatasetReader
+from dsd.errors import UserError
+from dsd.files import make_folder, sha256_of, write_atomic
+from dsd.models import resolve, revision_of
+from dsd.train import adapter as adapters
+from dsd.train import environment, loop
+from dsd.train.config import TrainConfig
+from dsd.train.task import TwoFrameTask
+
+__all__ = ["TrainConfig", "train"]
+
+
+def train(config: TrainConfig, data: Path | Sequence[TrainingPair], out: Path) -> Path:
+    """Trains a student and writes its adapter.
+
+    Args:
+        config: settings; the same for every start of a run.
+        data: a dataset folder, or pairs in a fixed order.
+        out: the run's folder: ``config.json``, ``environment.json``, ``metrics.jsonl``, ``latents/``, ``checkpoints/``,
+            ``samples/`` and at the end ``adapter/``.
+
+    Returns:
+        The adapter's folder, ``out/adapter``.
+
+    Raises:
+        UserError: the folder holds a run of another config or other data, or the data does not fit.
+    """
+    accelerator = Accelerator()
+    finished = out / "adapter"
+    claim(out, config)
+    if finished.exists():
+        return finished
+    if accelerator.is_main_process:
+        environment.record(out / "environment.json")
+        _build_latents(config, data, out / "latents", accelerator.device)
+    accelerator.wait_for_everyone()
+    cache = LatentCache(out / "latents")
+    backbone = load_backbone(config.base, device=accelerator.device, dtype=_frozen_dtype(config), text=False)
+    task = TwoFrameTask(config, backbone, attach(config, backbone), cache, accelerator, out)
+    loop.run(
+        task,
+        folder=out,
+        steps=config.steps,
+        checkpoint_every=config.checkpoint_every,
+        evaluate_every=config.sample_every,
+        description="training the student",
+        writes=accelerator.is_main_process,
+    )
+    if accelerator.is_main_process:
+        export(task, finished)
+    accelerator.wait_for_everyone()
+    return finished
+
+
+def claim(out: Path, config: TrainConfig) -> None:
+    """Takes a folder for a run, or finds that it is this run's.
+
+    Raises:
+        UserError: the folder holds a run of another config; the message names the fields.
+    """
+    path = make_folder(out) / "config.json"
+    if not path.exists():
+        write_atomic(path, to_json(config))
+        return
+    found = from_json(TrainConfig, path.read_text())
+    differing = [field.name for field in fields(config) if getattr(found, field.name) != getattr(config, field.name)]
+    if differing:
+        words = ", ".join(f"{name} = {getattr(found, name)!r} (now {getattr(config, name)!r})" for name in differing)
+        raise UserError(f'"{out}" holds a run with {words}; give the same settings to resume it, or another folder')
+
+
+def attach(config: TrainConfig, backbone: Backbone) -> adapters.Adapter:
+    """Widens the backbone's patch embedding and makes trainable what the config says."""
+    backbone.widen()
+    if config.gradient_checkpointing:
+        backbone.transformer.enable_gradient_checkpointing()
+    if config.full:
+        return adapters.attach_all(backbone.transformer)
+    return adapters.attach(backbone.transformer, rank=config.rank, targets=config.lora_targets, seed=config.seed)
+
+
+def export(task: TwoFrameTask, folder: Path) -> None:
+    """Writes the averaged weights as an adapter folder; a full fine-tune as a whole transformer."""
+    config, backbone = task.config, task.backbone
+    _, _, height, width = task.objective.empty_frame.shape
+    metadata = AdapterMetadata(
+        family=backbone.family,
+        base=config.base,
+        base_revision=base_revision(config.base),
+        rank=0 if config.full else config.rank,
+        canvas=task.objective.canvas,
+        max_sequence_length=config.max_sequence_length,
+        frame_size=(height * backbone.pixels_per_latent, width * backbone.pixels_per_latent),
+        guidance=config.guidance if backbone.takes_guidance else None,
+    )
+    with task.ema.in_place():
+        if config.full:
+            save_full(folder, backbone.transformer, metadata)
+        else:
+            save_adapter(folder, task.adapter.updates(), metadata)
+
+
+def base_revision(name: str) -> str:
+    """What names the content of a base model: a content hash of a folder, the id itself on the hub."""
+    path = Path(resolve(name))
+    return revision_of(path) if path.exists() else name
+
+
+def _build_latents(
+    config: TrainConfig, data: Path | Sequence[TrainingPair], folder: Path, device: torch.device
+) -> None:
+    key = CacheKey(
+        base=base_revision(config.base),
+        data=_fingerprint(data),
+        frame_size=config.frame_size,
+        max_sequence_length=config.max_sequence_length,
+    )
+    backbone = load_backbone(config.base, device=device, dtype=_frozen_dtype(config), transformer=False)
+    if isinstance(data, Path):
+        reader = DatasetReader(data)
+        build_cache(reader.pairs(), backbone, folder, key, total=len(reader))
+    else:
+        build_cache(data, backbone, folder, key, total=len(data))
+
+
+def _fingerprint(data: Path | Sequence[TrainingPair]) -> str:
+    if not isinstance(data, Path):
+        return fingerprint(pair.id for pair in data)
+    manifest = data / "manifest.json"
+    if not manifest.exists():
+        raise UserError(f'"{data}" is no dataset (it has no manifest.json); give the folder that curation wrote')
+    return sha256_of(manifest)[:16]
+
+
+def _frozen_dtype(config: TrainConfig) -> torch.dtype:
+    return torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32
