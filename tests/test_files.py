@@ -60,7 +60,7 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
 def test_a_file_in_the_way_is_told_in_one_sentence(tmp_path):
     (tmp_path / "file").touch()
     for write in (lambda: make_folder(tmp_path / "file"), lambda: write_atomic(tmp_path / "file" / "a", "x")):
-        with pytest.raises(UserError, match="cannot write to .*file"):
+        with pytest.raises(UserError, match=r"cannot write to .*file"):
             write()
 
 

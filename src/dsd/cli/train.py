@@ -41,7 +41,7 @@ def plan(command: Train) -> list[str]:
         f"read the pairs of {command.data}" + ("" if command.data.is_dir() else " (not there yet)"),
         f"encode pictures and captions once with {config.base} and keep the latents",
         f"train {what} for {config.steps:,} steps of {config.batch_size} pairs with {config.optimizer} at "
-        f"{config.learning_rate:g}, both frames on one canvas, the reference frame weighing {config.reference_weight:g}",
+        f"{config.learning_rate:g}, the reference frame weighing {config.reference_weight:g} in the loss",
         f"write a checkpoint each {config.checkpoint_every:,} and a sample sheet each {config.sample_every:,} steps",
         f"write the adapter to {command.out / 'adapter'}",
     ]

@@ -1,0 +1,84 @@
+"""The settings that `dsd generate` and `dsd serve` share, and the loading of their model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from dsd.generate.pipeline import FluxTwoFramePipeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Which two-frame model draws, and how."""
+
+    base: str | None = None
+    """The text-to-image model (embedded:NAME, a folder or a hub id); read from the adapter when left out."""
+    adapter: str = "embedded:tiny-student"
+    """Adapter folder, as training writes it."""
+    steps: int = 20
+    """Denoising steps."""
+    text_scale: float = 1.5
+    """True guidance by the text; 1 is off."""
+    image_scale: float = 1.0
+    """True guidance by the picture; 1 is off."""
+    guidance: float | None = None
+    """Embedded guidance of guidance-distilled models such as FLUX.1-dev (3.5 when left out)."""
+
+    def words(self) -> str:
+        base = "the base that it names" if self.base is None else self.base
+        return f"{self.adapter} on {base} with {self.steps} steps, text {self.text_scale:g}, image {self.image_scale:g}"
+
+    def load(self) -> FluxTwoFramePipeline:
+        """Loads the pipeline, on a GPU in bfloat16 where there is one."""
+        import torch
+        from diffusers.utils.logging import disable_progress_bar
+
+        from dsd.backbones.adapter import load_metadata
+        from dsd.generate.pipeline import FluxTwoFramePipeline
+        from dsd.models import resolve
+
+        disable_progress_bar()
+        base = self.base or load_metadata(resolve(self.adapter)).base
+        on_gpu = torch.cuda.is_available()
+        pipeline = FluxTwoFramePipeline.from_pretrained(
+            base, adapter=self.adapter, torch_dtype=torch.bfloat16 if on_gpu else torch.float32
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline.to("cuda") if on_gpu else pipeline
+
+    def draw(
+        self,
+        pipeline: FluxTwoFramePipeline,
+        reference: Image.Image,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        size: tuple[int | None, int | None] = (None, None),
+    ) -> list[Image.Image]:
+        """Draws one picture for each prompt and seed; a picture does not depend on the others.
+
+        Args:
+            pipeline: As `load` returned it.
+            reference: Who is to be drawn.
+            prompts: One a picture.
+            seeds: One a picture.
+            size: (height, width) in pixels; None leaves it to the model.
+        """
+        import torch
+
+        result: Any = pipeline(
+            list(prompts),
+            reference,
+            height=size[0],
+            width=size[1],
+            text_scale=self.text_scale,
+            image_scale=self.image_scale,
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        )
+        return result.images

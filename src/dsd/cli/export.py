@@ -1,0 +1,61 @@
+"""`dsd export`: an adapter in a form that other programs read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Merges an adapter into a plain diffusers transformer, or copies it as a control-LoRA."""
+
+    adapter: str = "embedded:tiny-student"
+    """Adapter folder, as training writes it."""
+    base: str | None = None
+    """The model it was trained on; read from the adapter when left out."""
+    form: Literal["transformer", "control-lora"] = "transformer"
+    """transformer: a folder for FluxTransformer2DModel.from_pretrained; control-lora: one safetensors file for
+    FluxControlPipeline.load_lora_weights."""
+    out: Path = Path("runs/export")
+    """Folder to write; one that is there is replaced."""
+    dry_run: bool = False
+    """Print the resolved config and the plan, and do nothing."""
+
+
+def variants() -> dict[str, tuple[str, Export]]:
+    return {"": ("", Export())}
+
+
+def plan(command: Export) -> list[str]:
+    if command.form == "control-lora":
+        return [f"copy the control-LoRA of {command.adapter} to {command.out / LORA_FILE}"]
+    base = command.base or "the base that it names"
+    return [f"add {command.adapter} to the weights of {base} and write the widened transformer to {command.out}"]
+
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""The name that diffusers looks for first."""
+
+
+def run(command: Export) -> None:
+    from dsd.backbones.adapter import WEIGHTS_FILE, apply_adapter, is_full, load_metadata
+    from dsd.backbones.registry import load_backbone
+    from dsd.errors import UserError
+    from dsd.files import atomic_folder
+    from dsd.models import resolve
+
+    folder = Path(resolve(command.adapter))
+    metadata = load_metadata(folder)
+    if command.form == "control-lora":
+        if is_full(folder):
+            raise UserError(f'"{folder}" is a full fine-tune and has no LoRA; give --form transformer')
+        with atomic_folder(command.out) as out:
+            (out / LORA_FILE).write_bytes((folder / WEIGHTS_FILE).read_bytes())
+    else:
+        backbone = load_backbone(command.base or metadata.base, text=False, vae=False)
+        apply_adapter(backbone, folder)
+        with atomic_folder(command.out) as out:
+            backbone.transformer.save_pretrained(out)  # pyright: ignore[reportCallIssue]
+    print(command.out)

@@ -1,0 +1,86 @@
+"""`dsd generate`: a reference picture and a sentence become pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dsd.cli.drawing import Model
+from dsd.errors import UserError
+
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Draws the individual of a reference picture in new scenes. Prints the paths of the pictures."""
+
+    image: Path | None = None
+    """The reference picture."""
+    prompt: tuple[str, ...] = ()
+    """One or more sentences, each saying what is seen, such as "a red striped cat at the beach"."""
+    count: int = 1
+    """Pictures for each prompt."""
+    seed: int = 0
+    """Of the first picture of a prompt; the others count up from it."""
+    height: int | None = None
+    """Of the result, in pixels; what the model was trained at when left out."""
+    width: int | None = None
+    """Of the result, in pixels; what the model was trained at when left out."""
+    out: Path = Path("runs/generated")
+    """Folder to write PROMPT-SEED.png files to; a name ending in .png writes the single picture there."""
+    model: Model = field(default_factory=Model)
+    """The two-frame model."""
+    dry_run: bool = False
+    """Print the resolved config and the plan, and do nothing."""
+
+
+def variants() -> dict[str, tuple[str, Generate]]:
+    return {"": ("", Generate())}
+
+
+def plan(command: Generate) -> list[str]:
+    prompts = ", ".join(f'"{prompt}"' for prompt in command.prompt) or "no prompt yet (give --prompt)"
+    image = command.image or "no picture yet (give --image)"
+    return [
+        f"load {command.model.words()}",
+        f"read {image} and draw {command.count} picture(s) for each of: {prompts}",
+        f"write PNG files to {command.out}",
+    ]
+
+
+def run(command: Generate) -> None:
+    from dsd.files import make_folder, write_atomic
+    from dsd.images import encode_png, load_image
+    from dsd.log import progress
+
+    jobs = _jobs(command)
+    assert command.image is not None
+    reference = load_image(command.image)
+    make_folder(jobs[0][2].parent)
+    pipeline = command.model.load()
+    chunks = [jobs[start : start + _AT_ONCE] for start in range(0, len(jobs), _AT_ONCE)]
+    for chunk in progress(chunks, description="drawing"):
+        prompts, seeds, paths = zip(*chunk, strict=True)
+        pictures = command.model.draw(pipeline, reference, prompts, seeds, (command.height, command.width))
+        for path, picture in zip(paths, pictures, strict=True):
+            write_atomic(path, encode_png(picture))
+            print(path)
+
+
+def _jobs(command: Generate) -> list[tuple[str, int, Path]]:
+    """What to draw: (prompt, seed, path)."""
+    if command.image is None:
+        raise UserError("no reference picture was given; give --image FILE")
+    if not [prompt for prompt in command.prompt if prompt.strip()]:
+        raise UserError('no prompt was given; give --prompt "what the picture shall show"')
+    if command.count < 1:
+        raise UserError(f"--count is {command.count}, but must be at least 1")
+    one_file = command.out.suffix.lower() == ".png"
+    if one_file and len(command.prompt) * command.count > 1:
+        raise UserError(f'"{command.out}" is one file, but several pictures were asked for; give --out a folder')
+    return [
+        (prompt, seed, command.out if one_file else command.out / f"{number:03d}-{seed}.png")
+        for number, prompt in enumerate(command.prompt)
+        for seed in range(command.seed, command.seed + command.count)
+    ]

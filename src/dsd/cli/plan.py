@@ -1,0 +1,82 @@
+"""`dsd plan RECIPE`: what a training run needs in memory, time and disk, before any of it is spent."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+
+from dsd.recipes.registry import all_recipes
+from dsd.train.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Counts the real model's layers and estimates a training run."""
+
+    train: TrainConfig
+    """Settings of the training."""
+    devices: int = 1
+    """How many accelerators share the batch."""
+    tflops: float = 989.0
+    """Peak of one device in 10^12 operations a second (an H100 in bfloat16: 989)."""
+    utilization: float = 0.4
+    """The share of the peak that training reaches."""
+    frame: tuple[int, int] | None = None
+    """(height, width) of a frame in pixels; the recipe's when left out."""
+    pairs: int = 400_000
+    """How many pairs the cache of latents and texts holds."""
+    dry_run: bool = False
+    """Print the resolved config and the plan, and do nothing."""
+
+
+def variants() -> dict[str, tuple[str, Plan]]:
+    plans = {name: Plan(train=recipe.train, frame=_frame(recipe.train)) for name, recipe in all_recipes().items()}
+    laptop = replace(plans["tiny"], tflops=0.1, pairs=500)
+    return {name: (all_recipes()[name].summary, one) for name, one in {**plans, "tiny": laptop}.items()}
+
+
+def plan(command: Plan) -> list[str]:
+    return [
+        f"build {command.train.base} on the meta device from its configs (no weights are read)",
+        f"count memory, time and disk of {command.train.steps:,} steps on {command.devices} device(s) of "
+        f"{command.tflops:g} TFLOP/s",
+    ]
+
+
+def run(command: Plan) -> None:
+    from dsd.cli.cost import shape_of, training_cost
+    from dsd.log import duration
+
+    config = command.train
+    shape = shape_of(config.base)
+    model = [
+        ("transformer", f"{shape.parameters / 1e6:,.1f} M parameters"),
+        ("text encoders", f"{shape.text_parameters / 1e6:,.1f} M parameters (needed once, for the cache)"),
+        ("autoencoder", f"{shape.vae_parameters / 1e6:,.1f} M parameters (needed once, for the cache)"),
+    ]
+    cost = training_cost(config, shape, frame=command.frame or _frame(config), devices=command.devices)
+    seconds = cost.operations / (command.devices * command.tflops * 1e12 * command.utilization)
+    rows = [
+        *model,
+        ("trained", f"{cost.trained_parameters / 1e6:,.1f} M parameters"),
+        *((f"memory: {name}", _bytes(value)) for name, value in cost.memory.items()),
+        ("memory of a device", _bytes(sum(cost.memory.values()))),
+        ("cache", f"{_bytes(cost.cache * command.pairs / 1000)} at most for {command.pairs:,} pairs"),
+        ("arithmetic", f"{cost.operations:.3g} operations"),
+        ("time", f"{duration(seconds)} on {command.devices} device(s)"),
+    ]
+    for name, value in rows:
+        print(f"{name:<42} {value}")
+    print("estimates; activations are a rule of thumb", file=sys.stderr)
+
+
+def _frame(config: TrainConfig) -> tuple[int, int]:
+    return config.frame_size or (64, 64)
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:,.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"

@@ -1,0 +1,46 @@
+"""`dsd serve`: the model behind the OpenAI images API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from dsd.cli.drawing import Model
+from dsd.errors import import_extra
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """Serves POST /v1/images/edits (multipart: image, prompt, n, size, seed), GET /v1/models and GET /health."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 8000
+    """Port to listen on."""
+    model: Model = field(default_factory=Model)
+    """The two-frame model."""
+    dry_run: bool = False
+    """Print the resolved config and the plan, and do nothing."""
+
+
+def variants() -> dict[str, tuple[str, Serve]]:
+    return {"": ("", Serve())}
+
+
+def plan(command: Serve) -> list[str]:
+    return [f"load {command.model.words()}", f"listen on http://{command.host}:{command.port} until interrupted"]
+
+
+def run(command: Serve) -> None:
+    for module in ("fastapi", "python_multipart", "uvicorn"):
+        import_extra(module, "serve")
+    from dsd.serve.api import create_app, listen
+
+    pipeline = command.model.load()
+
+    def draw(reference: Image.Image, prompts: list[str], size: tuple[int, int] | None, seed: int) -> list[Image.Image]:
+        seeds = range(seed, seed + len(prompts))
+        return command.model.draw(pipeline, reference, prompts, seeds, size or (None, None))
+
+    listen(create_app(draw), command.host, command.port)
