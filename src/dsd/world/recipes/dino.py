@@ -2,14 +2,12 @@
 
 Contrastive on drawn panels (InfoNCE, van den Oord et al. 2018): two panels of an individual in two scenes attract, all
 others repel, and every batch holds strangers of the same caption and drifted copies, so no caption word can tell them
-apart. A linear read-out of the drawn attributes helps it on and is thrown away. For evaluation only.
+apart. For evaluation only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +21,6 @@ from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.optim import MuonAndAdamW
 from dsd.world.draw import PANEL_SIZE, draw_panels
 from dsd.world.individuals import (
-    ACCESSORIES,
-    KINDS,
-    PATTERNS,
     Individuals,
     Split,
     drifted,
@@ -39,39 +34,19 @@ _FAR = 1 << 20  # keeps the scenes of strangers and drifted copies apart from ev
 _VALIDATION_GROUPS = 128
 
 
-@dataclass(frozen=True, kw_only=True)
-class DinoConfig:
-    """How tiny-dino is made.
-
-    Attributes:
-        steps: optimizer steps.
-        groups: individuals a batch; each brings a stranger of the same caption and a drifted copy, two panels each.
-        widths: channels of the three stages.
-        depths: residual blocks of the three stages.
-        temperature: of InfoNCE.
-        attributes: weight of the read-out of drawn attributes.
-        muon_learning_rate, adamw_learning_rate: peak learning rates.
-        seed: of everything random.
-    """
-
-    steps: int = 1000
-    groups: int = 16
-    widths: tuple[int, ...] = (32, 64, 128)
-    depths: tuple[int, ...] = (1, 2, 2)
-    temperature: float = 0.15
-    attributes: float = 1.0
-    muon_learning_rate: float = 0.02
-    adamw_learning_rate: float = 3e-3
-    seed: int = 0
+BATCH = 16
+"""Individuals a batch; each brings a stranger of the same caption and a drifted copy, two panels each."""
+_WIDTHS, _DEPTHS = [32, 64, 128], [1, 2, 2]
+_TEMPERATURE = 0.15
 
 
-def families(split: Split, first: int, count: int) -> tuple[Individuals, Tensor]:
+def families(split: Split, first: int, count: int, device: torch.device | str = "cpu") -> tuple[Individuals, Tensor]:
     """Individuals number ``first`` to ``first + count``, then a stranger to each, then a drifted copy of each.
 
     Returns:
         ``3 count`` individuals and the numbers that their scenes are drawn by.
     """
-    index = torch.arange(first, first + count)
+    index = torch.arange(first, first + count, device=device)
     own = sample_individuals(split, index)
     parts = (own, strangers(own, split, index), drifted(own, split, index))
     fields = {name: torch.cat([getattr(p, name) for p in parts]) for name in vars(own)}
@@ -84,25 +59,10 @@ def two_views(who: Individuals, numbers: Tensor, split: Split) -> tuple[Tensor, 
     return views[0], views[1]
 
 
-def attribute_targets(who: Individuals) -> tuple[Float[Tensor, "n 12"], list[Tensor]]:
-    """What the read-out learns: visible colours as points on the hue circle and sizes; kind, pattern, accessory."""
-    patterned, dressed = (who.pattern > 0).float(), (who.accessory > 0).float()
-    columns = []
-    for hue, visible in ((who.hue, 1.0), (who.second_hue, patterned), (who.accessory_hue, dressed), (who.eye_hue, 1.0)):
-        columns += [torch.cos(2 * torch.pi * hue) * visible, torch.sin(2 * torch.pi * hue) * visible]
-    columns += [(who.ears - 1) * 3, (who.width - 1) * 6, (who.eye_size - 1.07) * 4, (who.value - 0.85) * 6]
-    return torch.stack(columns, 1), [who.kind, who.pattern, who.accessory]
-
-
-def build(config: DinoConfig) -> ResNetModel:
+def new_encoder() -> ResNetModel:
     """The untrained network."""
     return ResNetModel(
-        ResNetConfig(
-            embedding_size=config.widths[0],
-            hidden_sizes=list(config.widths),
-            depths=list(config.depths),
-            layer_type="basic",
-        )
+        ResNetConfig(embedding_size=_WIDTHS[0], hidden_sizes=_WIDTHS, depths=_DEPTHS, layer_type="basic")
     )
 
 
@@ -112,62 +72,63 @@ def pooled(model: nn.Module, images: Tensor) -> Float[Tensor, "n d"]:
 
 
 class DinoTask:
-    """Trains tiny-dino; see `dsd.train.loop.Task`."""
+    """Trains tiny-dino; see `dsd.world.training.Recipe`."""
 
-    def __init__(self, config: DinoConfig) -> None:
-        self.config = config
-        torch.manual_seed(config.seed)
-        self.model = build(config)
-        self.readout = nn.Linear(config.widths[-1], 12 + len(KINDS) + len(PATTERNS) + len(ACCESSORIES))
+    def __init__(self, steps: int, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.steps, self.seed = steps, seed
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = new_encoder().to(self.device)
         self.optimizer = MuonAndAdamW(
-            {"model": self.model, "readout": self.readout},
-            adamw_names=("normalization", "embedder.embedder", "readout"),
-            muon_lr=config.muon_learning_rate,
-            adamw_lr=config.adamw_learning_rate,
+            {"model": self.model},
+            adamw_names=("normalization", "embedder.embedder"),
+            adamw_lr=3e-3,
             weight_decay=0.01,
         )
 
     def train_step(self, step: int) -> dict[str, float | Tensor]:
         """One step on fresh individuals."""
         self.model.train()
-        generator = step_generator(self.config.seed, step)
-        who, numbers = families("training", step * self.config.groups, self.config.groups)
-        first, second = two_views(who, numbers, "training")
-        images = softened(torch.cat([first, second]), generator)
-        features = self.model(images).pooler_output.flatten(1)
-        a, b = F.normalize(features, dim=1).chunk(2)
-        logits = a @ b.T / self.config.temperature
-        labels = torch.arange(len(logits))
-        contrast = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-        read = self._read_loss(features, who)
-        self.optimizer.step(
-            contrast + self.config.attributes * read, learning_rate_factor(step, self.config.steps)
-        )
-        return {"contrast": contrast.detach(), "attributes": read.detach()}
-
-    def _read_loss(self, features: Tensor, who: Individuals) -> Tensor:
-        numbers, words = attribute_targets(who)
-        read = self.readout(features).split([12, len(KINDS), len(PATTERNS), len(ACCESSORIES)], 1)
-        loss = 2 * F.mse_loss(read[0], numbers.repeat(2, 1))
-        for logits, word in zip(read[1:], words, strict=True):
-            loss = loss + 0.3 * F.cross_entropy(logits, word.repeat(2))
-        return loss
+        who, numbers = families("training", step * BATCH, BATCH, self.device)
+        images = softened(torch.cat(two_views(who, numbers, "training")), step_generator(self.seed, step))
+        first, second = pooled(self.model, images).chunk(2)
+        logits = first @ second.T / _TEMPERATURE
+        labels = torch.arange(len(logits), device=self.device)
+        loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+        self.optimizer.step(loss, learning_rate_factor(step, self.steps))
+        return {"loss": loss.detach()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and optimizer state."""
-        modules = checkpoint.module_tensors(self.model, "model") | checkpoint.module_tensors(self.readout, "readout")
-        return modules | self.optimizer.tensors()
+        return checkpoint.module_tensors(self.model, "model") | self.optimizer.tensors()
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Puts them back."""
+        """Puts back a checkpoint."""
         checkpoint.restore_module(self.model, tensors, "model")
-        checkpoint.restore_module(self.readout, tensors, "readout")
         self.optimizer.restore(tensors)
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Separation on validation individuals, see `separation`."""
         self.model.eval()
-        return separation(self.model)
+        return separation(self.model, self.device)
+
+    def export(self, folder: Path, card: str) -> None:
+        """Writes network (float16) and image processor, as `AutoModel` and `AutoImageProcessor` read them."""
+        self.model.half().save_pretrained(folder)
+        self.model.float()
+        image_processor().save_pretrained(folder)
+        (folder / "README.md").write_text(card)
+
+
+def build(run: Path, *, steps: int) -> DinoTask:
+    """The task for a run of ``steps`` steps."""
+    return DinoTask(steps)
+
+
+def image_processor() -> ViTImageProcessorPil:
+    """Resizes to a panel and scales to [-1, 1]."""
+    size = {"height": PANEL_SIZE, "width": PANEL_SIZE}
+    return ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
 
 
 def auc(positive: Tensor, negative: Tensor) -> float:
@@ -177,22 +138,25 @@ def auc(positive: Tensor, negative: Tensor) -> float:
 
 
 @torch.no_grad()
-def separation(model: nn.Module, groups: int = _VALIDATION_GROUPS) -> dict[str, float]:
+def separation(
+    model: nn.Module, device: torch.device | str = "cpu", groups: int = _VALIDATION_GROUPS
+) -> dict[str, float]:
     """How well cosines of pooled features tell the same individual from a stranger of the same caption.
 
     Args:
         model: in evaluation mode.
+        device: where it is.
         groups: validation individuals.
 
     Returns:
         Areas under the ROC curve against strangers and against drifted copies, mean cosines (the anchors of the
         identity scale), and where drifted copies and blurred pictures of the true individual lie on that scale.
     """
-    who, numbers = families("validation", 0, groups)
+    who, numbers = families("validation", 0, groups, device)
     first, second = two_views(who, numbers, "validation")
     reference, own = pooled(model, first[:groups]), pooled(model, second[:groups])
     stranger, drift = pooled(model, second[groups : 2 * groups]), pooled(model, second[2 * groups :])
-    soft = pooled(model, blurred(second[:groups], torch.full((groups,), 1.0)))
+    soft = pooled(model, blurred(second[:groups], torch.ones(groups, device=device)))
     true, other = (reference * own).sum(1), (reference * stranger).sum(1)
     low, high = other.mean(), true.mean()
     scale = lambda features: (((reference * features).sum(1).mean() - low) / (high - low)).item()  # noqa: E731
@@ -205,12 +169,3 @@ def separation(model: nn.Module, groups: int = _VALIDATION_GROUPS) -> dict[str, 
         "scale_drifted": scale(drift),
         "scale_blurred": scale(soft),
     }
-
-
-def save(model: nn.Module, folder: Path) -> None:
-    """Writes the network in float16 with its image processor, as `AutoModel` and `AutoImageProcessor` read them."""
-    half = cast("ResNetModel", model).half()
-    half.save_pretrained(folder)
-    half.float()
-    size = {"height": PANEL_SIZE, "width": PANEL_SIZE}
-    ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(folder)

@@ -39,9 +39,9 @@ def softened(
         Pictures in [-1, 1].
     """
     count = len(images)
-    u = torch.rand(count, 5, generator=generator)
+    u = torch.rand(count, 5, generator=generator).to(images)
     width = torch.where(u[:, 0] < share, u[:, 1] * sigma, 0.0)
     out = blurred(images, width)
     out = out * (0.9 + 0.2 * u[:, 2, None, None, None]) + 0.12 * (u[:, 3, None, None, None] - 0.5)
-    noise = torch.randn(out.shape, generator=generator)
+    noise = torch.randn(out.shape, generator=generator).to(images)
     return (out + noise * (0.08 * u[:, 4, None, None, None] ** 2)).clamp(-1, 1)

@@ -15,6 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from dsd import flow
 from dsd.backbones.flux import FluxBackbone
+from dsd.backbones.protocol import Text
 from dsd.errors import UserError
 from dsd.files import atomic_folder
 from dsd.images import contact_sheet
@@ -58,9 +59,9 @@ class Part:
     text_tokens: int
 
 
-PANELS = Part("panels", (1, 1), 24_000, 32, PANEL_TEXT_TOKENS)
-SHEETS = Part("sheets", (2, 2), 7_000, 8, SHEET_TEXT_TOKENS)
-STRIPS = Part("strips", (1, 2), 5_000, 16, SHEET_TEXT_TOKENS)
+PANELS = Part("panels", (1, 1), 16_000, 32, PANEL_TEXT_TOKENS)
+SHEETS = Part("sheets", (2, 2), 5_000, 8, SHEET_TEXT_TOKENS)
+STRIPS = Part("strips", (1, 2), 3_000, 16, SHEET_TEXT_TOKENS)
 CYCLE = (PANELS, SHEETS, PANELS, SHEETS, STRIPS)
 
 
@@ -119,7 +120,7 @@ class LatentCache:
 
 @torch.no_grad()
 def _write_cache(path: Path, part: Part, backbone: FluxBackbone, split: Split, count: int) -> None:
-    latents, captions, device = [], [], backbone.vae.device
+    latents, captions, device = [], [], backbone.device
     blocks = torch.arange(count, device=device).split(max(1, 96 // (part.layout[0] * part.layout[1])))
     for index in progress(blocks, description=f"encoding {part.name}", total=len(blocks)):
         if part.layout == (1, 1):
@@ -168,13 +169,13 @@ class TeacherTask:
         )
 
     def _loss(self, part: Part, latents: Tensor, captions: list[str], generator: torch.Generator) -> Tensor:
-        tokens = self.backbone.tokens_per(latents.shape[2], latents.shape[3])
-        shift = self.backbone.resolution_shift.shift(tokens)
+        sides = [side * self.backbone.pixels_per_latent for side in latents.shape[2:]]
+        shift = self.backbone.resolution_shift.shift(self.backbone.tokens_per(*sides))
         sigma = flow.sample_sigmas(len(latents), "logit-normal", shift, generator).to(self.device)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        text = self.backbone.encode_text(captions, part.text_tokens)
-        spread = sigma.view(-1, 1, 1, 1)
-        velocity = self.backbone.velocity(flow.noisy_latents(latents, noise, spread), sigma, text)
+        tokens, pooled, _ = self.backbone.pipeline.encode_prompt(captions, None, max_sequence_length=part.text_tokens)
+        text = Text(tokens, pooled)  # not encode_text: gradients reach the encoders
+        velocity = self.backbone.velocity(flow.noisy_latents(latents, noise, sigma), sigma, text)
         return (velocity - flow.velocity(latents, noise)).square().mean()
 
     def train_step(self, step: int) -> dict[str, float | Tensor]:
