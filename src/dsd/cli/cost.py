@@ -129,7 +129,7 @@ def training_cost(config: TrainConfig, shape: Shape, *, frame: tuple[int, int], 
         trained_parameters=trained,
         memory={
             "transformer": (total - trained if config.full else total) * frozen_bytes,
-            "trained weights, gradients, AdamW": trained * 16.0 + (trained * 4.0 if config.ema_decay else 0.0),
+            "trained weights, gradients, optimizer": trained * 16.0 + (trained * 4.0 if config.ema_decay else 0.0),
             "activations": float(kept * token_bytes),
         },
         operations=forward * passes * config.batch_size * config.steps,

@@ -36,7 +36,8 @@ def variants() -> dict[str, tuple[str, Train]]:
 
 def plan(command: Train) -> list[str]:
     config = command.train
-    what = "all weights" if config.full else f"a LoRA of rank {config.rank} ({config.lora_targets})"
+    targets = config.lora_targets if isinstance(config.lora_targets, str) else ", ".join(config.lora_targets)
+    what = "all weights" if config.full else f"a LoRA of rank {config.rank} ({targets})"
     sentences = [
         f"read the pairs of {command.data}" + ("" if command.data.is_dir() else " (not there yet)"),
         f"encode pictures and captions once with {config.base} and keep the latents",

@@ -1,0 +1,47 @@
+"""`dsd curate RECIPE`: captions become grid prompts, grids, and judged pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsd.curate.config import CurateConfig
+from dsd.recipes.registry import all_recipes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curate:
+    """Makes a dataset of consistent pairs. Run the same command again to resume."""
+
+    out: Path
+    """Dataset folder to write."""
+    curate: CurateConfig
+    """Settings of phases 1 and 2."""
+    dry_run: bool = False
+    """Print the resolved config and the plan, and do nothing."""
+
+
+def variants() -> dict[str, tuple[str, Curate]]:
+    return {
+        name: (recipe.summary, Curate(out=Path("runs") / name / "dataset", curate=recipe.curate))
+        for name, recipe in all_recipes().items()
+    }
+
+
+def plan(command: Curate) -> list[str]:
+    config = command.curate
+    count = config.units * config.unit_size
+    how = "describing both subjects before deciding" if config.chain_of_thought else "by a direct verdict"
+    return [
+        f"read {count:,} captions of {config.captions}, in {config.units:,} units of {config.unit_size}",
+        f"let {config.chat} write a grid prompt from each",
+        f"draw each as 2 x 2 panels of {config.panel_size} pixels with {config.teacher} in {config.steps} steps",
+        f"cut the grids, and let {config.judge} judge every pair of panels, {how}",
+        f"write kept pairs, rejects with their reasons, and the funnel to {command.out}",
+    ]
+
+
+def run(command: Curate) -> None:
+    from dsd.curate.pipeline import curate
+
+    curate(command.curate, command.out)

@@ -1,0 +1,90 @@
+"""Verbs that load models, run on tiny random FLUX folders."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from diffusers import FluxTransformer2DModel
+from PIL import Image
+
+from dsd.backbones.adapter import save_adapter
+from dsd.backbones.registry import load_backbone
+from dsd.cli.cost import FLUX_DEV, forward_operations, shape_of, training_cost
+from dsd.cli.main import main
+from dsd.train.config import TrainConfig
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapter") / "adapter"
+    transformer = load_backbone(tiny.schnell(), text=False, vae=False).transformer
+    save_adapter(folder, tiny.random_updates(transformer), tiny.metadata(base=tiny.schnell()))
+    return folder
+
+
+def test_generate_draws_one_picture_for_each_prompt_and_seed(adapter, tmp_path, capsys):
+    Image.effect_noise((32, 32), 90).convert("RGB").save(tmp_path / "x.png")
+    words = ["generate", "--image", str(tmp_path / "x.png"), "--model.adapter", str(adapter), "--model.steps", "2"]
+    assert main([*words, "--prompt", "a cat", "a dog", "--count", "2", "--out", str(tmp_path / "all")]) == 0
+    paths = capsys.readouterr().out.split()
+    assert [path.rsplit("/", 1)[1] for path in paths] == ["000-0.png", "000-1.png", "001-0.png", "001-1.png"]
+    assert main([*words, "--prompt", "a dog", "--seed", "1", "--out", str(tmp_path / "one.png")]) == 0
+    alone, among = Image.open(tmp_path / "one.png"), Image.open(paths[3])
+    assert (torch.tensor(list(alone.tobytes())) - torch.tensor(list(among.tobytes()))).abs().max() <= 1
+
+
+def test_a_size_that_does_not_fit_is_told(adapter, tmp_path, capsys):
+    Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
+    words = ["--image", str(tmp_path / "x.png"), "--prompt", "a cat", "--height", "33", "--out", str(tmp_path / "o")]
+    assert main(["generate", *words, "--model.adapter", str(adapter)]) == 2
+    assert "dsd: error:" in capsys.readouterr().err
+
+
+def test_export_writes_a_plain_widened_transformer(adapter, tmp_path, capsys):
+    assert main(["export", "--adapter", str(adapter), "--out", str(tmp_path / "t")]) == 0
+    transformer = FluxTransformer2DModel.from_pretrained(tmp_path / "t")
+    plain = FluxTransformer2DModel.from_pretrained(tiny.schnell(), subfolder="transformer")
+    assert transformer.config.in_channels == 2 * plain.config.in_channels
+    assert transformer.out_channels == plain.out_channels
+
+
+def test_export_copies_the_control_lora(adapter, tmp_path, capsys):
+    assert main(["export", "--adapter", str(adapter), "--form", "control-lora", "--out", str(tmp_path / "l")]) == 0
+    written = (tmp_path / "l" / "pytorch_lora_weights.safetensors").read_bytes()
+    assert written == (adapter / "adapter.safetensors").read_bytes()
+
+
+def test_export_of_no_adapter_is_told(tmp_path, capsys):
+    assert main(["export", "--adapter", str(tmp_path), "--out", str(tmp_path / "t")]) == 2
+    assert "no adapter folder" in capsys.readouterr().err
+
+
+def test_costs_are_counted_from_the_real_layers():
+    shape = shape_of(tiny.schnell())
+    real = FluxTransformer2DModel.from_pretrained(tiny.schnell(), subfolder="transformer")
+    assert shape.parameters == sum(parameter.numel() for parameter in real.parameters())
+    assert shape.pixels_per_token == tiny.PIXELS_PER_TOKEN
+    short = forward_operations(shape.transformer, image_tokens=16, text_tokens=8)
+    assert forward_operations(shape.transformer, image_tokens=32, text_tokens=8) > 1.5 * short
+
+
+def test_a_larger_rank_costs_more_and_a_full_fine_tune_most():
+    def trained(**settings) -> int:
+        config = TrainConfig(base=tiny.schnell(), max_sequence_length=8, **settings)
+        return training_cost(config, shape_of(tiny.schnell()), frame=(32, 32), devices=1).trained_parameters
+
+    assert trained(rank=2) < trained(rank=4) < trained(full=True)
+
+
+def test_flux_dev_has_its_known_size():
+    shape = shape_of(FLUX_DEV)
+    assert shape.parameters == 11_901_408_320
+    assert shape.pixels_per_token == 16 and shape.latent_values == 0.25
+
+
+def test_plan_prints_memory_and_time(capsys):
+    assert main(["plan", "tiny", "--train.base", tiny.schnell(), "--frame", "32", "32"]) == 0
+    out = capsys.readouterr().out
+    assert "memory of a device" in out and "time" in out
+    assert main(["plan", "tiny", "--train.base", "someone/unknown"]) == 2
