@@ -81,9 +81,9 @@ class FluxBackbone:
         return cls(pipeline, dict(pipeline.vae.config))
 
     @property
-    def transformer(self) -> nn.Module:
-        """The stock `FluxTransformer2DModel`."""
-        return self._transformer
+    def transformer(self) -> FluxTransformer2DModel:
+        """The network that is trained."""
+        return _present(self.pipeline.transformer, "transformer")
 
     @property
     def latent_channels(self) -> int:
@@ -103,12 +103,12 @@ class FluxBackbone:
     @property
     def takes_guidance(self) -> bool:
         """Whether the transformer is guidance-distilled, like FLUX.1-dev."""
-        return bool(self._transformer.config["guidance_embeds"])
+        return bool(self.transformer.config["guidance_embeds"])
 
     @property
     def is_widened(self) -> bool:
         """Whether the patch embedding takes a condition beside the noisy latents."""
-        return self._transformer.config["in_channels"] == 2 * PATCH**2 * self.latent_channels
+        return self.transformer.config["in_channels"] == 2 * PATCH**2 * self.latent_channels
 
     @property
     def resolution_shift(self) -> ResolutionShift:
@@ -166,7 +166,7 @@ class FluxBackbone:
 
         Positions run over the rows and columns of the whole canvas, as in the stock pipelines.
         """
-        transformer, dtype = self._transformer, self._transformer.dtype
+        transformer, dtype = self.transformer, self.transformer.dtype
         tokens = pack(latents)
         if self.is_widened:
             tokens = torch.cat([tokens, torch.zeros_like(tokens) if condition is None else pack(condition)], dim=-1)
@@ -199,7 +199,7 @@ class FluxBackbone:
         """
         if self.is_widened:
             return
-        transformer = self._transformer
+        transformer = self.transformer
         old = transformer.x_embedder
         new = nn.Linear(2 * old.in_features, old.out_features, device=old.weight.device, dtype=old.weight.dtype)
         with torch.no_grad():
@@ -208,10 +208,6 @@ class FluxBackbone:
         new.requires_grad_(old.weight.requires_grad)
         transformer.x_embedder = new
         transformer.register_to_config(in_channels=new.in_features, out_channels=transformer.out_channels)
-
-    @property
-    def _transformer(self) -> FluxTransformer2DModel:
-        return _present(self.pipeline.transformer, "transformer")
 
     @property
     def _vae(self) -> Any:

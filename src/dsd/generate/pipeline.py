@@ -12,9 +12,8 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from diffusers.pipelines.flux.pipeline_output import FluxPipelineOutput
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
-from einops import repeat
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from dsd import flow
@@ -29,6 +28,7 @@ from dsd.backbones.adapter import (
 )
 from dsd.backbones.flux import FluxBackbone, pack
 from dsd.backbones.protocol import Text, check_size
+from dsd.backbones.registry import family_of
 from dsd.errors import UserError
 from dsd.frames import Canvas
 from dsd.images import ImageSource, load_image, to_pil, to_tensor
@@ -67,7 +67,7 @@ class FluxTwoFramePipeline(FluxPipeline):
     adapter: AdapterMetadata | None = None
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls, base: str, adapter: str | Path | None = None, *, fuse: bool = True, **kwargs: Any
     ) -> FluxTwoFramePipeline:
         """Loads a FLUX model and the adapter that made it a two-frame model.
@@ -84,10 +84,13 @@ class FluxTwoFramePipeline(FluxPipeline):
             UserError: The adapter is none, or for another family or shape.
         """
         kwargs.setdefault("use_safetensors", True)
+        family = family_of(base)
+        if family != FluxBackbone.family:
+            raise UserError(f'"{base}" is of the family "{family}", but this pipeline takes "{FluxBackbone.family}"')
         folder = None if adapter is None else resolve(str(adapter))
         metadata = None if folder is None else load_metadata(folder)
         if folder is not None and metadata is not None:
-            require_family(metadata, FluxBackbone.family, folder)
+            require_family(metadata, family, folder)
             if is_full(folder):
                 kwargs["transformer"] = FluxTransformer2DModel.from_pretrained(
                     folder, subfolder=FULL_FOLDER, use_safetensors=True, torch_dtype=kwargs.get("torch_dtype")
@@ -123,7 +126,7 @@ class FluxTwoFramePipeline(FluxPipeline):
             prompt: One, or one a picture.
             image: One reference, or one a prompt; anything that `dsd.images.load_image` reads.
             height: Of the result in pixels; by default what the adapter was trained at, else the first reference's,
-                rounded to what fits.
+                rounded down to what fits. References of other proportions are cropped around their centre.
             width: Likewise.
             text_scale: True guidance by the text: how far to go from "image alone" towards "image and text"; 1 is off.
             image_scale: True guidance by the image: how far to go from nothing towards "image alone"; 1 is off.
@@ -142,13 +145,11 @@ class FluxTwoFramePipeline(FluxPipeline):
             UserError: A size that does not fit the autoencoder, numbers of prompts, pictures or generators that do not
                 agree, or a model that is not a two-frame model.
         """
-        backbone = self._backbone()
+        self._check(output_type)
         prompts, references = _pair_up(_listed(prompt), _listed(image))
-        if output_type not in OUTPUT_TYPES:
-            raise UserError(f'output_type is "{output_type}", but must be one of {", ".join(OUTPUT_TYPES)}')
         images = [load_image(reference) for reference in references]
         size = self._size(images[0], height, width)
-        self._set_guidance_scale(guidance_scale, backbone)
+        self._set_guidance_scale(guidance_scale)
 
         condition = self._condition(images, size)
         conditions = self._conditions(
@@ -159,7 +160,7 @@ class FluxTwoFramePipeline(FluxPipeline):
 
         result = latents if output_type == "latent" else self._finish(latents, output_type)
         self.maybe_free_model_hooks()
-        return FluxPipelineOutput(images=result)
+        return FluxPipelineOutput(images=result)  # pyright: ignore[reportArgumentType]
 
     @torch.no_grad()
     def control_latents(
@@ -178,36 +179,40 @@ class FluxTwoFramePipeline(FluxPipeline):
         images = [load_image(reference) for reference in _listed(image)]
         return pack(self._condition(images, self._size(images[0], height, width)))
 
-    def _backbone(self) -> FluxBackbone:
-        backbone = FluxBackbone.from_pipeline(self)
-        if not backbone.is_widened:
+    @property
+    def backbone(self) -> FluxBackbone:
+        """The pipeline's own networks behind the protocol that training uses."""
+        return FluxBackbone.from_pipeline(self)
+
+    def _check(self, output_type: str) -> None:
+        if not self.backbone.is_widened:
             raise UserError(
-                "this model takes no reference picture: it is a plain text-to-image model; give an adapter folder, as in "
-                'FluxTwoFramePipeline.from_pretrained(base, adapter="runs/x/adapter")'
+                "this model takes no reference picture, it is a plain text-to-image model; give an adapter folder, as "
+                'in FluxTwoFramePipeline.from_pretrained(base, adapter="runs/x/adapter")'
             )
-        return backbone
+        if output_type not in OUTPUT_TYPES:
+            raise UserError(f'output_type is "{output_type}", but must be one of {", ".join(OUTPUT_TYPES)}')
 
     def _size(self, reference: Image.Image, height: int | None, width: int | None) -> tuple[int, int]:
-        backbone = FluxBackbone.from_pipeline(self)
         if self.adapter is not None and self.adapter.frame_size is not None:
             default = self.adapter.frame_size
         else:
-            step = backbone.pixels_per_token
+            step = self.backbone.pixels_per_token
             default = (max(step, reference.height // step * step), max(step, reference.width // step * step))
         size = (default[0] if height is None else height, default[1] if width is None else width)
-        check_size(backbone, *size)
+        check_size(self.backbone, *size)
         return size
 
-    def _set_guidance_scale(self, guidance_scale: float | None, backbone: FluxBackbone) -> None:
-        if guidance_scale is not None and not backbone.takes_guidance:
+    def _set_guidance_scale(self, guidance_scale: float | None) -> None:
+        if guidance_scale is not None and not self.backbone.takes_guidance:
             logger.warning("`guidance_scale` has no effect: this model has no embedded guidance; use `text_scale`.")
         self._guidance_scale = DEFAULT_GUIDANCE if guidance_scale is None else guidance_scale
 
     def _condition(self, images: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:
         """The condition canvas [reference | black], frames encoded one by one."""
-        backbone = FluxBackbone.from_pipeline(self)
-        references = backbone.encode(to_tensor(images, size))
-        empty = backbone.encode(torch.full((1, 3, *size), -1.0))
+        fitting = [ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS) for image in images]
+        references = self.backbone.encode(to_tensor(fitting))
+        empty = self.backbone.encode(torch.full((1, 3, *size), -1.0))
         return CANVAS.condition([references], empty)
 
     def _conditions(
@@ -219,7 +224,7 @@ class FluxTwoFramePipeline(FluxPipeline):
         text_scale: float,
         image_scale: float,
     ) -> Conditions:
-        backbone = FluxBackbone.from_pipeline(self)
+        backbone = self.backbone
         trained = DEFAULT_TEXT_TOKENS if self.adapter is None else self.adapter.max_sequence_length
         encoded = backbone.encode_text([*prompts, ""], trained if max_sequence_length is None else max_sequence_length)
         text, no_text = encoded.take(slice(-1)), encoded.take([-1] * len(prompts))
@@ -249,19 +254,20 @@ class FluxTwoFramePipeline(FluxPipeline):
         text_scale: float,
         image_scale: float,
     ) -> Tensor:
-        backbone = FluxBackbone.from_pipeline(self)
+        backbone = self.backbone
 
         def stacked(latents: Tensor, sigma: Tensor) -> Tensor:
             return backbone.velocity(latents, sigma, conditions.text, conditions.condition, conditions.guidance)
 
         model = flow.guided_in_one_pass(stacked, text_scale=text_scale, image_scale=image_scale)
         shift = backbone.resolution_shift.shift(backbone.tokens_per(size[0], CANVAS.frames * size[1]))
-        with self.progress_bar(total=steps) as bar:
+        bars: Any = self.progress_bar
+        with bars(total=steps) as bar:
             return flow.euler(model, noise, flow.schedule(steps, shift), callback=lambda step, latents: bar.update())
 
     def _finish(self, latents: Tensor, output_type: OutputType) -> Any:
         (target,) = CANVAS.targets(latents)
-        pictures = FluxBackbone.from_pipeline(self).decode(target)
+        pictures = self.backbone.decode(target)
         if output_type == "pil":
             return to_pil(pictures)
         unit = (pictures.float() + 1) / 2
@@ -276,6 +282,7 @@ def _pair_up(prompts: list[str], images: list[Item]) -> tuple[list[str], list[It
     count = max(len(prompts), len(images))
     if not prompts or not images or {len(prompts), len(images)} - {1, count}:
         raise UserError(
-            f"{len(prompts)} prompts and {len(images)} reference pictures were given; give as many of both, or one of either"
+            f"{len(prompts)} prompts and {len(images)} reference pictures were given; give as many of both, or one of "
+            "either"
         )
     return prompts * (count // len(prompts)), images * (count // len(images))
