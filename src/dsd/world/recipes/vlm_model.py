@@ -128,7 +128,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenerati
         hidden_size=TOWER_WIDTH,
     )
     text = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=-(-len(tokenizer) // 128) * 128,
         hidden_size=128,
         intermediate_size=320,
         num_hidden_layers=4,

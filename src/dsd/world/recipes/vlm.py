@@ -1,0 +1,286 @@
+"""tiny-vlm: first its tower learns to see, then it learns to describe and to write grid prompts, then to judge pairs.
+
+Judging is learnt on the model's *own* descriptions: a first pass without gradients reads the true words and says the
+next one each time; these own words, right or wrong, become the input of the second pass, whose labels stay true. So
+the verdict learns how far to trust the words, with the pictures in view.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration
+
+from dsd.train import checkpoint
+from dsd.train.loop import learning_rate_factor, step_generator
+from dsd.train.optim import MuonAndAdamW
+from dsd.world.captions import panel_captions
+from dsd.world.details import detail_phrases, measures
+from dsd.world.draw import draw_panels
+from dsd.world.individuals import (
+    ACCESSORIES,
+    KINDS,
+    MOODS,
+    PATTERNS,
+    PLACES,
+    POSITIONS,
+    Individuals,
+    Scenes,
+    sample_individuals,
+    sample_scenes,
+)
+from dsd.world.recipes.vlm_captions import PANELS, inspiration
+from dsd.world.recipes.vlm_data import (
+    FAMILY,
+    IGNORED,
+    OTHER_PAIRS,
+    SAME_PAIRS,
+    Conversations,
+    Writer,
+    description,
+    direct_verdicts,
+    equal_word_pairs,
+    families,
+    softened,
+    verdicts,
+)
+from dsd.world.recipes.vlm_model import TOWER_WIDTH, new_model, new_processor
+
+Job = Literal["grid", "describe", "judge", "judge_direct"]
+BATCH = 16  # panels a step
+_GRID_PROMPTS = 24  # a step
+_DRAWN_AT_ONCE = 16  # steps
+_SEEING_UNTIL, _DESCRIBING_UNTIL = 0.36, 0.48  # shares of the run
+_HELD_PAIRS = 256
+_CATEGORIES = (len(KINDS), len(PATTERNS), len(ACCESSORIES), len(PLACES), len(POSITIONS), len(MOODS))
+
+
+def messages(job: Job, caption: str = "") -> list[dict]:
+    """The conversation of a job, pictures as placeholders."""
+    text = {"grid": f"grid prompt: {caption}", "judge_direct": "judge directly"}.get(job, job)
+    images = {"grid": 0, "describe": 1}.get(job, 2)
+    parts = [{"type": "image"}] * images + [{"type": "text", "text": text}]
+    return [{"role": "user", "content": parts}]
+
+
+class Sight(nn.Module):
+    """What the tower is taught to see, read off the mean of its tokens; used in training only."""
+
+    def __init__(self, measured: int) -> None:
+        super().__init__()
+        self.measured = measured
+        self.read = nn.Linear(TOWER_WIDTH, measured + sum(_CATEGORIES))
+
+    def forward(self, tokens: Float[Tensor, "n t d"], individuals: Individuals, scenes: Scenes) -> Tensor:
+        """Squared errors of the visible measures plus cross-entropies of the categories."""
+        out = self.read(F.layer_norm(tokens.mean(1), (tokens.shape[2],)))
+        values, weights = measures(individuals)
+        errors = (out[:, : self.measured] - values).square() * weights
+        loss = (errors.sum(0) / weights.sum(0).clamp(min=1)).sum()
+        who, at = individuals, scenes
+        truth = (who.kind, who.pattern, who.accessory, at.place, at.position, at.mood)
+        logits = out[:, self.measured :].split(_CATEGORIES, 1)
+        return loss + torch.stack([F.cross_entropy(z, y) for z, y in zip(logits, truth)]).sum()
+
+
+class VlmTask:
+    """The three stages on one clock, the share of the run that is done."""
+
+    def __init__(self, run: Path, steps: int, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.run, self.steps, self.seed = run, steps, seed
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.processor = new_processor()
+        self.writer = Writer(self.processor)
+        self.model: LlavaForConditionalGeneration = new_model(self.processor.tokenizer).to(self.device)
+        measured = measures(sample_individuals("validation", torch.arange(1)))[0].shape[1]
+        self.sight = Sight(measured).to(self.device)
+        self.optimizer = MuonAndAdamW(
+            {"model": self.model, "sight": self.sight},
+            adamw_names=("embed_tokens", "embeddings.", "focal_layers", "sight."),
+        )
+        self.block = -1
+        self.panels: tuple[Individuals, Scenes, Tensor] | None = None
+
+    def _panels(self, step: int) -> tuple[Individuals, Scenes, Tensor]:
+        """This step's families; many steps' panels are drawn together."""
+        block, place = divmod(step, _DRAWN_AT_ONCE)
+        if block != self.block or self.panels is None:
+            count = BATCH // FAMILY * _DRAWN_AT_ONCE
+            index = torch.arange(block * count, (block + 1) * count, device=self.device)
+            individuals, scenes = families("training", index)
+            self.panels, self.block = (individuals, scenes, draw_panels(individuals, scenes)), block
+        rows = torch.arange(place * BATCH, (place + 1) * BATCH, device=self.device)
+        individuals, scenes, images = self.panels
+        return individuals.take(rows), scenes.take(rows), images[rows]
+
+    def _tower(self, images: Tensor) -> Tensor:
+        return self.model.model.vision_tower(images, output_hidden_states=True).hidden_states[-1]
+
+    def _hidden(self, talk: Conversations, ids: Tensor, features: Tensor | None) -> Tensor:
+        """The decoder's last states at the places that have a label."""
+        inner = self.model.model
+        embedded = inner.language_model.get_input_embeddings()(ids)
+        if features is not None:
+            placeholders = (ids == self.model.config.image_token_id)[..., None]
+            embedded = embedded.masked_scatter(placeholders, features[talk.images.to(self.device)])
+        hidden = inner.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        return hidden[(talk.labels != IGNORED).to(self.device)]
+
+    def _losses(self, talk: Conversations, features: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of each reply token and the tokens."""
+        labels = talk.labels[talk.labels != IGNORED].to(self.device)
+        hidden = self._hidden(talk, talk.ids.to(self.device), features)
+        return F.cross_entropy(self.model.lm_head(hidden), labels, reduction="none"), labels
+
+    @torch.no_grad()
+    def _in_own_words(self, talk: Conversations, features: Tensor) -> Conversations:
+        """The same rows with the words of the replies as the model would say them; scaffolding stays."""
+        hidden = self._hidden(talk, talk.ids.to(self.device), features.detach())
+        said = self.model.lm_head(hidden).argmax(1).cpu()
+        true = talk.labels[talk.labels != IGNORED]
+        fixed = torch.isin(true, self.writer.scaffolding_ids) | torch.isin(said, self.writer.scaffolding_ids)
+        own = talk.labels.clone()
+        own[talk.labels != IGNORED] = torch.where(fixed, true, said)
+        ids = talk.ids.clone()
+        ids[:, 1:] = torch.where(own[:, :-1] != IGNORED, own[:, :-1], ids[:, 1:])
+        return Conversations(ids=ids, labels=talk.labels, images=talk.images)
+
+    def _describe(self, individuals: Individuals, scenes: Scenes, features: Tensor) -> dict[str, Tensor]:
+        rows = torch.arange(0, BATCH)
+        prompts = [self.writer.prompt(messages("describe"))] * len(rows)
+        talk = self.writer.write(prompts, description(individuals, scenes), rows[:, None])
+        return {"describe": self._losses(talk, features)[0].mean()}
+
+    def _grid(self, step: int) -> dict[str, Tensor]:
+        rng = Random(self.seed * 1_000_003 + step)
+        examples = [inspiration(rng) for _ in range(_GRID_PROMPTS)]
+        prompts = [self.writer.prompt(messages("grid", e.caption)) for e in examples]
+        replies = [json.dumps({"subject": e.subject, "scenes": e.scenes}) for e in examples]
+        talk = self.writer.write(prompts, replies, torch.empty(len(replies), 0, dtype=torch.long))
+        return {"grid": self._losses(talk, None)[0].mean()}
+
+    def _judge(self, individuals: Individuals, features: Tensor) -> dict[str, Tensor]:
+        starts = torch.arange(0, BATCH, FAMILY)[:, None, None]
+        pairs = (starts + torch.tensor((*SAME_PAIRS, *OTHER_PAIRS))).flatten(0, 1)
+        same = [i % FAMILY < len(SAME_PAIRS) for i in range(len(pairs))]
+        first, second = (individuals.take(pairs[:, k]) for k in (0, 1))
+        prompts = [self.writer.prompt(messages("judge"))] * len(pairs)
+        talk = self.writer.write(prompts, verdicts(first, second, same), pairs)
+        losses, labels = self._losses(self._in_own_words(talk, features), features)
+        decisions = torch.isin(labels, self.writer.verdict_ids.to(self.device))
+        prompts = [self.writer.prompt(messages("judge_direct"))] * len(pairs)
+        direct, _ = self._losses(self.writer.write(prompts, direct_verdicts(same), pairs.flip(1)), features)
+        decision, end = direct.view(-1, 2).mean(0)
+        reasons = losses[~decisions].mean() + 0.1 * end
+        return {"reasons": reasons, "verdict": losses[decisions].mean(), "direct": decision}
+
+    def train_step(self, step: int) -> dict[str, float | Tensor]:
+        """One step of the stage that the step belongs to; every eighth step writes grid prompts."""
+        share = step / self.steps
+        if step % 8 == 7:
+            losses = self._grid(step)
+        else:
+            individuals, scenes, images = self._panels(step)
+            tokens = self._tower(softened(images, step_generator(self.seed, step)))
+            losses = {"sight": self.sight(tokens, individuals, scenes)}
+            if share >= _SEEING_UNTIL:
+                losses["sight"] = losses["sight"] * 0.1
+                features = self.model.model.multi_modal_projector(tokens)
+                if share < _DESCRIBING_UNTIL or step % 8 == 3:
+                    losses |= self._describe(individuals, scenes, features)
+                else:
+                    losses |= self._judge(individuals, features)
+        factor = learning_rate_factor(step, self.steps, decay_from=0.5)
+        self.optimizer.step(torch.stack(list(losses.values())).sum(), factor)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights of the model and of what it is taught to see, and the optimizer's state."""
+        model = {k: v for k, v in checkpoint.module_tensors(self.model, "model").items() if "lm_head" not in k}
+        return model | checkpoint.module_tensors(self.sight, "sight") | self.optimizer.tensors()
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Puts back a checkpoint."""
+        tied = {"model.lm_head.weight": tensors["model.model.language_model.embed_tokens.weight"]}
+        checkpoint.restore_module(self.model, tensors | tied, "model")
+        checkpoint.restore_module(self.sight, tensors, "sight")
+        self.optimizer.restore(tensors)
+
+    @torch.no_grad()
+    def say(self, prompts: list[str], images: Tensor | None = None, temperature: float | None = None) -> list[str]:
+        """Replies to rendered prompts, greedy or sampled; ``images`` in the order of the placeholders."""
+        inputs = self.processor.tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
+        inputs = {k: inputs[k].to(self.device) for k in ("input_ids", "attention_mask")}
+        if images is not None:
+            inputs["pixel_values"] = images
+        sampling = {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature}
+        self.model.eval()
+        said = self.model.generate(**inputs, **sampling, max_new_tokens=96)[:, inputs["input_ids"].shape[1] :]
+        self.model.train()
+        return self.processor.tokenizer.batch_decode(said, skip_special_tokens=True)
+
+    def _judged(self, job: Job, first: Tensor, second: Tensor) -> list[bool | None]:
+        """Verdicts on pairs; None for a reply that does not parse."""
+        prompt = self.writer.prompt(messages(job))
+        verdict: list[bool | None] = []
+        for a, b in zip(first.split(64), second.split(64)):
+            for reply in self.say([prompt] * len(a), torch.stack([a, b], 1).flatten(0, 1)):
+                verdict.append(_parsed(reply).get("same"))
+        return verdict
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Held-out accuracy of verdicts and details, and the share of grid prompts that follow their caption."""
+        if step < _DESCRIBING_UNTIL * self.steps:
+            return {}
+        state = torch.get_rng_state()
+        torch.manual_seed(0)
+        pairs = equal_word_pairs("validation", torch.arange(_HELD_PAIRS, device=self.device))
+        figures = {}
+        for name, job in (("chain_of_thought", "judge"), ("direct", "judge_direct")):
+            verdicts_ = self._judged(job, pairs.first, pairs.second)
+            figures[name] = sum(v == s for v, s in zip(verdicts_, pairs.same)) / _HELD_PAIRS
+        index = torch.arange(64, device=self.device)
+        who, at = sample_individuals("validation", index), sample_scenes("validation", index)
+        told = [_parsed(r) for r in self.say([self.writer.prompt(messages("describe"))] * 64, draw_panels(who, at))]
+        for key, truth in (("details", detail_phrases(who)), ("caption", panel_captions(who, at))):
+            figures[key] = sum(_share(t.get(key, ""), true) for t, true in zip(told, truth)) / 64
+        examples = [inspiration(Random(-1 - i)) for i in range(48)]
+        prompts = [self.writer.prompt(messages("grid", e.caption)) for e in examples]
+        grids = [_parsed(r) for r in self.say(prompts, temperature=1.0)]
+        figures["valid_grid_prompts"] = sum(len(set(g.get("scenes", ()))) == PANELS for g in grids) / len(grids)
+        torch.set_rng_state(state)
+        return figures
+
+    def export(self, folder: Path, card: str) -> None:
+        """Writes the standard folder: model in float16, processor, chat template."""
+        self.model.half().save_pretrained(folder)
+        self.model.float()
+        self.processor.save_pretrained(folder)
+        (folder / "README.md").write_text(card)
+
+
+def _parsed(reply: str) -> dict:
+    """The reply's object; empty when it is none."""
+    try:
+        return json.loads(reply)
+    except json.JSONDecodeError:
+        return {}
+
+
+def _share(said: str, true: str) -> float:
+    """How many of the true words are said in their place."""
+    words = true.split()
+    return sum(a == b for a, b in zip(said.split(), words)) / len(words)
+
+
+def build(run: Path, *, steps: int) -> VlmTask:
+    """The task for a run of ``steps`` steps."""
+    return VlmTask(run, steps)

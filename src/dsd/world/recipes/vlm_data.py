@@ -1,0 +1,229 @@
+"""What tiny-vlm learns from: drawn pairs with their true words, and conversations as token rows.
+
+Pairs come in families of four panels, so that the tower sees each panel once for several pairs: two panels of one
+individual and two of another one whom, mostly, no caption tells apart from the first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import LlavaProcessor
+
+from dsd.world.captions import panel_captions, subject_phrases
+from dsd.world.details import detail_phrases
+from dsd.world.draw import draw_panels
+from dsd.world.individuals import (
+    ACCESSORIES,
+    COLORS,
+    KINDS,
+    PATTERNS,
+    Individuals,
+    Scenes,
+    Split,
+    color_word,
+    drifted,
+    sample_individuals,
+    sample_scenes,
+    strangers,
+    uniforms,
+)
+from dsd.world.recipes.vlm_model import PICTURE, SCAFFOLDING
+
+FAMILY = 4
+SAME_PAIRS, OTHER_PAIRS = ((0, 1), (3, 2)), ((0, 2), (3, 1))
+_OTHER_STREAM, _TOLERANCE_STREAM = 21, 22
+_STRANGER_SHARE, _DRIFTED_SHARE, _ONE_WORD_SHARE = 0.45, 0.35, 0.12
+_TOLERANCE = 0.06
+IGNORED = -100
+
+
+def _blend(choices: Sequence[tuple[Bool[Tensor, "n"], Individuals]], otherwise: Individuals) -> Individuals:
+    names = [f.name for f in dataclasses.fields(Individuals)]
+    values = {name: getattr(otherwise, name) for name in names}
+    for mask, individuals in choices:
+        values = {name: torch.where(mask, getattr(individuals, name), value) for name, value in values.items()}
+    return Individuals(**values)
+
+
+def _one_word_changed(who: Individuals, u: Float[Tensor, "n 4"]) -> Individuals:
+    """The same individuals but for the colour, the pattern or (characters) the accessory."""
+    turn = (1 + (u[:, 1] * (len(COLORS) - 1)).long()) / len(COLORS)
+    pattern = (who.pattern + 1 + (u[:, 1] * (len(PATTERNS) - 1)).long()) % len(PATTERNS)
+    accessory = (who.accessory + 1 + (u[:, 1] * (len(ACCESSORIES) - 1)).long()) % len(ACCESSORIES)
+    what = torch.where(who.is_object, (u[:, 0] * 2).long(), (u[:, 0] * 3).long())
+    return dataclasses.replace(
+        who,
+        hue=torch.where(what == 0, (who.hue + turn) % 1, who.hue),
+        pattern=torch.where(what == 1, pattern, who.pattern),
+        accessory=torch.where(what == 2, accessory, who.accessory),
+    )
+
+
+def within_tolerance(who: Individuals, u: Float[Tensor, "n 10"]) -> Individuals:
+    """The same individuals as an imperfect hand draws them again: every measure moved by a few per cent of its range."""
+    shift = _TOLERANCE * (2 * u - 1)
+    hue = (who.hue + 0.4 * shift[:, 0]) % 1
+    return dataclasses.replace(
+        who,
+        hue=torch.where(color_word(hue) == who.color, hue, who.hue),
+        second_hue=(who.second_hue + 0.4 * shift[:, 1]) % 1,
+        eye_hue=(who.eye_hue + 0.4 * shift[:, 2]) % 1,
+        accessory_hue=(who.accessory_hue + 0.4 * shift[:, 3]) % 1,
+        width=who.width + 0.3 * shift[:, 4],
+        ears=who.ears + 0.6 * shift[:, 5],
+        eye_size=who.eye_size + 0.45 * shift[:, 6],
+        frequency=who.frequency + 2.5 * shift[:, 7],
+        second_saturation=who.second_saturation + 0.55 * shift[:, 8],
+        second_value=(who.second_value + 0.4 * shift[:, 9]).clamp(max=1),
+    )
+
+
+def families(split: Split, index: Int[Tensor, "n"]) -> tuple[Individuals, Scenes]:
+    """The panels of families number ``index``: rows ``0, 1`` of each four show one individual, ``2, 3`` another one.
+
+    In half of the families the second panel of an individual is drawn `within_tolerance`. The other one is a
+    stranger with the same words, a drifted copy, a copy with one word changed, or anybody.
+
+    Returns:
+        Individuals and scenes of ``4 n`` panels.
+    """
+    number = {"training": 1, "validation": 2, "evaluation": 3}[split]
+    u = uniforms(number, _OTHER_STREAM, index, 5)
+    one = sample_individuals(split, index)
+    bounds = (_STRANGER_SHARE, _STRANGER_SHARE + _DRIFTED_SHARE, _STRANGER_SHARE + _DRIFTED_SHARE + _ONE_WORD_SHARE)
+    kinds = torch.bucketize(u[:, 0].contiguous(), torch.tensor(bounds, device=u.device))
+    choices = (strangers(one, split, index), drifted(one, split, index), _one_word_changed(one, u[:, 1:]))
+    other = _blend([(kinds == i, c) for i, c in enumerate(choices)], sample_individuals(split, index + (1 << 40)))
+    both = Individuals(
+        **{
+            f.name: torch.stack([getattr(one, f.name), getattr(other, f.name)], 1).repeat_interleave(2, 1).flatten()
+            for f in dataclasses.fields(Individuals)
+        }
+    )
+    panels = (index[:, None] * FAMILY + torch.arange(FAMILY, device=index.device)).flatten()
+    moved = (panels % 2 == 1) & (u[:, 4].repeat_interleave(FAMILY) < 0.5)
+    shaken = within_tolerance(both, uniforms(number, _TOLERANCE_STREAM, panels, 10))
+    return _blend([(moved, shaken)], both), sample_scenes(split, panels)
+
+
+def softened(images: Float[Tensor, "n 3 h w"], generator: torch.Generator) -> Float[Tensor, "n 3 h w"]:
+    """Pictures as a diffusion model's decoder leaves them: half of them a little blurred, noisy or off in tone."""
+    n = len(images)
+    u = torch.rand(n, 3, generator=generator).to(images.device)
+    small = F.interpolate(images, scale_factor=0.5 + 0.4 * float(torch.rand((), generator=generator)), mode="area")
+    blurred = F.interpolate(small, size=images.shape[2:], mode="bilinear")
+    amount = (u[:, 0] * 2 - 1).clamp(min=0).view(-1, 1, 1, 1)
+    noise = torch.randn(images.shape, generator=generator).to(images.device)
+    strength = (0.16 * u[:, 1] - 0.08).clamp(min=0).view(-1, 1, 1, 1)
+    tone = (0.08 * (u[:, 2] - 0.5)).view(-1, 1, 1, 1)
+    return (torch.lerp(images, blurred, amount) + strength * noise + tone).clamp(-1, 1)
+
+
+def description(individuals: Individuals, scenes: Scenes) -> list[str]:
+    """The true reply to "describe" for each panel."""
+    columns = zip(subject_phrases(individuals), detail_phrases(individuals), panel_captions(individuals, scenes))
+    return [json.dumps({"subject": s, "details": d, "caption": c}) for s, d, c in columns]
+
+
+def _common_subject(first: Individuals, second: Individuals) -> list[str]:
+    """All the words of both when they are the same, else the kind, else ``nothing``."""
+    rows = zip(subject_phrases(first), subject_phrases(second), first.kind.tolist(), second.kind.tolist())
+    return [a if a == b else KINDS[k] if k == other else "nothing" for a, b, k, other in rows]
+
+
+def verdicts(first: Individuals, second: Individuals, same: list[bool]) -> list[str]:
+    """The true reply to "judge" for each pair, details before the decision."""
+    columns = zip(_common_subject(first, second), detail_phrases(first), detail_phrases(second), same)
+    return [
+        json.dumps({"common_subject": c, "first_details": a, "second_details": b, "same": s}) for c, a, b, s in columns
+    ]
+
+
+def direct_verdicts(same: list[bool]) -> list[str]:
+    """The true reply to "judge directly" for each pair."""
+    return [json.dumps({"same": s}) for s in same]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversations:
+    """Token rows, padded on the right.
+
+    Attributes:
+        ids: ``(n, length)``.
+        labels: ``(n, length)``, the id to predict *from* each place, `IGNORED` outside the reply.
+        images: ``(n, k)`` numbers of the panels that the placeholders stand for.
+    """
+
+    ids: Int[Tensor, "n length"]
+    labels: Int[Tensor, "n length"]
+    images: Int[Tensor, "n k"]
+
+
+class Writer:
+    """Renders conversations to `Conversations` with a processor's own chat template."""
+
+    def __init__(self, processor: LlavaProcessor) -> None:
+        self.processor, self.tokenizer = processor, processor.tokenizer
+        self.verdict_ids = self._ids([s for s in SCAFFOLDING if '"same": ' in s])
+        self.scaffolding_ids = self._ids([*SCAFFOLDING, self.tokenizer.eos_token])
+        self._placeholders = processor.image_token * ((64 // processor.patch_size) ** 2)
+
+    def _ids(self, tokens: Sequence[str]) -> Tensor:
+        return torch.tensor([self.tokenizer.convert_tokens_to_ids(t) for t in tokens])
+
+    def prompt(self, messages: list[dict]) -> str:
+        """The text that the model continues, placeholders already expanded."""
+        text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return text.replace(PICTURE + self.processor.image_token, PICTURE + self._placeholders)
+
+    def write(self, prompts: Sequence[str], replies: Sequence[str], images: Tensor) -> Conversations:
+        """Rows of prompt, reply and end."""
+        questions = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+        answers = self.tokenizer([r + self.tokenizer.eos_token for r in replies], add_special_tokens=False)["input_ids"]
+        length = max(len(q) + len(a) for q, a in zip(questions, answers)) - 1
+        ids = torch.full((len(questions), length + 1), self.tokenizer.pad_token_id)
+        labels = torch.full((len(questions), length), IGNORED)
+        for row, (question, answer) in enumerate(zip(questions, answers)):
+            ids[row, : len(question) + len(answer)] = torch.tensor(question + answer)
+            labels[row, len(question) - 1 : len(question) + len(answer) - 1] = torch.tensor(answer)
+        return Conversations(ids=ids[:, :length], labels=labels, images=images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Drawn pairs to test a judge on.
+
+    Attributes:
+        first, second: images in [-1, 1].
+        same: whether both show one individual.
+    """
+
+    first: Float[Tensor, "n 3 h w"]
+    second: Float[Tensor, "n 3 h w"]
+    same: list[bool]
+
+
+def equal_word_pairs(split: Split, index: Int[Tensor, "n"], other: str = "stranger") -> Pairs:
+    """Pairs whose captions name the same subject: even numbers the same individual twice, odd ones two.
+
+    Args:
+        split: whose individuals.
+        index: numbers of the pairs.
+        other: whom odd pairs show second: a ``stranger`` or a ``drifted`` copy (see `dsd.world.individuals`).
+    """
+    one = sample_individuals(split, index)
+    two = (strangers if other == "stranger" else drifted)(one, split, index)
+    same = index % 2 == 0
+    second = _blend([(same, one)], two)
+    scenes = [sample_scenes(split, 2 * index + k) for k in (0, 1)]
+    return Pairs(
+        first=draw_panels(one, scenes[0]), second=draw_panels(second, scenes[1]), same=[bool(s) for s in same.tolist()]
+    )
