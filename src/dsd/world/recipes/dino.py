@@ -1,4 +1,4 @@
-"""tiny-dino: who is in the picture, whatever the scene. A stock `ResNetModel` whose pooled features tell individuals apart.
+"""tiny-dino: who is in the picture, whatever the scene. A stock `ResNetModel` with pooled features of individuals.
 
 Contrastive on drawn panels (InfoNCE, van den Oord et al. 2018): two panels of an individual in two scenes attract, all
 others repel, and every batch holds strangers of the same caption and drifted copies, so no caption word can tell them
@@ -125,9 +125,9 @@ def build(run: Path, *, steps: int) -> DinoTask:
     return DinoTask(steps)
 
 
-def image_processor() -> ViTImageProcessorPil:
-    """Resizes to a panel and scales to [-1, 1]."""
-    size = {"height": PANEL_SIZE, "width": PANEL_SIZE}
+def image_processor(side: int = PANEL_SIZE) -> ViTImageProcessorPil:
+    """Resizes to so many pixels a side and scales to [-1, 1]."""
+    size = {"height": side, "width": side}
     return ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
 
 

@@ -1,0 +1,1 @@
+"""Methods of customised generation behind one protocol: ours, and what it is compared with."""

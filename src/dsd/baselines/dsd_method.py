@@ -1,0 +1,95 @@
+"""This project's own method: the two-frame student."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from dsd.baselines.protocol import Request
+from dsd.generate.pipeline import FluxTwoFramePipeline
+from dsd.models import resolve, revision_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How pictures are drawn.
+
+    Attributes:
+        steps: denoising steps.
+        text_scale: true guidance by the text; 1 is off.
+        image_scale: true guidance by the image; 1 is off.
+        guidance_scale: embedded guidance of guidance-distilled models; None for their default.
+        batch: pictures drawn together.
+    """
+
+    steps: int = 16
+    text_scale: float = 1.5
+    image_scale: float = 1.0
+    guidance_scale: float | None = None
+    batch: int = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoFrameStudent:
+    """Draws with `FluxTwoFramePipeline`; nothing is fitted to a subject.
+
+    Attributes:
+        pipeline: with its adapter.
+        drawing: how.
+        fingerprint: see `SubjectMethod`.
+        name: the row's name.
+        subjects_at_once: see `SubjectMethod`.
+    """
+
+    pipeline: FluxTwoFramePipeline
+    drawing: Drawing = field(default_factory=Drawing)
+    fingerprint: str
+    name: str = "student"
+    subjects_at_once: int = 16
+
+    @classmethod
+    def load(
+        cls,
+        base: str,
+        adapter: str | Path,
+        drawing: Drawing | None = None,
+        *,
+        name: str = "student",
+        device: str = "cpu",
+    ) -> TwoFrameStudent:
+        """Loads a base model and an adapter folder (or `embedded:NAME` of either)."""
+        drawing = Drawing() if drawing is None else drawing
+        pipeline = FluxTwoFramePipeline.from_pretrained(base, adapter=adapter).to(device)
+        pipeline.set_progress_bar_config(disable=True)
+        revision = revision_of(resolve(str(adapter)))
+        return cls(pipeline=pipeline, drawing=drawing, fingerprint=f"{revision}-{_settings(drawing)}", name=name)
+
+    def prepare(self, requests: Sequence[Request]) -> None:
+        """Needs nothing: zero-shot."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Image.Image]:
+        """One picture a request; a picture depends on its own seed alone."""
+        pictures: list[Image.Image] = []
+        for start in range(0, len(requests), self.drawing.batch):
+            batch = requests[start : start + self.drawing.batch]
+            pictures += self.pipeline(
+                [request.prompt for request in batch],
+                image=[request.reference for request in batch],
+                text_scale=self.drawing.text_scale,
+                image_scale=self.drawing.image_scale,
+                num_inference_steps=self.drawing.steps,
+                guidance_scale=self.drawing.guidance_scale,
+                generator=[torch.Generator().manual_seed(request.seed) for request in batch],
+            ).images
+        return pictures
+
+
+def _settings(drawing: Drawing) -> str:
+    """The settings that change pictures; the batch size does not."""
+    values = dataclasses.asdict(drawing)
+    return "-".join(f"{values[name]}" for name in ("steps", "text_scale", "image_scale", "guidance_scale"))

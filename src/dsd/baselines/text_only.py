@@ -1,0 +1,86 @@
+"""The plain text-to-image model: it follows the words and knows nothing of the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FluxPipeline
+from PIL import Image
+
+from dsd.baselines.protocol import Request
+from dsd.models import resolve, revision_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOnlyDrawing:
+    """How the text-to-image model draws.
+
+    Attributes:
+        size: (height, width) in pixels.
+        max_sequence_length: text tokens a prompt is padded to.
+        steps: denoising steps.
+        true_guidance: ``true_cfg_scale``; 1 is off.
+        guidance_scale: embedded guidance of guidance-distilled models.
+        batch: pictures drawn together.
+    """
+
+    size: tuple[int, int] = (64, 64)
+    max_sequence_length: int = 16
+    steps: int = 16
+    true_guidance: float = 2.5
+    guidance_scale: float = 3.5
+    batch: int = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOnly:
+    """Draws prompts with a stock `FluxPipeline`.
+
+    Attributes:
+        pipeline: the text-to-image model.
+        drawing: how.
+        fingerprint: see `SubjectMethod`.
+        name: the row's name.
+        subjects_at_once: see `SubjectMethod`.
+    """
+
+    pipeline: Any
+    drawing: TextOnlyDrawing
+    fingerprint: str
+    name: str = "teacher"
+    subjects_at_once: int = 16
+
+    @classmethod
+    def load(cls, base: str, drawing: TextOnlyDrawing, *, name: str = "teacher", device: str = "cpu") -> TextOnly:
+        """Loads a FLUX folder, hub id or `embedded:NAME`."""
+        folder = resolve(base)
+        pipeline = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True).to(device)
+        pipeline.set_progress_bar_config(disable=True)
+        settings = f"{drawing.steps}-{drawing.true_guidance}-{drawing.guidance_scale}"
+        revision = revision_of(folder) if Path(folder).exists() else base
+        return cls(pipeline=pipeline, drawing=drawing, fingerprint=f"{revision}-{settings}", name=name)
+
+    def prepare(self, requests: Sequence[Request]) -> None:
+        """Needs nothing: zero-shot."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Image.Image]:
+        """One picture a request; a picture depends on its own seed alone."""
+        drawing, pictures = self.drawing, []
+        for start in range(0, len(requests), drawing.batch):
+            batch = requests[start : start + drawing.batch]
+            pictures += self.pipeline(
+                [request.prompt for request in batch],
+                negative_prompt=[""] * len(batch) if drawing.true_guidance != 1 else None,
+                true_cfg_scale=drawing.true_guidance,
+                guidance_scale=drawing.guidance_scale,
+                height=drawing.size[0],
+                width=drawing.size[1],
+                num_inference_steps=drawing.steps,
+                max_sequence_length=drawing.max_sequence_length,
+                generator=[torch.Generator().manual_seed(request.seed) for request in batch],
+            ).images
+        return pictures

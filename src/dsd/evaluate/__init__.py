@@ -1,0 +1,1 @@
+"""How well a method keeps the subject and follows the words: benchmark, metrics, tables, report."""

@@ -1,0 +1,202 @@
+"""tiny-clip: does the picture agree with the words. A stock `VisionTextDualEncoderModel` for evaluation only.
+
+The vision side is LeViT, whose convolutions see a mouth of a few pixels, on panels enlarged twofold; the text side is
+CLIP's. Trained with CLIP's loss (Radford et al. 2021) on drawn panels. A batch holds a few subjects, each in all combinations of two places, two positions and two moods, so every caption has
+distractors that differ from it in one word.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import product
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import (
+    CLIPTextConfig,
+    LevitConfig,
+    VisionTextDualEncoderConfig,
+    VisionTextDualEncoderModel,
+    VisionTextDualEncoderProcessor,
+)
+
+from dsd.train import checkpoint
+from dsd.train.loop import learning_rate_factor, step_generator
+from dsd.train.optim import MuonAndAdamW
+from dsd.world.benchmark import DISTRACTORS, distractor_phrases, shows_mood
+from dsd.world.captions import panel_captions, scene_phrases, subject_phrases
+from dsd.world.draw import PANEL_SIZE, draw_panels
+from dsd.world.individuals import (
+    MOODS,
+    PLACES,
+    POSITIONS,
+    Individuals,
+    Scenes,
+    Split,
+    sample_individuals,
+    sample_scenes,
+)
+from dsd.world.recipes.dino import image_processor
+from dsd.world.recipes.soften import softened
+from dsd.world.tokenizers import clip_tokenizer
+
+BATCH = 8
+"""Subjects a batch, in eight scenes each."""
+TEXT_TOKENS = 24
+_COMBINATIONS = torch.tensor(list(product(range(2), repeat=3)))
+_IMAGE_SIZE = 2 * PANEL_SIZE
+_WIDTHS, _DEPTHS, _TEXT_WIDTH = [96, 128, 160], [2, 1, 1], 96
+
+
+def new_model() -> VisionTextDualEncoderModel:
+    """The untrained pair of encoders."""
+    tokenizer = clip_tokenizer(TEXT_TOKENS)
+    vision = LevitConfig(
+        image_size=_IMAGE_SIZE,
+        hidden_sizes=_WIDTHS,
+        depths=_DEPTHS,
+        num_attention_heads=[width // 32 for width in _WIDTHS],
+        key_dim=[16] * 3,
+        hidden_size=_WIDTHS[-1],  # what VisionTextDualEncoderModel calls the pooled width
+    )
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=_TEXT_WIDTH,
+        intermediate_size=2 * _TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=TEXT_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config = VisionTextDualEncoderConfig(
+        vision_config=vision.to_dict(), text_config=text.to_dict(), projection_dim=_TEXT_WIDTH
+    )
+    return VisionTextDualEncoderModel(config)
+
+
+def combined_scenes(split: Split, subjects: Int[Tensor, "n"]) -> Scenes:
+    """Eight scenes for each subject: all combinations of two places, two positions and two moods.
+
+    Args:
+        split: whose seeds draw the scenes.
+        subjects: numbers of the subjects.
+
+    Returns:
+        ``8 n`` scenes; what words do not tell (shift, size, lean, light) is drawn anew for each.
+    """
+    numbers = (subjects[:, None] * 8 + torch.arange(8, device=subjects.device)).flatten()
+    scenes = sample_scenes(split, numbers)
+    chosen = _COMBINATIONS.to(subjects.device).repeat(len(subjects), 1)
+
+    def spread(values: Tensor, options: int, column: int) -> Tensor:
+        base, step = values[::8].repeat_interleave(8), (numbers[::8] % (options - 1) + 1).repeat_interleave(8)
+        return (base + chosen[:, column] * step) % options
+
+    return dataclasses.replace(
+        scenes,
+        place=spread(scenes.place, len(PLACES), 0),
+        position=spread(scenes.position, len(POSITIONS), 1),
+        mood=spread(scenes.mood, len(MOODS), 2),
+    )
+
+
+class ClipTask:
+    """Trains tiny-clip; see `dsd.world.training.Recipe`."""
+
+    def __init__(self, steps: int, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.steps, self.seed = steps, seed
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.tokenizer = clip_tokenizer(TEXT_TOKENS)
+        self.model = new_model().to(self.device)
+        self.optimizer = MuonAndAdamW(
+            {"model": self.model},
+            adamw_names=("text_model.embeddings", "embedding_layer_1.", "biases", "projection.weight", "logit_scale"),
+            weight_decay=0.01,
+        )
+
+    def _batch(self, split: Split, first: int, count: int) -> tuple[Individuals, Scenes]:
+        subjects = torch.arange(first, first + count, device=self.device)
+        return sample_individuals(split, subjects).repeat_interleave(8), combined_scenes(split, subjects)
+
+    def texts(self, captions: list[str]) -> Float[Tensor, "n d"]:
+        """Normalised features of captions."""
+        tokens = self.tokenizer(captions, padding=True, truncation=True, return_tensors="pt").to(self.device)
+        return F.normalize(self.model.get_text_features(**tokens).pooler_output, dim=1)  # pyright: ignore
+
+    def images(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        """Normalised features of pictures in [-1, 1]."""
+        enlarged = F.interpolate(pictures, size=_IMAGE_SIZE, mode="bilinear", antialias=True)
+        return F.normalize(self.model.get_image_features(enlarged).pooler_output, dim=1)  # pyright: ignore
+
+    def train_step(self, step: int) -> dict[str, float | Tensor]:
+        """One step on fresh panels; a caption that stands twice in the batch is no distractor of itself."""
+        self.model.train()
+        who, scenes = self._batch("training", step * BATCH, BATCH)
+        captions = panel_captions(who, scenes)
+        pictures = softened(draw_panels(who, scenes), step_generator(self.seed, step), sigma=1.0)
+        logits = self.images(pictures) @ self.texts(captions).T * self.model.logit_scale.exp().clamp(max=60)
+        logits = logits.masked_fill(_repeats(captions).to(self.device), float("-inf"))
+        labels = torch.arange(len(logits), device=self.device)
+        loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+        self.optimizer.step(loss, learning_rate_factor(step, self.steps))
+        return {"loss": loss.detach()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and optimizer state."""
+        return checkpoint.module_tensors(self.model, "model") | self.optimizer.tensors()
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Puts back a checkpoint."""
+        checkpoint.restore_module(self.model, tensors, "model")
+        self.optimizer.restore(tensors)
+
+    @torch.no_grad()
+    def evaluate(self, step: int, subjects: int = 256) -> dict[str, float]:
+        """Accuracy among eight scenes that differ in one word, on held-out subjects, crisp and blurred.
+
+        The accuracies of place, position and mood are among the distractors of that kind alone.
+        """
+        self.model.eval()
+        index = torch.arange(subjects, device=self.device)
+        who, scenes = sample_individuals("validation", index), sample_scenes("validation", index)
+        pictures = draw_panels(who, scenes)
+        blur = softened(pictures, step_generator(self.seed, 0), share=1.0, sigma=1.0)
+        subject, right = subject_phrases(who), scene_phrases(who, scenes)
+        options = [(right[i], *distractor_phrases(who, scenes, i)) for i in range(subjects)]
+        texts = self.texts([f"a {subject[i]} {scene}" for i in range(subjects) for scene in options[i]])
+        texts = texts.view(subjects, 1 + DISTRACTORS, -1)
+        figures: dict[str, float] = {}
+        for name, batch in (("accuracy", pictures), ("accuracy_blurred", blur)):
+            scores = torch.einsum("nd,nkd->nk", self.images(batch), texts)
+            figures[name] = (scores.argmax(1) == 0).float().mean().item()
+            if batch is pictures:
+                has_mood = shows_mood(who)
+                parts = {"place": (1, 4), "position": (4, 6), "mood": (6, 8)}
+                for part, (start, stop) in parts.items():
+                    ahead = scores[has_mood, :1] > scores[has_mood, start:stop]
+                    figures[f"accuracy_{part}"] = ahead.all(1).float().mean().item()
+        return figures
+
+    def export(self, folder: Path, card: str) -> None:
+        """Writes the pair (float16) with its processor, as `AutoModel` and `AutoProcessor` read them."""
+        self.model.half().save_pretrained(folder)
+        self.model.float()
+        VisionTextDualEncoderProcessor(image_processor(_IMAGE_SIZE), self.tokenizer).save_pretrained(folder)
+        (folder / "README.md").write_text(card)
+
+
+def build(run: Path, *, steps: int) -> ClipTask:
+    """The task for a run of ``steps`` steps."""
+    return ClipTask(steps)
+
+
+def _repeats(captions: list[str]) -> Bool[Tensor, "n n"]:
+    numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
+    index = torch.tensor([numbers[caption] for caption in captions])
+    return (index[:, None] == index[None, :]) & ~torch.eye(len(captions), dtype=torch.bool)
