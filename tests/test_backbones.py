@@ -132,7 +132,7 @@ def test_the_folded_condition_embedder_is_the_published_model_s() -> None:
     ours.widen()
     with torch.no_grad():
         ours.transformer.x_embedder.weight[:, 16:] = extra.weight
-        ours.transformer.x_embedder.bias += extra.bias
+        ours.transformer.x_embedder.bias.add_(extra.bias)
     folded = ours.transformer.x_embedder(torch.cat([noisy, condition], dim=-1))
     assert torch.allclose(folded, published, atol=1e-6)
 

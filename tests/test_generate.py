@@ -11,12 +11,15 @@ import pytest
 import tiny
 import torch
 from diffusers import AutoencoderKL, FluxControlPipeline
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from PIL import Image
 
 from dsd.backbones.adapter import save_adapter, save_full
 from dsd.backbones.flux import FluxBackbone, unpack
 from dsd.errors import UserError
 from dsd.frames import Canvas
+from dsd.generate import pipeline as generate
 from dsd.generate.pipeline import FluxTwoFramePipeline
 
 PROMPTS = ["a red cat at the beach", "a blue dog in the snow", "a green fox at night"]
@@ -219,9 +222,14 @@ def test_a_saved_two_frame_pipeline_needs_no_adapter(tmp_path) -> None:
     assert torch.equal(drawn, draw(text_scale=1.5))
 
 
-def test_embedded_guidance_changes_a_distilled_model_alone(caplog) -> None:
+def test_embedded_guidance_is_for_distilled_models(monkeypatch) -> None:
     assert differ(draw(tiny.dev(), guidance_scale=1.0), draw(tiny.dev(), guidance_scale=6.0))
     assert torch.equal(draw(tiny.dev()), draw(tiny.dev(), guidance_scale=3.5))
+    warnings: list[str] = []
+    monkeypatch.setattr(generate.logger, "warning", warnings.append)
+    assert torch.equal(draw(guidance_scale=6.0), draw())
+    assert len(warnings) == 1
+    assert "no effect" in warnings[0]
 
 
 def test_a_plain_model_is_refused() -> None:
@@ -240,26 +248,15 @@ def test_an_adapter_of_another_family_is_refused_before_loading(tmp_path) -> Non
 
 def _local_and_certain_autoencoder() -> AutoencoderKL:
     """One whose latents are means of their own pixels, with a posterior of no variance."""
-    torch.manual_seed(3)
     vae: Any = AutoencoderKL.from_pretrained(tiny.schnell(), subfolder="vae")
 
-    def encode(images: torch.Tensor) -> Any:
+    def encode(images: torch.Tensor) -> AutoencoderKLOutput:
         means = torch.nn.functional.avg_pool2d(images, 4)[:, [0, 1, 2, 0]]
-        vae_moments = torch.cat([means, torch.full_like(means, -30.0)], dim=1)
-        return type(_REAL_ENCODE(vae, images))(latent_dist=_Posterior(vae_moments))
+        moments = torch.cat([means, torch.full_like(means, -30.0)], dim=1)
+        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(moments))
 
     def decode(latents: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
         return (torch.nn.functional.interpolate(latents[:, :3], scale_factor=4.0),)
 
     vae.encode, vae.decode = encode, decode
     return vae
-
-
-def _REAL_ENCODE(vae: AutoencoderKL, images: torch.Tensor) -> Any:
-    return AutoencoderKL.encode(vae, images)
-
-
-def _Posterior(moments: torch.Tensor) -> Any:
-    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-
-    return DiagonalGaussianDistribution(moments)

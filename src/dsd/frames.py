@@ -67,8 +67,10 @@ class Grid:
         pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
         if pixels.shape[0] < 8 * self.rows or pixels.shape[1] < 8 * self.columns:
             raise MalformedSheet(f"a sheet of {pixels.shape[0]}x{pixels.shape[1]} pixels is too small for {self}")
-        across = _spans(pixels.swapaxes(0, 1), self.columns, "column")
-        down = _spans(pixels, self.rows, "row")
+        columns = pixels.swapaxes(0, 1)
+        across, down = _cuts(columns, self.columns, "column"), _cuts(pixels, self.rows, "row")
+        colour = _gutter_colour((columns, across), (pixels, down))
+        across, down = _spans(columns, across, colour), _spans(pixels, down, colour)
         height, width = min(b - a for a, b in down), min(b - a for a, b in across)
         panels = []
         for number in range(self.panels):
@@ -171,23 +173,20 @@ class Canvas:
         return [frame for frame, given in zip(frames, self.given, strict=True) if given]
 
 
-def _spans(lines: np.ndarray, count: int, kind: str) -> list[Span]:
-    """Where the panels lie along the first axis of ``(length, across, 3)``."""
-    length = len(lines)
-    if count == 1:
-        return [(0, length)]
-    variation = np.abs(lines - np.median(lines, axis=1, keepdims=True)).mean(axis=(1, 2))
-    uniform = variation < GUTTER_VARIATION
+def _cuts(lines: np.ndarray, count: int, kind: str) -> list[Span]:
+    """The gutters (or, without one, the empty spans) between panels along the first axis of ``(length, across, 3)``."""
+    panel = len(lines) / count
+    places = [round(k * panel) for k in range(1, count)]
+    if not places:
+        return []
+    uniform = _uniform(lines)
     change = np.abs(np.diff(lines, axis=0)).mean(axis=(1, 2))  # change[k] lies between the lines k and k + 1
-    reach = max(2, round(GUTTER_REACH * length / count))
-    places = [round(k * length / count) for k in range(1, count)]
+    reach = max(2, round(GUTTER_REACH * panel))
     gutters = [_gutter(uniform, change, lines, place, reach) for place in places]
-    cuts = [
-        gutter or _cut(change, place, round(length / count), kind)
+    return [
+        gutter or _cut(change, place, max(2, round(CUT_REACH * panel)), kind)
         for gutter, place in zip(gutters, places, strict=True)
     ]
-    begin, end = _margins(uniform, lines, [gutter for gutter in gutters if gutter], reach)
-    return [(a[1], b[0]) for a, b in zip([(0, begin), *cuts], [*cuts, (end, length)], strict=True)]
 
 
 def _gutter(uniform: np.ndarray, change: np.ndarray, lines: np.ndarray, cut: int, reach: int) -> Span | None:
@@ -203,12 +202,11 @@ def _gutter(uniform: np.ndarray, change: np.ndarray, lines: np.ndarray, cut: int
     return (first, last + 1) if has_edges else None
 
 
-def _cut(change: np.ndarray, cut: int, panel: int, kind: str) -> Span:
+def _cut(change: np.ndarray, cut: int, reach: int, kind: str) -> Span:
     """Where panels meet without a gutter: the expected place, or the strongest edge close to it."""
     needed = EDGE_RATIO * float(np.median(change))
     if change[cut - 1] > needed:
         return cut, cut
-    reach = max(2, round(CUT_REACH * panel))
     window = change[cut - 1 - reach : cut + reach]
     strongest = cut - reach + int(window.argmax())
     if window.max() <= 2 * needed:
@@ -216,17 +214,29 @@ def _cut(change: np.ndarray, cut: int, panel: int, kind: str) -> Span:
     return strongest, strongest
 
 
-def _margins(uniform: np.ndarray, lines: np.ndarray, gutters: list[Span], reach: int) -> Span:
-    """Where the panels begin and end, past a margin of the gutters' colour."""
+def _gutter_colour(*axes: tuple[np.ndarray, list[Span]]) -> np.ndarray | None:
+    for lines, cuts in axes:
+        for first, end in cuts:
+            if end > first:
+                return lines[first:end].mean(axis=(0, 1))
+    return None
+
+
+def _spans(lines: np.ndarray, cuts: list[Span], colour: np.ndarray | None) -> list[Span]:
+    """Where the panels lie between the cuts, inside a margin of the gutters' colour."""
     begin, end = 0, len(lines)
-    if not gutters:
-        return begin, end
-    gutter = gutters[0][0]
-    while begin < reach and uniform[begin] and _same_colour(lines, gutter, begin):
-        begin += 1
-    while len(lines) - end < reach and uniform[end - 1] and _same_colour(lines, gutter, end - 1):
-        end -= 1
-    return begin, end
+    if colour is not None:
+        margin = _uniform(lines) & (np.abs(lines.mean(axis=1) - colour).max(axis=1) < 2 * GUTTER_VARIATION)
+        reach = round(GUTTER_REACH * len(lines) / (len(cuts) + 1))
+        while begin < reach and margin[begin]:
+            begin += 1
+        while len(lines) - end < reach and margin[end - 1]:
+            end -= 1
+    return [(a[1], b[0]) for a, b in zip([(0, begin), *cuts], [*cuts, (end, len(lines))], strict=True)]
+
+
+def _uniform(lines: np.ndarray) -> np.ndarray:
+    return np.abs(lines - np.median(lines, axis=1, keepdims=True)).mean(axis=(1, 2)) < GUTTER_VARIATION
 
 
 def _same_colour(lines: np.ndarray, one: int, other: int) -> bool:

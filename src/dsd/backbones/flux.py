@@ -108,7 +108,7 @@ class FluxBackbone:
     @property
     def is_widened(self) -> bool:
         """Whether the patch embedding takes a condition beside the noisy latents."""
-        return self.transformer.config["in_channels"] == 2 * PATCH**2 * self.latent_channels
+        return self.transformer.x_embedder.in_features == 2 * PATCH**2 * self.latent_channels
 
     @property
     def resolution_shift(self) -> ResolutionShift:

@@ -100,6 +100,7 @@ class FluxTwoFramePipeline(FluxPipeline):
             if fuse:
                 apply_adapter(FluxBackbone.from_pipeline(pipeline), folder)
             else:
+                FluxBackbone.from_pipeline(pipeline).widen()
                 pipeline.load_lora_weights(folder, weight_name=WEIGHTS_FILE)
         pipeline.adapter = metadata
         return pipeline
