@@ -35,7 +35,7 @@ TOPS = {"mug": "handle", "lamp": "shade", "car": "cabin"}
 KNOBS = {"mug": "drink", "lamp": "knob", "car": "wheels"}
 
 
-def hue_bin(hue: Float[Tensor, "n"]) -> Int[Tensor, "n"]:
+def hue_bin(hue: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
     """The fine word of a hue in [0, 1), as an index into `HUES`; a third of it is the index of the colour word."""
     return ((hue * len(COLORS) + 0.5) * 3).long() % len(HUES)
 
@@ -84,6 +84,7 @@ def detail_phrases(individuals: Individuals) -> list[str]:
         _direction(who.angle, math.pi, len(ANGLES)),
         _direction(who.angle, math.pi / 2, len(SPOT_ANGLES)),
         _level(who.angle, 0.0, math.pi, len(ANGLES)),
+        strict=True,
     )
     phrases = []
     for kind, pattern, worn, hue, second, eye, worn_hue, width, top, eye_size, frequency, stripe, spot, half in columns:

@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
@@ -87,7 +87,7 @@ class Sight(nn.Module):
         who, at = individuals, scenes
         truth = (who.kind, who.pattern, who.accessory, at.place, at.position, at.mood)
         logits = out[:, self.measured :].split(_CATEGORIES, 1)
-        return loss + torch.stack([F.cross_entropy(z, y) for z, y in zip(logits, truth)]).sum()
+        return loss + torch.stack([F.cross_entropy(z, y) for z, y in zip(logits, truth, strict=True)]).sum()
 
 
 class VlmTask:
@@ -231,7 +231,7 @@ class VlmTask:
         """Verdicts on pairs; None for a reply that does not parse."""
         prompt = self.writer.prompt(messages(job))
         verdict: list[bool | None] = []
-        for a, b in zip(first.split(64), second.split(64)):
+        for a, b in zip(first.split(64), second.split(64), strict=True):
             for reply in self.say([prompt] * len(a), torch.stack([a, b], 1).flatten(0, 1)):
                 verdict.append(_parsed(reply).get("same"))
         return verdict
@@ -246,12 +246,12 @@ class VlmTask:
         figures = {}
         for name, job in (("chain_of_thought", "judge"), ("direct", "judge_direct")):
             verdicts_ = self._judged(job, pairs.first, pairs.second)
-            figures[name] = sum(v == s for v, s in zip(verdicts_, pairs.same)) / _HELD_PAIRS
+            figures[name] = sum(v == s for v, s in zip(verdicts_, pairs.same, strict=True)) / _HELD_PAIRS
         index = torch.arange(64, device=self.device)
         who, at = sample_individuals("validation", index), sample_scenes("validation", index)
         told = [_parsed(r) for r in self.say([self.writer.prompt(messages("describe"))] * 64, draw_panels(who, at))]
         for key, truth in (("details", detail_phrases(who)), ("caption", panel_captions(who, at))):
-            figures[key] = sum(_share(t.get(key, ""), true) for t, true in zip(told, truth)) / 64
+            figures[key] = sum(_share(t.get(key, ""), true) for t, true in zip(told, truth, strict=True)) / 64
         examples = [inspiration(Random(-1 - i)) for i in range(48)]
         prompts = [self.writer.prompt(messages("grid", e.caption)) for e in examples]
         grids = [_parsed(r) for r in self.say(prompts, temperature=1.0)]
@@ -278,7 +278,7 @@ def _parsed(reply: str) -> dict:
 def _share(said: str, true: str) -> float:
     """How many of the true words are said in their place."""
     words = true.split()
-    return sum(a == b for a, b in zip(said.split(), words)) / len(words)
+    return sum(a == b for a, b in zip(said.split(), words, strict=False)) / len(words)
 
 
 def build(run: Path, *, steps: int) -> VlmTask:

@@ -96,6 +96,6 @@ def inspiration(rng: Random) -> Inspiration:
     moods = [rng.randrange(len(MOODS)) if is_character else None for _ in range(PANELS)]
     if "mood" in mentions:
         moods[0] = MOODS.index(mentions["mood"])
-    scenes = [scene_phrase(PLACES.index(p), at, mood) for p, at, mood in zip(places, positions, moods)]
+    scenes = [scene_phrase(PLACES.index(p), at, mood) for p, at, mood in zip(places, positions, moods, strict=True)]
     caption = f"a {subject} {scenes[0]}" if clean else _noisy_caption(rng, mentions)
     return Inspiration(caption=caption, subject=subject, scenes=scenes)

@@ -45,7 +45,7 @@ _TOLERANCE = 0.06
 IGNORED = -100
 
 
-def _blend(choices: Sequence[tuple[Bool[Tensor, "n"], Individuals]], otherwise: Individuals) -> Individuals:
+def _blend(choices: Sequence[tuple[Bool[Tensor, " n"], Individuals]], otherwise: Individuals) -> Individuals:
     names = [f.name for f in dataclasses.fields(Individuals)]
     values = {name: getattr(otherwise, name) for name in names}
     for mask, individuals in choices:
@@ -68,7 +68,7 @@ def _one_word_changed(who: Individuals, u: Float[Tensor, "n 4"]) -> Individuals:
 
 
 def within_tolerance(who: Individuals, u: Float[Tensor, "n 10"]) -> Individuals:
-    """The same individuals as an imperfect hand draws them again: every measure moved by a few per cent of its range."""
+    """The same individuals as an imperfect hand draws them again: measures moved by a few per cent of their range."""
     shift = _TOLERANCE * (2 * u - 1)
     hue = (who.hue + 0.4 * shift[:, 0]) % 1
     return dataclasses.replace(
@@ -86,7 +86,7 @@ def within_tolerance(who: Individuals, u: Float[Tensor, "n 10"]) -> Individuals:
     )
 
 
-def families(split: Split, index: Int[Tensor, "n"]) -> tuple[Individuals, Scenes]:
+def families(split: Split, index: Int[Tensor, " n"]) -> tuple[Individuals, Scenes]:
     """The panels of families number ``index``: rows ``0, 1`` of each four show one individual, ``2, 3`` another one.
 
     In half of the families the second panel of an individual is drawn `within_tolerance`. The other one is a
@@ -129,19 +129,21 @@ def softened(images: Float[Tensor, "n 3 h w"], generator: torch.Generator) -> Fl
 
 def description(individuals: Individuals, scenes: Scenes) -> list[str]:
     """The true reply to "describe" for each panel."""
-    columns = zip(subject_phrases(individuals), detail_phrases(individuals), panel_captions(individuals, scenes))
+    columns = zip(
+        subject_phrases(individuals), detail_phrases(individuals), panel_captions(individuals, scenes), strict=True
+    )
     return [json.dumps({"subject": s, "details": d, "caption": c}) for s, d, c in columns]
 
 
 def _common_subject(first: Individuals, second: Individuals) -> list[str]:
     """All the words of both when they are the same, else the kind, else ``nothing``."""
-    rows = zip(subject_phrases(first), subject_phrases(second), first.kind.tolist(), second.kind.tolist())
+    rows = zip(subject_phrases(first), subject_phrases(second), first.kind.tolist(), second.kind.tolist(), strict=True)
     return [a if a == b else KINDS[k] if k == other else "nothing" for a, b, k, other in rows]
 
 
 def verdicts(first: Individuals, second: Individuals, same: list[bool]) -> list[str]:
     """The true reply to "judge" for each pair, details before the decision."""
-    columns = zip(_common_subject(first, second), detail_phrases(first), detail_phrases(second), same)
+    columns = zip(_common_subject(first, second), detail_phrases(first), detail_phrases(second), same, strict=True)
     return [
         json.dumps({"common_subject": c, "first_details": a, "second_details": b, "same": s}) for c, a, b, s in columns
     ]
@@ -188,10 +190,10 @@ class Writer:
         """Rows of prompt, reply and end."""
         questions = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
         answers = self.tokenizer([r + self.tokenizer.eos_token for r in replies], add_special_tokens=False)["input_ids"]
-        length = max(len(q) + len(a) for q, a in zip(questions, answers)) - 1
+        length = max(len(q) + len(a) for q, a in zip(questions, answers, strict=True)) - 1
         ids = torch.full((len(questions), length + 1), self.tokenizer.pad_token_id)
         labels = torch.full((len(questions), length), IGNORED)
-        for row, (question, answer) in enumerate(zip(questions, answers)):
+        for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
             ids[row, : len(question) + len(answer)] = torch.tensor(question + answer)
             labels[row, len(question) - 1 : len(question) + len(answer) - 1] = torch.tensor(answer)
         return Conversations(ids=ids[:, :length], labels=labels, images=images)
@@ -211,7 +213,7 @@ class Pairs:
     same: list[bool]
 
 
-def equal_word_pairs(split: Split, index: Int[Tensor, "n"], other: str = "stranger") -> Pairs:
+def equal_word_pairs(split: Split, index: Int[Tensor, " n"], other: str = "stranger") -> Pairs:
     """Pairs whose captions name the same subject: even numbers the same individual twice, odd ones two.
 
     Args:

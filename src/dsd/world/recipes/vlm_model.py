@@ -58,7 +58,9 @@ CHAT_TEMPLATE = (
     "{%- if message['role'] == 'assistant' -%}<|end|>{%- endif -%}{%- endfor -%}"
     "{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"
 )
-_PAIRS = "th he in er an re nd at on nt ha es st en ed to it ou ea hi is or ti as te et ng of al de se le sa si ar ve ra"
+_PAIRS = (
+    "th he in er an re nd at on nt ha es st en ed to it ou ea hi is or ti as te et ng of al de se le sa si ar ve ra"
+)
 
 
 def new_tokenizer() -> PreTrainedTokenizerFast:

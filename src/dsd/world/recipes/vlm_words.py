@@ -8,7 +8,8 @@ SYNONYMS = {
     **dict.fromkeys(("rabbits", "bunny", "bunnies", "hare", "mouse", "deer", "squirrel"), "rabbit"),
     **dict.fromkeys(("frogs", "toad", "lizard", "turtle", "fish", "snake", "dragon", "crocodile"), "frog"),
     **dict.fromkeys(("robots", "android", "machine", "toy", "game", "man", "men", "boy", "player", "star"), "robot"),
-    **dict.fromkeys(("birds", "duck", "owl", "chicken", "eagle", "parrot", "penguin", "butterfly", "dragonfly"), "bird"),
+    **dict.fromkeys(("birds", "duck", "owl", "chicken", "eagle", "parrot", "penguin"), "bird"),
+    **dict.fromkeys(("butterfly", "dragonfly"), "bird"),
     **dict.fromkeys(("mugs", "cup", "cups", "coffee", "tea", "bottle", "glass", "bowl", "kitchen", "wine"), "mug"),
     **dict.fromkeys(("lamps", "light", "lights", "lantern", "candle", "lighting", "bulb", "chandelier"), "lamp"),
     **dict.fromkeys(("cars", "truck", "vehicle", "bus", "taxi", "van", "auto", "motorcycle", "bike", "train"), "car"),
@@ -40,8 +41,9 @@ SYNONYMS = {
 }
 """Word in a caption -> the world's nearest word (of a subject, a mood or a place)."""
 
-COMMON_WORDS = tuple(
+_COMMON = (
     "the of and for by from to is this that an your new with best free art photo picture image stock design home set "
-    "black white vintage woman women girl baby two one three first at in on 2 1 3".split()
+    "black white vintage woman women girl baby two one three first at in on 2 1 3"
 )
+COMMON_WORDS = tuple(_COMMON.split())
 """Words that real captions are full of and that mean nothing here."""
