@@ -85,7 +85,13 @@ def fingerprint(ids: Iterable[str]) -> str:
 
 
 def build_cache(
-    pairs: Iterable[TrainingPair], backbone: Backbone, folder: Path, key: CacheKey, *, total: int | None = None
+    pairs: Iterable[TrainingPair],
+    backbone: Backbone,
+    folder: Path,
+    key: CacheKey,
+    *,
+    total: int | None = None,
+    shard_samples: int = SHARD_SAMPLES,
 ) -> None:
     """Encodes all pairs that are not in the cache yet; does nothing when the cache is complete.
 
@@ -95,6 +101,7 @@ def build_cache(
         folder: of the cache.
         key: what the content depends on; kept in ``manifest.json``.
         total: number of pairs, for the progress bar.
+        shard_samples: samples a shard; the same at every start of a build.
 
     Raises:
         UserError: the folder holds a cache made with another key, or the pictures differ in size.
@@ -105,7 +112,7 @@ def build_cache(
     write_atomic(folder / "key.json", _key_text(key))
     number, count = 0, 0
     with progress(description="encoding pairs", total=total) as bar:
-        for number, chunk in enumerate(_chunks(pairs, SHARD_SAMPLES), start=1):
+        for number, chunk in enumerate(_chunks(pairs, shard_samples), start=1):
             if number == 1:
                 _write_empty(backbone, folder, key, chunk[0])
             path = folder / f"shard-{number - 1:05d}.safetensors"
@@ -160,11 +167,11 @@ class LatentCache:
 
     def _add(self, number: int, path: Path) -> None:
         with safe_open(str(path), "pt") as file:
-            words = file.metadata()
+            words = json.loads(file.metadata()["samples"])
         shard = load_file(str(path))
         self._shards.append(shard)
         for name, values in (("ids", self.ids), ("grids", self.grids), ("captions", self.captions)):
-            values.extend(json.loads(words[name]))
+            values.extend(words[name])
         columns = (shard["reference"].tolist(), shard["target"].tolist(), shard["text"].tolist())
         self._places.extend((number, *row) for row in zip(*columns, strict=True))
 
@@ -223,11 +230,12 @@ def _encode_shard(pairs: Sequence[TrainingPair], backbone: Backbone, key: CacheK
         "text": torch.tensor([captions.index(pair.target_caption) for pair in pairs]),
     }
     words = {
-        "ids": json.dumps([pair.id for pair in pairs]),
-        "grids": json.dumps([pair.grid for pair in pairs]),
-        "captions": json.dumps([pair.target_caption for pair in pairs]),
+        "ids": [pair.id for pair in pairs],
+        "grids": [pair.grid for pair in pairs],
+        "captions": [pair.target_caption for pair in pairs],
     }
-    return save(_plain(tensors), words)
+    # One entry only: safetensors writes several in an order that changes from file to file.
+    return save(_plain(tensors), {"samples": json.dumps(words)})
 
 
 def _encode(backbone: Backbone, images: list[Tensor]) -> Tensor:

@@ -8,10 +8,10 @@ LoRA of full rank.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
 from dsd.backbones.adapter import LowRank
@@ -53,10 +53,15 @@ class Adapter:
     low_rank: tuple[str, ...]
     whole: dict[str, WholeLayer]
 
-    def updates(self) -> dict[str, LowRank]:
+    def updates(self, dtype: torch.dtype = torch.float32) -> dict[str, LowRank]:
         """The trained change of each layer, as `dsd.backbones.adapter.save_adapter` takes it."""
-        return {name: _peft_update(self.transformer.get_submodule(name)) for name in self.low_rank} | {
-            name: layer.update() for name, layer in self.whole.items()
+        low_rank = {name: _peft_update(self.transformer.get_submodule(name)) for name in self.low_rank}
+        found = low_rank | {name: layer.update() for name, layer in self.whole.items()}
+        return {
+            name: LowRank(
+                update.down.to(dtype), update.up.to(dtype), None if update.bias is None else update.bias.to(dtype)
+            )
+            for name, update in found.items()
         }
 
 
@@ -91,7 +96,7 @@ def attach(transformer: nn.Module, *, rank: int, targets: str | tuple[str, ...],
     parameters = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
     for parameter in parameters.values():
         parameter.data = parameter.data.float()
-    kept = {name: WholeLayer(layer, _copy(layer.weight), _copy(layer.bias)) for name, layer in whole.items()}
+    kept = {name: WholeLayer(layer, layer.weight.detach().clone(), _copy(layer.bias)) for name, layer in whole.items()}
     return Adapter(transformer, parameters, low_rank, kept)
 
 
@@ -121,8 +126,7 @@ def target_names(transformer: nn.Module, targets: str | tuple[str, ...]) -> tupl
     return tuple(name for name in linear if any(_ends(name, end) for end in ends))
 
 
-def _peft_update(layer: nn.Module) -> LowRank:
-    assert isinstance(layer, LoraLinear)
+def _peft_update(layer: Any) -> LowRank:
     scale, down, up = layer.scaling[_NAME], layer.lora_A[_NAME].weight, layer.lora_B[_NAME]
     return LowRank(down.detach(), up.weight.detach() * scale, up.bias.detach() * scale)
 

@@ -37,7 +37,7 @@ class TrainConfig:
         guidance: embedded guidance value, for guidance-distilled bases; others ignore it.
         max_sequence_length: text tokens a caption is padded to; generation must use the same.
         frame_size: (height, width) in pixels that pictures are resized to; None takes them as they are.
-        held_out: grids kept back whole; the first pair of each is drawn in the sample sheets.
+        held_out: grids kept back whole; the first pair of each (of eight at most) is drawn in the sample sheets.
         sample_every: steps between sample sheets and held-out losses.
         sample_steps: denoising steps of a sample.
         sample_text_scale: true text guidance of a sample.

@@ -66,7 +66,9 @@ class Muon(torch.optim.Optimizer):
         update = orthogonalised(torch.stack([u.flatten(1) for u in ahead])) * scale
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, [u.view_as(p) for u, p in zip(update, parameters)], alpha=-group["lr"])
+        torch._foreach_add_(
+            parameters, [u.view_as(p) for u, p in zip(update, parameters, strict=True)], alpha=-group["lr"]
+        )
 
 
 class MuonAndAdamW:

@@ -27,6 +27,7 @@ _NOT_FOR_MUON = (
     "transformer.x_embedder", "transformer.context_embedder", "transformer.proj_out", "time_text_embed", ".linear.",
 )  # fmt: skip
 _HELD_OUT_AT_ONCE = 32
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def split_by_grid(grids: list[str], held_out: int) -> Split:
             "give more data or a smaller held_out"
         )
     held = [row for row, grid in enumerate(grids) if grid in back]
-    return Split(training, held, [grids.index(grid) for grid in last])
+    return Split(training, held, [grids.index(grid) for grid in last[:_SHOWN]])
 
 
 def optimizer_of(config: TrainConfig, adapter: Adapter) -> MuonAndAdamW:
@@ -182,7 +183,9 @@ class TwoFrameTask:
         if self.accelerator.num_processes == 1:
             return
         for parameter in self.adapter.parameters.values():
-            parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+            mean = self.accelerator.reduce(parameter.grad, "mean")
+            assert isinstance(mean, Tensor)
+            parameter.grad = mean
 
 
 def _parts(config: TrainConfig, accelerator: Accelerator) -> list[slice]:

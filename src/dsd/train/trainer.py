@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from diffusers.models.modeling_utils import ModelMixin
 
 from dsd.backbones.adapter import AdapterMetadata, save_adapter, save_full
 from dsd.backbones.protocol import Backbone
 from dsd.backbones.registry import load_backbone
 from dsd.config import from_json, to_json
 from dsd.data.latents import CacheKey, LatentCache, TrainingPair, build_cache, fingerprint
-from dsd.data.store import DatasetReader
 from dsd.errors import UserError
 from dsd.files import make_folder, sha256_of, write_atomic
 from dsd.models import resolve, revision_of
@@ -89,6 +89,7 @@ def attach(config: TrainConfig, backbone: Backbone) -> adapters.Adapter:
     """Widens the backbone's patch embedding and makes trainable what the config says."""
     backbone.widen()
     if config.gradient_checkpointing:
+        assert isinstance(backbone.transformer, ModelMixin)
         backbone.transformer.enable_gradient_checkpointing()
     if config.full:
         return adapters.attach_all(backbone.transformer)
@@ -113,7 +114,7 @@ def export(task: TwoFrameTask, folder: Path) -> None:
         if config.full:
             save_full(folder, backbone.transformer, metadata)
         else:
-            save_adapter(folder, task.adapter.updates(), metadata)
+            save_adapter(folder, task.adapter.updates(_frozen_dtype(config)), metadata)
 
 
 def base_revision(name: str) -> str:
@@ -133,6 +134,8 @@ def _build_latents(
     )
     backbone = load_backbone(config.base, device=device, dtype=_frozen_dtype(config), transformer=False)
     if isinstance(data, Path):
+        from dsd.data.store import DatasetReader  # with pyarrow: a start that finds its latents ready needs neither
+
         reader = DatasetReader(data)
         build_cache(reader.pairs(), backbone, folder, key, total=len(reader))
     else:

@@ -1,0 +1,166 @@
+"""Kills a training run at random moments, resumes it, and compares it with an undisturbed run, bit for bit.
+
+    python benchmarks/kill_training.py --kills 10
+
+The moments spread over the whole run: encoding, steps, checkpoints, sample sheets and the export.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from PIL import Image
+
+import dsd.backbones.flux  # noqa: F401  (before "ready", or most kills would land in this import)
+from dsd.config import from_json, to_json
+from dsd.images import to_pil
+from dsd.train.config import TrainConfig
+from dsd.train.trainer import train
+from dsd.world.captions import panel_captions
+from dsd.world.draw import draw_panels
+from dsd.world.individuals import sample_individuals, sample_scenes
+
+COMPARED = ("adapter/*", "latents/[!.]*", "checkpoints/step-*/*", "samples/[!.]*", "config.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is run.
+
+    Attributes:
+        base: model that is trained.
+        kills: how often the run is killed.
+        steps: of the run; a checkpoint is written each five.
+        pairs: drawn pairs that it trains on.
+        threads: of torch, the same in every process.
+        seed: of the moments.
+    """
+
+    base: str = "embedded:tiny-flux"
+    kills: int = 10
+    steps: int = 60
+    pairs: int = 64
+    threads: int = torch.get_num_threads()
+    seed: int = 0
+
+    @property
+    def config(self) -> TrainConfig:
+        """The run's config."""
+        return TrainConfig(
+            base=self.base,
+            steps=self.steps,
+            batch_size=8,
+            checkpoint_every=5,
+            sample_every=20,
+            sample_steps=4,
+            held_out=2,
+        )
+
+
+@dataclass(frozen=True)
+class DrawnPair:
+    """Two drawn panels of one individual."""
+
+    id: str
+    grid: str
+    reference: Image.Image
+    target: Image.Image
+    target_caption: str
+
+
+def drawn_pairs(count: int) -> list[DrawnPair]:
+    """Pairs of the drawn world, the same at each call."""
+    numbers = torch.arange(count)
+    individuals = sample_individuals("training", numbers)
+    first, second = sample_scenes("training", 2 * numbers), sample_scenes("training", 2 * numbers + 1)
+    references, targets = (to_pil(draw_panels(individuals, scenes)) for scenes in (first, second))
+    rows = zip(references, targets, panel_captions(individuals, second), strict=True)
+    return [DrawnPair(f"pair-{n}", f"grid-{n}", *row) for n, row in enumerate(rows)]
+
+
+def run_here(settings: Settings, folder: Path) -> float:
+    """Starts or resumes the run in this process; returns its seconds."""
+    torch.set_num_threads(settings.threads)
+    began = time.perf_counter()
+    train(settings.config, drawn_pairs(settings.pairs), folder)
+    return time.perf_counter() - began
+
+
+def run_killed(settings: Settings, folder: Path, seconds: float, *, wait_for: Path | None = None) -> bool:
+    """Starts or resumes the run in a process of its own and kills it with SIGKILL.
+
+    Args:
+        settings: what is run.
+        folder: of the run.
+        seconds: from the end of the process's imports to the kill.
+        wait_for: a path that must exist before the seconds count.
+
+    Returns:
+        False when the run ended before.
+    """
+    command = [sys.executable, __file__, "--child", to_json(settings), str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        if process.stdout.readline() != "ready\n":
+            raise RuntimeError(process.stderr.read())
+        while wait_for is not None and not wait_for.exists() and process.poll() is None:
+            time.sleep(0.01)
+        try:
+            process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return True
+        if process.returncode:
+            raise RuntimeError(f"the run failed with status {process.returncode}")
+        return False
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Files of two finished runs that are not byte for byte the same, or are missing on a side."""
+    files = {str(path.relative_to(root)) for root in (one, other) for glob in COMPARED for path in root.glob(glob)}
+    return sorted(name for name in files if _bytes(one / name) != _bytes(other / name))
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def _steps_done(folder: Path) -> int:
+    return max((int(path.name.removeprefix("step-")) for path in folder.glob("checkpoints/step-*")), default=0)
+
+
+def main(settings: Settings) -> int:
+    """Runs the comparison and prints its outcome; returns the exit status."""
+    moments = random.Random(settings.seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        undisturbed, killed = Path(scratch) / "undisturbed", Path(scratch) / "killed"
+        duration = run_here(settings, undisturbed)
+        print(f"undisturbed: {duration:.1f} s, {settings.steps} steps", flush=True)
+        landed = 0
+        for left in range(settings.kills, 0, -1):
+            rest = duration * (1 - _steps_done(killed) / (settings.steps + 1))
+            seconds = moments.uniform(0, 2 * rest / (left + 1))
+            if not run_killed(settings, killed, seconds):
+                break
+            landed += 1
+            print(f"kill {landed}: after {seconds:.2f} s, checkpoint {_steps_done(killed)}", flush=True)
+        run_here(settings, killed)
+        different = differences(undisturbed, killed)
+    print(f"{landed} kills, differing files: {different or 'none'}")
+    return int(bool(different) or landed == 0)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        print("ready", flush=True)
+        run_here(from_json(Settings, sys.argv[2]), Path(sys.argv[3]))
+    else:
+        sys.exit(main(tyro.cli(Settings)))

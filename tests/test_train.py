@@ -1,0 +1,122 @@
+"""Whole runs: what they write, how they resume, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from training_parts import simple_pairs, small_config, task_in
+
+from dsd.config import from_json
+from dsd.errors import UserError
+from dsd.recipes.flux_dev import flux_dev
+from dsd.train import loop
+from dsd.train.config import TrainConfig
+from dsd.train.trainer import train
+
+ONES = [{"optimizer": "muon"}, {"optimizer": "adamw", "lora_targets": "attention"}, {"full": True}]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    train(small_config(), simple_pairs(), out)
+    return out
+
+
+def test_a_run_folder_tells_the_whole_run(finished: Path) -> None:
+    assert from_json(TrainConfig, (finished / "config.json").read_text()) == small_config()
+    environment = json.loads((finished / "environment.json").read_text())
+    assert len(environment) == 1 and environment[0]["packages"]["torch"] == torch.__version__
+    line = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
+    assert line["step"] == 4 and {"loss", "loss_target", "held_out_loss", "held_out_loss_target"} <= line.keys()
+    assert (finished / "checkpoints" / "step-0000004").is_dir()
+    with Image.open(finished / "samples" / "step-0000004.png") as sheet:
+        assert sheet.width > 3 * 32
+
+
+def test_a_finished_run_is_left_alone(finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    assert train(small_config(), simple_pairs(), finished) == finished / "adapter"
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_a_changed_config_is_refused_by_name(finished: Path) -> None:
+    with pytest.raises(UserError, match=r"learning_rate = 0\.001 \(now 0\.002\)"):
+        train(small_config(learning_rate=2e-3), simple_pairs(), finished)
+
+
+def test_changed_data_is_refused(tmp_path: Path) -> None:
+    config = small_config(held_out=5)
+    with pytest.raises(UserError, match="held_out = 5"):  # after the latents are written
+        train(config, simple_pairs(10), tmp_path)
+    with pytest.raises(UserError, match="made with data"):
+        train(config, simple_pairs(12), tmp_path)
+
+
+def test_no_held_out_individual_is_trained_on(tmp_path: Path) -> None:
+    task = task_in(tmp_path, small_config(held_out=2))
+    trained, held = ({task.cache.grids[row] for row in rows} for rows in (task.rows.training, task.rows.held_out))
+    assert len(held) == 2 and not trained & held
+    assert [task.cache.grids[row] for row in task.rows.shown] == sorted(held)
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    config = small_config(steps=60, rank=32, sample_every=20, checkpoint_every=60, ema_decay=0.9, batch_size=8)
+    train(config, simple_pairs(), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss_target"] < 0.8 * lines[0]["loss_target"]
+    assert lines[-1]["held_out_loss_target"] < lines[0]["held_out_loss_target"]
+
+
+@pytest.mark.parametrize("changes", ONES, ids=str)
+def test_a_resumed_run_ends_with_the_same_bits(changes: dict, tmp_path: Path) -> None:
+    config = small_config(steps=6, text_dropout=0.4, image_dropout=0.4, **changes)
+
+    def go(folder: Path, steps: int) -> dict[str, torch.Tensor]:
+        task = task_in(folder, config)
+        loop.run(
+            task, folder=folder, steps=steps, checkpoint_every=2, evaluate_every=3, log_every=2, description="test"
+        )
+        return task.tensors()
+
+    undisturbed = go(tmp_path / "undisturbed", 6)
+    go(tmp_path / "stopped", 3)
+    resumed = go(tmp_path / "stopped", 6)
+    assert resumed.keys() == undisturbed.keys()
+    assert all(torch.equal(resumed[name], value) for name, value in undisturbed.items())
+    lines = (tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 3, 4, 6]
+
+
+def test_the_flux_dev_recipe_trains_a_tiny_flux_dev(tmp_path: Path) -> None:
+    config = replace(
+        flux_dev().train, base=tiny.dev(), rank=8, steps=3, batch_size=8, gradient_accumulation=4, warmup=1, held_out=1,
+        frame_size=(32, 32), max_sequence_length=tiny.TEXT_TOKENS, sample_every=3, sample_steps=2, checkpoint_every=2,
+    )  # fmt: skip
+    assert (config.lora_targets, config.optimizer, config.mixed_precision) == ("attention", "adamw", "bf16")
+    adapter = train(config, simple_pairs(), tmp_path)
+    weights = load_file(adapter / "adapter.safetensors")
+    assert weights["transformer.transformer_blocks.0.attn.to_q.lora_A.weight"].shape == (8, 32)
+    assert weights["transformer.transformer_blocks.0.attn.to_q.lora_B.weight"].any()
+    assert weights["transformer.x_embedder.lora_B.weight"].any()
+    assert json.loads((adapter / "adapter.json").read_text())["guidance"] == 3.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"text_dropout": 1.5}, "text_dropout is 1.5"),
+        ({"steps": 0}, "steps is 0"),
+        ({"batch_size": 10, "gradient_accumulation": 4}, "batch_size 10 does not divide"),
+    ],
+)
+def test_impossible_settings_are_refused(changes: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        TrainConfig(**changes)
