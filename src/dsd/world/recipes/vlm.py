@@ -36,6 +36,7 @@ from dsd.world.individuals import (
     sample_individuals,
     sample_scenes,
 )
+from dsd.world.recipes.soften import softened
 from dsd.world.recipes.vlm_captions import PANELS, inspiration
 from dsd.world.recipes.vlm_data import (
     FAMILY,
@@ -48,7 +49,6 @@ from dsd.world.recipes.vlm_data import (
     direct_verdicts,
     equal_word_pairs,
     families,
-    softened,
     verdicts,
 )
 from dsd.world.recipes.vlm_model import TOWER_WIDTH, new_model, new_processor
@@ -110,12 +110,15 @@ class VlmTask:
         self.panels: tuple[Individuals, Scenes, Tensor] | None = None
 
     def _panels(self, step: int) -> tuple[Individuals, Scenes, Tensor]:
-        """This step's families; many steps' panels are drawn together."""
+        """This step's families, or single panels until it judges; many steps' panels are drawn together."""
         block, place = divmod(step, _DRAWN_AT_ONCE)
         if block != self.block or self.panels is None:
-            count = BATCH // FAMILY * _DRAWN_AT_ONCE
+            count = BATCH * _DRAWN_AT_ONCE
             index = torch.arange(block * count, (block + 1) * count, device=self.device)
-            individuals, scenes = families("training", index)
+            if block * _DRAWN_AT_ONCE < _DESCRIBING_UNTIL * self.steps:
+                individuals, scenes = sample_individuals("training", index), sample_scenes("training", index)
+            else:
+                individuals, scenes = families("training", index[::FAMILY] // FAMILY)
             self.panels, self.block = (individuals, scenes, draw_panels(individuals, scenes)), block
         rows = torch.arange(place * BATCH, (place + 1) * BATCH, device=self.device)
         individuals, scenes, images = self.panels

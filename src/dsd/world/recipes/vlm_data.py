@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import LlavaProcessor
@@ -112,19 +111,6 @@ def families(split: Split, index: Int[Tensor, " n"]) -> tuple[Individuals, Scene
     moved = (panels % 2 == 1) & (u[:, 4].repeat_interleave(FAMILY) < 0.5)
     shaken = within_tolerance(both, uniforms(number, _TOLERANCE_STREAM, panels, 10))
     return _blend([(moved, shaken)], both), sample_scenes(split, panels)
-
-
-def softened(images: Float[Tensor, "n 3 h w"], generator: torch.Generator) -> Float[Tensor, "n 3 h w"]:
-    """Pictures as a diffusion model's decoder leaves them: half of them a little blurred, noisy or off in tone."""
-    n = len(images)
-    u = torch.rand(n, 3, generator=generator).to(images.device)
-    small = F.interpolate(images, scale_factor=0.5 + 0.4 * float(torch.rand((), generator=generator)), mode="area")
-    blurred = F.interpolate(small, size=images.shape[2:], mode="bilinear")
-    amount = (u[:, 0] * 2 - 1).clamp(min=0).view(-1, 1, 1, 1)
-    noise = torch.randn(images.shape, generator=generator).to(images.device)
-    strength = (0.16 * u[:, 1] - 0.08).clamp(min=0).view(-1, 1, 1, 1)
-    tone = (0.08 * (u[:, 2] - 0.5)).view(-1, 1, 1, 1)
-    return (torch.lerp(images, blurred, amount) + strength * noise + tone).clamp(-1, 1)
 
 
 def description(individuals: Individuals, scenes: Scenes) -> list[str]:
