@@ -98,8 +98,9 @@ def _build(value: Any, kind: Any, where: str) -> Any:
         raise UserError(f"{where} is {value!r}, but must be one of {', '.join(map(repr, arguments))}")
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return _build_dataclass(value, kind, where)
-    if origin in (tuple, list) or kind in (tuple, list):
-        return _build_sequence(value, origin or kind, arguments, where)
+    for sequence in (tuple, list):
+        if sequence in (origin, kind):
+            return _build_sequence(value, sequence, arguments, where)
     if origin is dict or kind is dict:
         _require(isinstance(value, dict), value, "an object", where)
         item_kind = arguments[1] if arguments else Any

@@ -72,10 +72,8 @@ def to_tensor(images: Image.Image | Sequence[Image.Image], size: tuple[int, int]
     if not images:
         raise UserError("an empty list of pictures was given; give at least one")
     if size is not None:
-        images = [
-            image if image.size == size[::-1] else image.resize(size[::-1], Image.Resampling.LANCZOS)
-            for image in images
-        ]
+        height, width = size
+        images = [image.resize((width, height), Image.Resampling.LANCZOS) for image in images]
     if len({image.size for image in images}) > 1:
         raise UserError("pictures of several sizes cannot be one batch; give a size to resize them to")
     array = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])

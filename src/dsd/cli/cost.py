@@ -166,12 +166,14 @@ def _count(module: nn.Module) -> int:
 
 
 def _flux_dev() -> tuple[nn.Module, list[nn.Module], Any]:
-    from diffusers import AutoencoderKL, FluxTransformer2DModel
+    import diffusers
+    from diffusers import FluxTransformer2DModel
     from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
     clip = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
     t5 = T5Config(d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu")
-    vae = AutoencoderKL(
+    autoencoder: Any = diffusers.AutoencoderKL  # its annotations say tuple[str], for any number of them
+    vae = autoencoder(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(128, 256, 512, 512),
@@ -194,9 +196,11 @@ def _from_folder(base: str) -> tuple[nn.Module, list[nn.Module], Any]:
     family = json.loads(index.read_text())["_class_name"]
     if not family.startswith("Flux"):
         raise UserError(f'"{base}" is a {family}; costs are known for FLUX models only')
-    texts = [
-        model(AutoConfig.from_pretrained(folder / name))
-        for name, model in (("text_encoder", CLIPTextModel), ("text_encoder_2", T5EncoderModel))
-    ]
-    transformer: Any = FluxTransformer2DModel.from_config(json.loads((folder / "transformer/config.json").read_text()))
-    return transformer, texts, AutoencoderKL.from_config(json.loads((folder / "vae/config.json").read_text()))
+    networks: dict[str, Any] = {"text_encoder": CLIPTextModel, "text_encoder_2": T5EncoderModel}
+    texts = [network(AutoConfig.from_pretrained(folder / name)) for name, network in networks.items()]
+    transformer: Any = FluxTransformer2DModel.from_config(_json(folder / "transformer"))
+    return transformer, texts, AutoencoderKL.from_config(_json(folder / "vae"))
+
+
+def _json(component: Path) -> dict[str, Any]:
+    return json.loads((component / "config.json").read_text())

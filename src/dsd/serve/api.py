@@ -35,7 +35,7 @@ def create_app(draw: Draw) -> FastAPI:
     Args:
         draw: Called by one request at a time.
     """
-    app = FastAPI(title="dsd", description=__doc__)
+    app = FastAPI(title="dsd", description=__doc__ or "")
     lock = threading.Lock()
 
     @app.exception_handler(UserError)
