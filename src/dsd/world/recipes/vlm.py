@@ -109,13 +109,17 @@ class VlmTask:
         self.block = -1
         self.panels: tuple[Individuals, Scenes, Tensor] | None = None
 
+    def _share(self, step: int) -> float:
+        """How much of the run is done, in whole blocks of panels drawn together, so that no block spans two stages."""
+        return step // _DRAWN_AT_ONCE * _DRAWN_AT_ONCE / self.steps
+
     def _panels(self, step: int) -> tuple[Individuals, Scenes, Tensor]:
         """This step's families, or single panels until it judges; many steps' panels are drawn together."""
         block, place = divmod(step, _DRAWN_AT_ONCE)
         if block != self.block or self.panels is None:
             count = BATCH * _DRAWN_AT_ONCE
             index = torch.arange(block * count, (block + 1) * count, device=self.device)
-            if block * _DRAWN_AT_ONCE < _DESCRIBING_UNTIL * self.steps:
+            if self._share(step) < _DESCRIBING_UNTIL:
                 individuals, scenes = sample_individuals("training", index), sample_scenes("training", index)
             else:
                 individuals, scenes = families("training", index[::FAMILY] // FAMILY)
@@ -187,7 +191,7 @@ class VlmTask:
 
     def train_step(self, step: int) -> dict[str, float | Tensor]:
         """One step of the stage that the step belongs to; every eighth step writes grid prompts."""
-        share = step / self.steps
+        share = self._share(step)
         if step % 8 == 7:
             losses = self._grid(step)
         else:
