@@ -34,6 +34,15 @@ def test_generate_draws_one_picture_for_each_prompt_and_seed(adapter, tmp_path, 
     assert (torch.tensor(list(alone.tobytes())) - torch.tensor(list(among.tobytes()))).abs().max() <= 1
 
 
+@pytest.mark.parametrize(("data", "words"), [(b"", "empty"), (b"no picture", "not a picture"), (None, "cannot open")])
+def test_a_bad_reference_is_told_before_the_model_is_loaded(data, words, tmp_path, capsys):
+    if data is not None:
+        (tmp_path / "x.png").write_bytes(data)
+    arguments = ["--image", str(tmp_path / "x.png"), "--prompt", "a cat", "--model.adapter", "no/such/adapter"]
+    assert main(["generate", *arguments, "--out", str(tmp_path / "o")]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_a_size_that_does_not_fit_is_told(adapter, tmp_path, capsys):
     Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
     words = ["--image", str(tmp_path / "x.png"), "--prompt", "a cat", "--height", "33", "--out", str(tmp_path / "o")]

@@ -6,6 +6,7 @@ A verb is a module of this folder. It is imported only when it is called, so tha
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -68,6 +69,7 @@ def _dispatch(words: list[str]) -> None:
 
         print(f"dsd {version('dsd')}")
         return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice on torchvision is not for us
     name, rest = words[0], words[1:]
     if name not in VERBS:
         raise UserError(f'there is no verb "{name}"; {did_you_mean(name, VERBS)}')
