@@ -204,6 +204,11 @@ def _fuse(transformer: nn.Module, updates: Mapping[str, LowRank], folder: Path |
                 f'the adapter "{folder}" does not fit this base: {name} should be {shape}, but the base has {found}; '
                 "give the base that it was trained on"
             )
+        if layer.bias is None and update.bias is not None and bool(update.bias.any()):
+            raise UserError(
+                f'the adapter "{folder}" does not fit this base: it changes a bias of {name}, which the base does not '
+                "have; give the base that it was trained on"
+            )
     with torch.no_grad():
         for name, update in updates.items():
             layer = layers[name]

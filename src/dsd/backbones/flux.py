@@ -141,10 +141,10 @@ class FluxBackbone:
     def encode(
         self, images: Float[Tensor, "b 3 h w"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "b c h/p w/p"]:
-        """Normalised latents of pictures in [-1, 1]: the posterior's mode, or a sample where a generator is given."""
+        """Normalised float32 latents of pictures in [-1, 1]: the posterior's mode, or a sample by a generator."""
         vae = self._vae
         posterior = vae.encode(images.to(device=self.device, dtype=vae.dtype)).latent_dist
-        latents = posterior.mode() if generator is None else posterior.sample(generator=generator)
+        latents = (posterior.mode() if generator is None else posterior.sample(generator=generator)).float()
         return (latents - (vae.config["shift_factor"] or 0.0)) * vae.config["scaling_factor"]
 
     @torch.no_grad()

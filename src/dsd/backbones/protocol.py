@@ -106,7 +106,7 @@ class Backbone(Protocol):
     def encode(
         self, images: Float[Tensor, "b 3 h w"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "b c h/p w/p"]:
-        """Normalised latents of pictures in [-1, 1]: the posterior's mode, or a sample where a generator is given."""
+        """Normalised float32 latents of pictures in [-1, 1]: the posterior's mode, or a sample by a generator."""
         ...
 
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h*p w*p"]:

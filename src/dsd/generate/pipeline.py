@@ -19,6 +19,7 @@ from torch import Tensor
 from dsd import flow
 from dsd.backbones.adapter import (
     FULL_FOLDER,
+    METADATA_FILE,
     WEIGHTS_FILE,
     AdapterMetadata,
     apply_adapter,
@@ -29,7 +30,9 @@ from dsd.backbones.adapter import (
 from dsd.backbones.flux import FluxBackbone, pack
 from dsd.backbones.protocol import Text, check_size
 from dsd.backbones.registry import family_of
+from dsd.config import to_json
 from dsd.errors import UserError
+from dsd.files import write_atomic
 from dsd.frames import Canvas
 from dsd.images import ImageSource, load_image, to_pil, to_tensor
 from dsd.models import resolve
@@ -74,16 +77,17 @@ class FluxTwoFramePipeline(FluxPipeline):
 
         Args:
             base: `embedded:NAME`, a FLUX folder or a hub id.
-            adapter: The folder that training wrote (or `embedded:NAME`); None when the folder of `base` holds a
-                transformer that is a two-frame model already.
+            adapter: The folder that training wrote (or `embedded:NAME`); None when `base` is a two-frame model already,
+                as `save_pretrained` writes it.
             fuse: Add the adapter to the weights. False loads it as a peft LoRA that diffusers can scale or unload, at
                 the price of slower steps; quantised models need it.
-            **kwargs: Passed to `FluxPipeline.from_pretrained`, such as `torch_dtype`.
+            **kwargs: Passed to `FluxPipeline.from_pretrained`, such as `torch_dtype` (float32 by default).
 
         Raises:
             UserError: The adapter is none, or for another family or shape.
         """
         kwargs.setdefault("use_safetensors", True)
+        kwargs.setdefault("torch_dtype", torch.float32)
         family = family_of(base)
         if family != FluxBackbone.family:
             raise UserError(f'"{base}" is of the family "{family}", but this pipeline takes "{FluxBackbone.family}"')
@@ -93,7 +97,7 @@ class FluxTwoFramePipeline(FluxPipeline):
             require_family(metadata, family, folder)
             if is_full(folder):
                 kwargs["transformer"] = FluxTransformer2DModel.from_pretrained(
-                    folder, subfolder=FULL_FOLDER, use_safetensors=True, torch_dtype=kwargs.get("torch_dtype")
+                    folder, subfolder=FULL_FOLDER, use_safetensors=True, torch_dtype=kwargs["torch_dtype"]
                 )
         pipeline = super().from_pretrained(resolve(base), **kwargs)
         if folder is not None and not is_full(folder):
@@ -102,8 +106,16 @@ class FluxTwoFramePipeline(FluxPipeline):
             else:
                 FluxBackbone.from_pipeline(pipeline).widen()
                 pipeline.load_lora_weights(folder, weight_name=WEIGHTS_FILE)
+        if metadata is None and (Path(resolve(base)) / METADATA_FILE).is_file():
+            metadata = load_metadata(resolve(base))
         pipeline.adapter = metadata
         return pipeline
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Writes the whole two-frame model as `FluxPipeline` does, and beside it what its adapter was trained for."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self.adapter is not None:
+            write_atomic(Path(save_directory) / METADATA_FILE, to_json(self.adapter))
 
     @torch.no_grad()
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
