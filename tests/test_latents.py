@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,11 @@ def test_each_row_holds_the_latents_and_words_of_its_pair(tmp_path: Path, backbo
     samples = cache.samples(rows)
     wanted = [pairs[row] for row in rows]
     text = backbone.encode_text([pair.target_caption for pair in wanted], tiny.TEXT_TOKENS)
-    close = {"atol": 1e-5, "rtol": 1e-4}
-    torch.testing.assert_close(samples.reference, backbone.encode(to_tensor([p.reference for p in wanted])), **close)
-    torch.testing.assert_close(samples.target, backbone.encode(to_tensor([p.target for p in wanted])), **close)
-    torch.testing.assert_close(samples.text.tokens, text.tokens, **close)
-    torch.testing.assert_close(samples.text.pooled, text.pooled, **close)
+    close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-4)
+    close(samples.reference, backbone.encode(to_tensor([p.reference for p in wanted])))
+    close(samples.target, backbone.encode(to_tensor([p.target for p in wanted])))
+    close(samples.text.tokens, text.tokens)
+    close(samples.text.pooled, text.pooled)
 
 
 def test_black_frame_and_empty_text_are_there_once(tmp_path: Path, backbone: FluxBackbone) -> None:

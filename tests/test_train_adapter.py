@@ -74,7 +74,7 @@ def test_stock_diffusers_loads_the_exported_adapter(
     task.ema.update(0)
     trainer.export(task, tmp_path / "adapter")
     pipeline = FluxControlPipeline.from_pretrained(tiny.schnell())
-    pipeline.load_lora_weights(tmp_path / "adapter", weight_name="adapter.safetensors")
+    pipeline.load_lora_weights(str(tmp_path / "adapter"), weight_name="adapter.safetensors")
     latents, sigma, text, condition = inputs
     with torch.no_grad():
         stock = pipeline.transformer(

@@ -69,7 +69,8 @@ def test_image_dropout_shows_no_reference(task: TwoFrameTask, samples: Samples, 
         unconditional = task.backbone.velocity(
             flow.noisy_latents(latents, drawn.noise, drawn.sigma), drawn.sigma, samples.text, condition=None
         )
-    weights = task.objective.canvas.loss_weights(*samples.target.shape[2:])
+    height, width = samples.target.shape[2:]
+    weights = task.objective.canvas.loss_weights(height, width)
     wanted = flow.weighted_loss(unconditional, flow.velocity(latents, drawn.noise), weights)
     assert dropped == pytest.approx(float(wanted), rel=1e-5)
     assert dropped != pytest.approx(loss(task, samples, drawn), rel=1e-4)

@@ -51,15 +51,15 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Takes one step along the orthogonalised momentum."""
         for group in self.param_groups:
-            by_shape: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
+            by_shape: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
                     by_shape[tuple(p.flatten(1).shape)].append(p)
             for (rows, columns), parameters in by_shape.items():
                 self._step_shape(group, parameters, max(1.0, rows / columns) ** 0.5)
 
-    def _step_shape(self, group: dict, parameters: list[nn.Parameter], scale: float) -> None:
-        gradients = [p.grad for p in parameters]
+    def _step_shape(self, group: dict, parameters: list[Tensor], scale: float) -> None:
+        gradients = [p.grad for p in parameters if p.grad is not None]
         momenta = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])

@@ -115,14 +115,18 @@ class TwoFrameTask:
         config, generator = self.config, step_generator(self.config.seed, step)
         picks = torch.randint(len(self.rows.training), (config.batch_size,), generator=generator).tolist()
         drawn = draw(self.objective, config.batch_size, generator)
-        sums: dict[str, float | Tensor] = {}
+        sums: dict[str, Tensor] = {}
         for part in self.parts:
             samples = self._samples([self.rows.training[pick] for pick in picks[part]])
             with self._autocast():
                 found = losses(self.backbone, self.objective, samples, drawn.take(part, self.device))
             (found["loss"] / len(self.parts)).backward()
-            sums = {name: sums.get(name, 0.0) + value.detach() / len(self.parts) for name, value in found.items()}
+            sums = {
+                name: sums.get(name, torch.zeros_like(value)) + value.detach() / len(self.parts)
+                for name, value in found.items()
+            }
         self._average_gradients()
+        sums = {name: self._average(value) for name, value in sums.items()}
         factor = learning_rate_factor(step, config.steps, warmup=config.warmup, decay_from=config.decay_from)
         self.optimizer.update(factor)
         self.ema.update(step)
@@ -180,12 +184,17 @@ class TwoFrameTask:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision == "bf16")
 
     def _average_gradients(self) -> None:
-        if self.accelerator.num_processes == 1:
-            return
         for parameter in self.adapter.parameters.values():
-            mean = self.accelerator.reduce(parameter.grad, "mean")
-            assert isinstance(mean, Tensor)
-            parameter.grad = mean
+            if parameter.grad is not None:
+                parameter.grad = self._average(parameter.grad)
+
+    def _average(self, value: Tensor) -> Tensor:
+        """The mean over all processes."""
+        if self.accelerator.num_processes == 1:
+            return value
+        mean = self.accelerator.reduce(value, "mean")
+        assert isinstance(mean, Tensor)
+        return mean
 
 
 def _parts(config: TrainConfig, accelerator: Accelerator) -> list[slice]:

@@ -1,0 +1,52 @@
+"""Runs in processes of their own: one killed and resumed (see benchmarks/kill_training.py), one in two processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from training_parts import simple_pairs, small_config
+
+import dsd
+from dsd.train.trainer import train
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from kill_training import Settings, differences, run_here, run_killed
+
+
+def test_kill_9_and_resume_changes_no_bit(tmp_path: Path) -> None:
+    settings = Settings(base=tiny.schnell(), steps=20, pairs=12)
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    run_here(settings, undisturbed)
+    assert run_killed(settings, killed, 0.02, wait_for=killed / "checkpoints" / "step-0000005")
+    assert not (killed / "adapter").exists()
+    run_here(settings, killed)
+    assert not differences(undisturbed, killed)
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys; from pathlib import Path; from training_parts import *\n"
+        "config = small_config(base=sys.argv[1], batch_size=8, optimizer='adamw')\n"
+        "assert Accelerator().num_processes == 2\n"
+        "trainer.train(config, simple_pairs(), Path(sys.argv[2]))\n"
+    )
+    paths = [str(Path(__file__).parent), str(Path(dsd.__file__).parents[1])]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(paths)}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    arguments = [tiny.schnell(), str(tmp_path / "two")]
+    subprocess.run([*launch, *arguments], env=environment, check=True, capture_output=True)
+    train(small_config(batch_size=8, optimizer="adamw"), simple_pairs(), tmp_path / "one")
+    one, two = (load_file(tmp_path / count / "adapter" / "adapter.safetensors") for count in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=2e-5, rtol=1e-4)
