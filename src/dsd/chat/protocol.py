@@ -1,0 +1,94 @@
+"""What curation needs of a language or vision-language model: batched questions, typed answers, failures as values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from PIL import Image
+from pydantic import BaseModel
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """Words of a message."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """A picture of a message, RGB."""
+
+    image: Image.Image
+
+
+Part: TypeAlias = TextPart | ImagePart
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation; its parts are shown to the model in this order."""
+
+    role: Literal["system", "user", "assistant"]
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatRequest:
+    """One question.
+
+    Attributes:
+        messages: the conversation so far; the reply continues it.
+        schema: the pydantic model that the reply must hold as JSON.
+        seed: decides every random choice of the answer, together with the model.
+        max_tokens: of the reply; a longer one is cut and then fails to parse.
+    """
+
+    messages: tuple[Message, ...]
+    schema: type[BaseModel]
+    seed: int = 0
+    max_tokens: int = 512
+
+
+@dataclass(frozen=True)
+class ChatFailure:
+    """No usable answer after all attempts.
+
+    Attributes:
+        reason: a few fixed words, to count by.
+        detail: what exactly was wrong at the last attempt.
+        text: the last reply, as it came.
+    """
+
+    reason: str
+    detail: str = ""
+    text: str = ""
+
+
+Reply: TypeAlias = BaseModel | ChatFailure
+
+
+class ChatModel(Protocol):
+    """A model to ask.
+
+    Attributes:
+        name: as it was asked for.
+        revision: names the weights (or the server) behind the name.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def revision(self) -> str: ...
+
+    def reply(self, requests: Sequence[ChatRequest]) -> list[Reply]:
+        """Answers each request, in order, with an instance of its schema or a `ChatFailure`.
+
+        A reply depends on its own request alone, not on the others of the batch.
+
+        Raises:
+            UserError: the model cannot be asked at all (a server that is away, a wrong key); nothing was answered.
+        """
+        ...

@@ -1,0 +1,62 @@
+"""What curation is told: one frozen config, readable without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dsd.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurateConfig:
+    """Settings of phases 1 and 2. The defaults fit the embedded models on two CPU cores.
+
+    Attributes:
+        captions: file with a caption a row: ``.parquet``, ``.csv`` or ``.jsonl`` with a column ``TEXT`` (or
+            ``caption``), or ``.txt`` with one a line; local or any address that fsspec knows.
+        units: how many units of work to do at most.
+        unit_size: captions a unit; a unit is finished whole or done anew.
+        chat: model that writes grid prompts: ``embedded:NAME``, a folder or a hub id, ``openai:MODEL@BASE_URL`` (add
+            ``#VARIABLE`` to name the environment variable of the key), or ``replay:FILE``.
+        judge: model that describes panels and judges pairs, named likewise.
+        templates: prompts for them: ``default`` (large models), ``compact`` (tiny-vlm), or a folder.
+        chain_of_thought: describe both subjects before deciding; otherwise decide at once.
+        chat_batch: questions asked at once of a local model, or in flight to a server.
+        teacher: text-to-image model that draws the sheets: ``embedded:NAME``, a folder or a hub id.
+        teacher_batch: sheets drawn at once.
+        panel_size: height and width of a panel in pixels; a sheet has twice as much.
+        steps: denoising steps of a sheet.
+        true_guidance: classifier-free guidance scale of the teacher; 1 turns it off and halves the time.
+        guidance: embedded guidance value, for guidance-distilled teachers; others ignore it.
+        sheet_text_tokens: text tokens that a sheet's text is padded or cut to.
+        near_copy_threshold: two panels are the same picture, and rejected, when the mean absolute difference of
+            their pixels is below this share of the full range, and their perceptual hashes agree too.
+        seed: of everything random.
+    """
+
+    captions: str = "captions.parquet"
+    units: int = 12
+    unit_size: int = 16
+    chat: str = "embedded:tiny-vlm"
+    judge: str = "embedded:tiny-vlm"
+    templates: str = "compact"
+    chain_of_thought: bool = True
+    chat_batch: int = 64
+    teacher: str = "embedded:tiny-flux"
+    teacher_batch: int = 8
+    panel_size: int = 64
+    steps: int = 16
+    true_guidance: float = 2.5
+    guidance: float = 3.5
+    sheet_text_tokens: int = 48
+    near_copy_threshold: float = 0.03
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("units", "unit_size", "chat_batch", "teacher_batch", "panel_size", "steps", "sheet_text_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if self.true_guidance < 1:
+            raise UserError(f"true_guidance is {self.true_guidance}, but must be at least 1 (1 turns it off)")
+        if not 0 <= self.near_copy_threshold < 1:
+            raise UserError(f"near_copy_threshold is {self.near_copy_threshold}, but must be a share in [0, 1)")

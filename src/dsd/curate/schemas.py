@@ -1,0 +1,46 @@
+"""What models must reply. Names and order are the contract with every chat model, tiny-vlm included.
+
+The order matters: a model writes details before its decision, so that the decision can rest on them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+Words = Annotated[str, StringConstraints(min_length=1, max_length=2000, strip_whitespace=True)]
+
+
+class _Reply(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class GridPromptReply(_Reply):
+    """A subject and the scenes of a sheet, row by row."""
+
+    subject: Words
+    scenes: tuple[Words, Words, Words, Words]
+
+
+class PanelDescription(_Reply):
+    """What one panel shows: who (coarse words), in which details (fine words), and a caption to train on."""
+
+    subject: Words
+    details: Words
+    caption: Words
+
+
+class PairVerdict(_Reply):
+    """Chain of thought over two panels: common subject, details of each, decision."""
+
+    common_subject: Words
+    first_details: Words
+    second_details: Words
+    same: bool
+
+
+class DirectVerdict(_Reply):
+    """The decision alone."""
+
+    same: bool

@@ -1,0 +1,168 @@
+"""What curation makes, each with an id that its content decides and the ids of what it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+
+
+def content_id(kind: str, *parts: object) -> str:
+    """Sixteen hexadecimal digits decided by the parts alone; pictures count by their pixels."""
+    plain = [_pixels_of(part) if isinstance(part, Image.Image) else part for part in parts]
+    text = json.dumps([kind, *plain], ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _pixels_of(image: Image.Image) -> str:
+    return f"{image.mode} {image.size} {hashlib.sha256(image.tobytes()).hexdigest()}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Who made a record.
+
+    Attributes:
+        name: as it was asked for.
+        revision: names the weights (or the server) behind the name.
+        template: the version of the prompt, such as ``compact/judge 1``; empty for a teacher.
+    """
+
+    name: str
+    revision: str
+    template: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption:
+    """A line of inspiration."""
+
+    text: str
+
+    @property
+    def id(self) -> str:
+        return content_id("caption", self.text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridPrompt:
+    """One subject and its scenes, row by row, as a chat model wrote them after a caption (an id)."""
+
+    caption: str
+    subject: str
+    scenes: tuple[str, ...]
+    text: str
+    writer: Model
+
+    @property
+    def id(self) -> str:
+        return content_id("grid prompt", self.caption, self.subject, self.scenes, self.text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A sheet that the teacher drew after a grid prompt (an id)."""
+
+    prompt: str
+    image: Image.Image
+    seed: int
+    teacher: Model
+
+    @property
+    def id(self) -> str:
+        return content_id("grid", self.prompt, self.image, self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One picture of a sheet (an id), and the words of the model that described it.
+
+    Attributes:
+        number: place on the sheet, row by row, from 0.
+        subject: coarse words; details: fine words; caption: to train on.
+    """
+
+    grid: str
+    number: int
+    image: Image.Image
+    subject: str
+    details: str
+    caption: str
+
+    @property
+    def id(self) -> str:
+        return content_id("panel", self.grid, self.number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A judge's decision on two panels, with its reasons; a direct verdict takes the panels' own descriptions."""
+
+    common_subject: str
+    first_details: str
+    second_details: str
+    same: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two panels of one sheet in an order: a reference, and a target to draw after its caption.
+
+    Attributes:
+        id: decided by both panels and their order.
+        grid, reference_panel, target_panel: ids.
+        subject: what both have in common.
+        first_details, second_details: the judge's words on the reference and on the target; empty without a verdict.
+        judge: who judged.
+    """
+
+    id: str
+    grid: str
+    reference_panel: str
+    target_panel: str
+    reference: Image.Image
+    target: Image.Image
+    reference_caption: str
+    target_caption: str
+    subject: str
+    first_details: str
+    second_details: str
+    judge: Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reject:
+    """A candidate that was not kept; the pair is given in one order only.
+
+    Attributes:
+        outcome: ``rejected`` by a rule or the judge, or ``failed`` for want of an answer.
+        reason: a few fixed words, to count by.
+        words: what the model said that could not be used; empty when everything was parsed.
+    """
+
+    pair: Pair
+    outcome: Literal["rejected", "failed"]
+    reason: str
+    words: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """Everything of one caption: a row of the grids.
+
+    Attributes:
+        caption: the text that inspired it.
+        prompt: None when no grid prompt could be had.
+        grid: None when nothing was drawn.
+        panels: described ones; empty when the sheet was refused.
+        reason: why there are no panels, else empty.
+    """
+
+    caption: Caption
+    prompt: GridPrompt | None
+    grid: Grid | None
+    panels: tuple[Panel, ...]
+    reason: str = ""
