@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Words = Annotated[str, StringConstraints(min_length=1, max_length=2000, strip_whitespace=True)]
 
@@ -20,7 +20,7 @@ class GridPromptReply(_Reply):
     """A subject and the scenes of a sheet, row by row."""
 
     subject: Words
-    scenes: tuple[Words, Words, Words, Words]
+    scenes: Annotated[list[Words], Field(min_length=4, max_length=4)]
 
 
 class PanelDescription(_Reply):

@@ -1,0 +1,123 @@
+"""A chat model in this process: any image-text-to-text model of transformers, asked in left-padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, LogitsProcessorList
+
+from dsd.chat.parse import ask_until_parsed
+from dsd.chat.protocol import ChatFailure, ChatRequest, ImagePart, Reply
+from dsd.errors import UserError
+from dsd.models import resolve, revision_of
+
+RETRY_TEMPERATURE = 0.7
+
+
+class LocalChat:
+    """A model of transformers with a chat template.
+
+    The first attempt is greedy; later ones sample, each row from a random stream of its own, so that a reply does not
+    depend on its batch but for the last bits of sums.
+
+    Args:
+        name: ``embedded:NAME``, a folder or a hub id.
+        batch_size: questions a forward pass.
+        device: where it runs; by default a GPU when there is one.
+
+    Raises:
+        UserError: the model cannot be found, or is not of this kind.
+    """
+
+    def __init__(self, name: str, *, batch_size: int = 64, device: str | None = None) -> None:
+        self.name, self.batch_size = name, batch_size
+        path = resolve(name)
+        self.revision = revision_of(path) if Path(path).exists() else name
+        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = torch.bfloat16 if self._device.startswith("cuda") else torch.float32
+        try:
+            self._processor: Any = AutoProcessor.from_pretrained(path)
+            model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f'"{name}" cannot be loaded as a chat model ({reason}); give a folder or hub id of an '
+                "image-text-to-text model with a processor and safetensors weights"
+            ) from error
+        self._model = model.to(self._device).eval()
+        tokenizer = self._processor.tokenizer
+        tokenizer.padding_side = "left"
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+
+    def reply(self, requests: Sequence[ChatRequest]) -> list[Reply]:
+        """See `dsd.chat.protocol.ChatModel`."""
+        return ask_until_parsed(requests, self._ask)
+
+    def _ask(self, requests: Sequence[ChatRequest], attempt: int) -> list[str | ChatFailure]:
+        starts = range(0, len(requests), self.batch_size)
+        return [text for at in starts for text in self._generate(requests[at : at + self.batch_size], attempt)]
+
+    @torch.inference_mode()
+    def _generate(self, requests: Sequence[ChatRequest], attempt: int) -> list[str]:
+        inputs = self._processor.apply_chat_template(
+            [_conversation(request) for request in requests],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True},
+        ).to(self._device, dtype=self._model.dtype)
+        streams = [_stream(request.seed, attempt) for request in requests]
+        generated: Tensor = self._model.generate(
+            **inputs,
+            do_sample=False,
+            max_new_tokens=max(request.max_tokens for request in requests),
+            logits_processor=LogitsProcessorList([RowSampling(streams)] if attempt else []),
+            pad_token_id=self._processor.tokenizer.pad_token_id,
+        )
+        new = generated[:, inputs["input_ids"].shape[1] :].tolist()
+        cut = [row[: request.max_tokens] for row, request in zip(new, requests, strict=True)]
+        return self._processor.tokenizer.batch_decode(cut, skip_special_tokens=True)
+
+
+class RowSampling(LogitsProcessor):
+    """Turns the greedy choice into a sample of the tempered distribution, by adding Gumbel noise to each row's scores.
+
+    Args:
+        streams: a random generator a row.
+        temperature: of the distribution.
+    """
+
+    def __init__(self, streams: Sequence[torch.Generator], temperature: float = RETRY_TEMPERATURE) -> None:
+        self._streams, self._temperature = streams, temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        width = scores.shape[-1]
+        noise = torch.stack([torch.empty(width).exponential_(generator=stream) for stream in self._streams])
+        return scores / self._temperature - noise.clamp(min=1e-30).log().to(scores)
+
+
+def _stream(seed: int, attempt: int) -> torch.Generator:
+    return torch.Generator().manual_seed((seed + 0x9E3779B9 * attempt) % (1 << 63))
+
+
+def _conversation(request: ChatRequest) -> list[dict[str, Any]]:
+    return [
+        {
+            "role": message.role,
+            "content": [
+                {"type": "image", "image": part.image} if isinstance(part, ImagePart) else _text(part.text)
+                for part in message.parts
+            ],
+        }
+        for message in request.messages
+    ]
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
