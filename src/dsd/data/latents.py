@@ -84,6 +84,24 @@ def fingerprint(ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
 
 
+def is_complete(folder: Path, key: CacheKey) -> bool:
+    """Whether the folder holds a whole cache.
+
+    Raises:
+        UserError: it holds one, whole or begun, that was made with another key.
+    """
+    path = folder / "key.json"
+    if path.exists():
+        found, wanted = json.loads(path.read_text()), json.loads(_key_text(key))
+        for name, value in wanted.items():
+            if found.get(name) != value:
+                raise UserError(
+                    f'the latents in "{folder}" were made with {name} = {found.get(name)!r}, but this run has '
+                    f"{value!r}; give another output folder, or remove this one"
+                )
+    return (folder / "manifest.json").exists()
+
+
 def build_cache(
     pairs: Iterable[TrainingPair],
     backbone: Backbone,
@@ -106,8 +124,7 @@ def build_cache(
     Raises:
         UserError: the folder holds a cache made with another key, or the pictures differ in size.
     """
-    manifest = folder / "manifest.json"
-    if _complete(manifest, key):
+    if is_complete(folder, key):
         return
     write_atomic(folder / "key.json", _key_text(key))
     number, count = 0, 0
@@ -122,7 +139,7 @@ def build_cache(
             bar.advance(len(chunk))
     if count == 0:
         raise UserError("the data holds no pair to train on; curate more captions, or loosen the filter")
-    write_atomic(manifest, json.dumps({"schema": 1, "shards": number, "samples": count}) + "\n")
+    write_atomic(folder / "manifest.json", json.dumps({"schema": 1, "shards": number, "samples": count}) + "\n")
 
 
 class LatentCache:
@@ -178,19 +195,6 @@ class LatentCache:
 
 def _key_text(key: CacheKey) -> str:
     return json.dumps({"schema": 1, **asdict(key)}) + "\n"
-
-
-def _complete(manifest: Path, key: CacheKey) -> bool:
-    path = manifest.parent / "key.json"
-    if path.exists():
-        found, wanted = json.loads(path.read_text()), json.loads(_key_text(key))
-        for name, value in wanted.items():
-            if found.get(name) != value:
-                raise UserError(
-                    f'the latents in "{path.parent}" were made with {name} = {found.get(name)!r}, but this run has '
-                    f"{value!r}; give another output folder, or remove this one"
-                )
-    return manifest.exists()
 
 
 @torch.no_grad()

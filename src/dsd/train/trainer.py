@@ -14,7 +14,7 @@ from dsd.backbones.adapter import AdapterMetadata, save_adapter, save_full
 from dsd.backbones.protocol import Backbone
 from dsd.backbones.registry import load_backbone
 from dsd.config import from_json, to_json
-from dsd.data.latents import CacheKey, LatentCache, TrainingPair, build_cache, fingerprint
+from dsd.data.latents import CacheKey, LatentCache, TrainingPair, build_cache, fingerprint, is_complete
 from dsd.errors import UserError
 from dsd.files import make_folder, sha256_of, write_atomic
 from dsd.models import resolve, revision_of
@@ -132,9 +132,11 @@ def _build_latents(
         frame_size=config.frame_size,
         max_sequence_length=config.max_sequence_length,
     )
+    if is_complete(folder, key):
+        return
     backbone = load_backbone(config.base, device=device, dtype=_frozen_dtype(config), transformer=False)
     if isinstance(data, Path):
-        from dsd.data.store import DatasetReader  # with pyarrow: a start that finds its latents ready needs neither
+        from dsd.data.store import DatasetReader  # brings pyarrow, which resumed runs do not need
 
         reader = DatasetReader(data)
         build_cache(reader.pairs(), backbone, folder, key, total=len(reader))
