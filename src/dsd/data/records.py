@@ -77,20 +77,33 @@ class Grid:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a model said of a panel; empty words when it could not be had.
+
+    Attributes:
+        subject: coarse words.
+        details: fine words.
+        caption: a sentence to train on.
+    """
+
+    subject: str = ""
+    details: str = ""
+    caption: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One picture of a sheet (an id), and the words of the model that described it.
+    """One picture of a sheet (an id).
 
     Attributes:
         number: place on the sheet, row by row, from 0.
-        subject: coarse words; details: fine words; caption: to train on.
+        description: in the words of the describing model.
     """
 
     grid: str
     number: int
     image: Image.Image
-    subject: str
-    details: str
-    caption: str
+    description: Description
 
     @property
     def id(self) -> str:
@@ -157,12 +170,12 @@ class Sheet:
         caption: the text that inspired it.
         prompt: None when no grid prompt could be had.
         grid: None when nothing was drawn.
-        panels: described ones; empty when the sheet was refused.
+        descriptions: a panel, row by row; none when the sheet was refused.
         reason: why there are no panels, else empty.
     """
 
     caption: Caption
     prompt: GridPrompt | None
     grid: Grid | None
-    panels: tuple[Panel, ...]
+    descriptions: tuple[Description, ...] = ()
     reason: str = ""

@@ -1,0 +1,115 @@
+"""How many there were at each stage, what became of the rest, and the proof that nothing got lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from dsd.errors import UserError
+
+PAIRS_PER_SHEET = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Funnel:
+    """Counts of a unit, or of a whole curation.
+
+    Attributes:
+        captions: taken into the work.
+        grid_prompts: written.
+        prompts_failed: captions without one, by reason.
+        sheets: cut into panels.
+        sheets_refused: drawn and refused, by reason.
+        candidates: unordered pairs of panels of one sheet.
+        kept: of them.
+        rejected: of them, by reason.
+        failed: of them for want of an answer, by reason.
+        captions_skipped: rows of the caption file that were not taken, by reason; of the whole curation only.
+    """
+
+    captions: int = 0
+    grid_prompts: int = 0
+    prompts_failed: Mapping[str, int] = field(default_factory=dict)
+    sheets: int = 0
+    sheets_refused: Mapping[str, int] = field(default_factory=dict)
+    candidates: int = 0
+    kept: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    failed: Mapping[str, int] = field(default_factory=dict)
+    captions_skipped: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def pairs(self) -> int:
+        """Rows for training: each kept pair in both orders."""
+        return 2 * self.kept
+
+    def __add__(self, other: Funnel) -> Funnel:
+        return Funnel(**{f.name: _sum(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)})
+
+    def reconcile(self) -> None:
+        """Proves that every caption, sheet and candidate is accounted for.
+
+        Raises:
+            AssertionError: something was lost or counted twice; the message holds the sums.
+        """
+        _require("captions", self.captions, self.grid_prompts + sum(self.prompts_failed.values()))
+        _require("grid prompts", self.grid_prompts, self.sheets + sum(self.sheets_refused.values()))
+        _require("candidates", self.candidates, PAIRS_PER_SHEET * self.sheets)
+        parts = self.kept + sum(self.rejected.values()) + sum(self.failed.values())
+        _require("candidates", self.candidates, parts)
+
+    def counts(self) -> dict[str, int]:
+        """One number a stage, in order, for tables and charts."""
+        return {
+            "captions": self.captions,
+            "grid prompts": self.grid_prompts,
+            "sheets cut": self.sheets,
+            "candidates": self.candidates,
+            **{f"rejected: {reason}": count for reason, count in self.rejected.items()},
+            **{f"failed: {reason}": count for reason, count in self.failed.items()},
+            "kept": self.kept,
+            "pairs": self.pairs,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return asdict(self) | {"pairs": self.pairs}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Funnel:
+        """The inverse of `to_dict`.
+
+        Raises:
+            UserError: other fields than a funnel has.
+        """
+        try:
+            return cls(**{name: value for name, value in values.items() if name != "pairs"})
+        except TypeError as error:
+            raise UserError(f"this is no funnel ({error}); curate again") from error
+
+    def lines(self) -> list[str]:
+        """The funnel as text, one stage a line."""
+        share = f" ({self.kept / self.candidates:.0%} of them)" if self.candidates else ""
+        return [
+            f"{self.captions:>8,} captions" + _aside("skipped", self.captions_skipped),
+            f"{self.grid_prompts:>8,} grid prompts" + _aside("failed", self.prompts_failed),
+            f"{self.sheets:>8,} sheets cut" + _aside("refused", self.sheets_refused),
+            f"{self.candidates:>8,} candidates" + _aside("rejected", self.rejected) + _aside("failed", self.failed),
+            f"{self.kept:>8,} kept{share}, {self.pairs:,} pairs to train on",
+        ]
+
+
+def _sum(one: Any, other: Any) -> Any:
+    if isinstance(one, int):
+        return one + other
+    return {reason: one.get(reason, 0) + other.get(reason, 0) for reason in sorted({*one, *other})}
+
+
+def _require(what: str, whole: int, parts: int) -> None:
+    if whole != parts:
+        raise AssertionError(f"the funnel does not add up: {whole} {what}, but {parts} accounted for")
+
+
+def _aside(word: str, counts: Mapping[str, int]) -> str:
+    return f"; {word}: " + ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) if counts else ""

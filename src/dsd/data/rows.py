@@ -1,0 +1,152 @@
+"""Records as rows of parquet files whose schema tells `datasets` (and the hub's viewer) which columns are pictures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dsd.data.records import Caption, Description, Grid, GridPrompt, Model, Pair, Reject, Sheet
+from dsd.images import encode_png, load_image
+
+Kind = Literal["pairs", "rejects", "grids"]
+
+ROW_GROUP = 64
+_MODEL = ("", "_revision", "_template")
+_PAIR_COLUMNS: dict[str, str] = {
+    "id": "string",
+    "reference": "image",
+    "target": "image",
+    "reference_caption": "string",
+    "target_caption": "string",
+    "subject": "string",
+    "first_details": "string",
+    "second_details": "string",
+    "reference_panel": "string",
+    "target_panel": "string",
+    "grid": "string",
+    **{f"judge{part}": "string" for part in _MODEL},
+}
+COLUMNS: dict[Kind, dict[str, str]] = {
+    "pairs": _PAIR_COLUMNS,
+    "rejects": {"outcome": "string", "reason": "string", "words": "string", **_PAIR_COLUMNS},
+    "grids": {
+        "id": "string",
+        "image": "image",
+        "reason": "string",
+        "caption_id": "string",
+        "caption": "string",
+        "prompt_id": "string",
+        "subject": "string",
+        "scenes": "strings",
+        "text": "string",
+        "seed": "int64",
+        "panel_subjects": "strings",
+        "panel_details": "strings",
+        "panel_captions": "strings",
+        **{f"writer{part}": "string" for part in _MODEL},
+        **{f"teacher{part}": "string" for part in _MODEL},
+    },
+}
+
+
+@cache
+def arrow_schema(kind: Kind) -> pa.Schema:
+    """The schema of a kind's files, with Hugging Face features in its metadata."""
+    import datasets
+
+    makers = {
+        "string": lambda: datasets.Value("string"),
+        "int64": lambda: datasets.Value("int64"),
+        "strings": lambda: datasets.List(datasets.Value("string")),
+        "image": datasets.Image,
+    }
+    return datasets.Features({name: makers[type_]() for name, type_ in COLUMNS[kind].items()}).arrow_schema
+
+
+def to_parquet(kind: Kind, records: Sequence[Pair] | Sequence[Reject] | Sequence[Sheet]) -> bytes:
+    """The bytes of a file with the records, in order; equal records give equal bytes."""
+    table = pa.Table.from_pylist([to_row(record) for record in records], schema=arrow_schema(kind))
+    buffer = io.BytesIO()
+    # Zstandard at a fixed level; pictures are PNG already and gain nothing from dictionaries.
+    pq.write_table(table, buffer, compression="zstd", compression_level=3, row_group_size=ROW_GROUP, version="2.6")
+    return buffer.getvalue()
+
+
+def to_row(record: Pair | Reject | Sheet) -> dict[str, Any]:
+    """The columns of a record."""
+    if isinstance(record, Sheet):
+        return _sheet_row(record)
+    if isinstance(record, Reject):
+        own = {"outcome": record.outcome, "reason": record.reason, "words": record.words}
+        return own | _pair_row(record.pair)
+    return _pair_row(record)
+
+
+def to_pair(row: dict[str, Any]) -> Pair:
+    """The pair of a row of `pairs` or `rejects`."""
+    plain = {name: row[name] for name, type_ in _PAIR_COLUMNS.items() if type_ == "string" and "judge" not in name}
+    pictures = {name: load_image(row[name]["bytes"]) for name in ("reference", "target")}
+    return Pair(**plain, **pictures, judge=_to_model(row, "judge"))
+
+
+def to_reject(row: dict[str, Any]) -> Reject:
+    """The reject of a row."""
+    return Reject(pair=to_pair(row), outcome=row["outcome"], reason=row["reason"], words=row["words"])
+
+
+def to_sheet(row: dict[str, Any]) -> Sheet:
+    """The sheet of a row."""
+    caption = Caption(text=row["caption"])
+    if row["prompt_id"] is None:
+        return Sheet(caption=caption, prompt=None, grid=None, reason=row["reason"])
+    prompt = GridPrompt(
+        caption=caption.id,
+        subject=row["subject"],
+        scenes=tuple(row["scenes"]),
+        text=row["text"],
+        writer=_to_model(row, "writer"),
+    )
+    image = load_image(row["image"]["bytes"])
+    grid = Grid(prompt=prompt.id, image=image, seed=row["seed"], teacher=_to_model(row, "teacher"))
+    words = zip(row["panel_subjects"], row["panel_details"], row["panel_captions"], strict=True)
+    described = tuple(Description(subject=subject, details=details, caption=said) for subject, details, said in words)
+    return Sheet(caption=caption, prompt=prompt, grid=grid, descriptions=described, reason=row["reason"])
+
+
+def _pair_row(pair: Pair) -> dict[str, Any]:
+    plain = {name: getattr(pair, name) for name, type_ in _PAIR_COLUMNS.items() if "judge" not in name}
+    pictures = {name: _picture(plain[name]) for name in ("reference", "target")}
+    return plain | pictures | _model_columns("judge", pair.judge)
+
+
+def _sheet_row(sheet: Sheet) -> dict[str, Any]:
+    row: dict[str, Any] = {"reason": sheet.reason, "caption_id": sheet.caption.id, "caption": sheet.caption.text}
+    if sheet.prompt is not None:
+        prompt = sheet.prompt
+        row |= {"prompt_id": prompt.id, "subject": prompt.subject, "scenes": list(prompt.scenes), "text": prompt.text}
+        row |= _model_columns("writer", prompt.writer)
+    if sheet.grid is not None:
+        row |= {"id": sheet.grid.id, "image": _picture(sheet.grid.image), "seed": sheet.grid.seed}
+        row |= _model_columns("teacher", sheet.grid.teacher)
+    return row | {
+        "panel_subjects": [words.subject for words in sheet.descriptions],
+        "panel_details": [words.details for words in sheet.descriptions],
+        "panel_captions": [words.caption for words in sheet.descriptions],
+    }
+
+
+def _picture(image: Any) -> dict[str, Any]:
+    return {"bytes": encode_png(image), "path": None}
+
+
+def _model_columns(name: str, model: Model) -> dict[str, str]:
+    return {name: model.name, f"{name}_revision": model.revision, f"{name}_template": model.template}
+
+
+def _to_model(row: dict[str, Any], name: str) -> Model:
+    return Model(name=row[name], revision=row[f"{name}_revision"], template=row[f"{name}_template"])

@@ -1,0 +1,199 @@
+"""A dataset is a folder: shards of parquet, a funnel, a card that `datasets.load_dataset` understands, a manifest.
+
+    manifest.json  funnel.json  README.md  pairs/00000.parquet ...  rejects/00000.parquet ...  grids/00000.parquet ...
+
+The manifest is written last: a folder without one is a dataset in the making.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dsd.data.records import Pair, Reject, Sheet
+from dsd.data.rows import Kind, to_pair, to_parquet, to_reject, to_sheet
+from dsd.errors import UserError
+from dsd.files import sha256_of, write_atomic
+
+Record = TypeVar("Record")
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+FUNNEL = "funnel.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """A file of rows.
+
+    Attributes:
+        path: inside the dataset folder.
+        kind: of the rows.
+        rows: how many.
+        sha256: of the file's bytes.
+    """
+
+    path: str
+    kind: Kind
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a dataset consists of.
+
+    Attributes:
+        schema_version: of the files' layout.
+        recipe: the config that made it, and the revisions of everything it names.
+        shards: by kind, in order.
+    """
+
+    schema_version: int
+    recipe: Mapping[str, Any]
+    shards: tuple[Shard, ...]
+
+    def of(self, kind: Kind) -> list[Shard]:
+        """The shards of a kind, in order."""
+        return [shard for shard in self.shards if shard.kind == kind]
+
+    def rows(self, kind: Kind) -> int:
+        """How many rows there are of a kind."""
+        return sum(shard.rows for shard in self.of(kind))
+
+
+class DatasetWriter:
+    """Writes shards, each whole or not at all, and at the end what makes them a dataset.
+
+    Args:
+        folder: of the dataset.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write_shard(self, kind: Kind, number: int, records: Sequence[Any]) -> Shard:
+        """Writes (or writes anew) shard `number` of a kind; equal records give equal bytes."""
+        path = self.folder / kind / f"{number:05d}.parquet"
+        write_atomic(path, to_parquet(kind, records))
+        name = path.relative_to(self.folder).as_posix()
+        return Shard(path=name, kind=kind, rows=len(records), sha256=sha256_of(path))
+
+    def finish(self, shards: Sequence[Shard], recipe: Mapping[str, Any], funnel: Mapping[str, Any]) -> None:
+        """Writes funnel, card and manifest; with the last the dataset is complete."""
+        shards = [shard for kind in get_args(Kind) for shard in shards if shard.kind == kind]
+        manifest = Manifest(schema_version=SCHEMA_VERSION, recipe=recipe, shards=tuple(shards))
+        write_atomic(self.folder / FUNNEL, _json(funnel))
+        write_atomic(self.folder / "README.md", _card(manifest))
+        write_atomic(self.folder / MANIFEST, _json(asdict(manifest)))
+
+
+class DatasetReader:
+    """Reads a complete dataset.
+
+    Args:
+        folder: as curation wrote it.
+
+    Raises:
+        UserError: no dataset, an unfinished one, or one of another schema version.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.manifest = _read_manifest(self.folder)
+
+    def __len__(self) -> int:
+        return self.manifest.rows("pairs")
+
+    def pairs(self) -> Iterator[Pair]:
+        """Kept pairs, in order."""
+        return self._records("pairs", to_pair)
+
+    def rejects(self) -> Iterator[Reject]:
+        """Candidates that were not kept, in order."""
+        return self._records("rejects", to_reject)
+
+    def sheets(self) -> Iterator[Sheet]:
+        """What became of each caption, in order."""
+        return self._records("grids", to_sheet)
+
+    def funnel(self) -> dict[str, Any]:
+        """The content of ``funnel.json``."""
+        return json.loads((self.folder / FUNNEL).read_text(encoding="utf-8"))
+
+    def verify(self) -> None:
+        """Compares every shard with the manifest.
+
+        Raises:
+            UserError: a shard is missing or has other bytes.
+        """
+        for shard in self.manifest.shards:
+            if sha256_of(self._path(shard)) != shard.sha256:
+                raise UserError(f'"{self.folder / shard.path}" is not what the manifest says; copy the dataset again')
+
+    def _records(self, kind: Kind, read: Callable[[dict[str, Any]], Record]) -> Iterator[Record]:
+        for shard in self.manifest.of(kind):
+            path = self._path(shard)
+            try:
+                with pq.ParquetFile(path) as file:
+                    for batch in file.iter_batches(batch_size=64):
+                        yield from map(read, batch.to_pylist())
+            except pa.ArrowException as error:
+                raise UserError(f'"{path}" is damaged ({error}); copy the dataset again') from error
+
+    def _path(self, shard: Shard) -> Path:
+        path = self.folder / shard.path
+        if not path.is_file():
+            raise UserError(f'"{path}" is missing from the dataset; copy the dataset again')
+        return path
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(
+            f'"{folder}" is no finished dataset (it has no {MANIFEST}); give the folder of `dsd curate`, '
+            "or run the same command again to finish it"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise UserError(
+                f'"{folder}" is a dataset of schema version {version}, but this version of dsd reads '
+                f"{SCHEMA_VERSION}; curate it again, or use the dsd that wrote it"
+            )
+        shards = tuple(Shard(**shard) for shard in content["shards"])
+        return Manifest(schema_version=version, recipe=content["recipe"], shards=shards)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f'"{path}" is damaged ({error!r}); copy the dataset again') from error
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _card(manifest: Manifest) -> str:
+    configs = []
+    for kind in get_args(Kind):
+        if manifest.rows(kind):
+            default = "\n  default: true" if kind == "pairs" else ""
+            configs.append(f'- config_name: {kind}{default}\n  data_files: "{kind}/*.parquet"')
+    counts = ", ".join(f"{manifest.rows(kind)} {kind}" for kind in get_args(Kind))
+    header = "\n".join(["---", "configs:", *configs, "---"]) if configs else ""
+    return f"""{header}
+# Pairs of one individual in two scenes
+
+Made by `dsd curate`: {counts}. A teacher drew sheets of one subject, a vision-language model judged every two panels.
+`pairs` holds what it kept, in both orders: a `reference`, and a `target` under its caption. `rejects` holds the rest
+with the `reason`, `grids` a row for each caption. `manifest.json` names the settings and the models.
+
+    datasets.load_dataset("this/folder")             # the pairs
+    datasets.load_dataset("this/folder", "rejects")
+"""
