@@ -45,7 +45,7 @@ def parse_reply(text: str, schema: type[BaseModel]) -> Reply:
     try:
         return schema.model_validate_json(json.dumps(objects[0]))
     except ValidationError as error:
-        problems = ("; ".join(f"{'.'.join(map(str, e['loc'])) or 'object'}: {e['msg']}" for e in error.errors()))
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'object'}: {e['msg']}" for e in error.errors())
         return ChatFailure("not in the schema", problems, text)
 
 

@@ -63,7 +63,9 @@ class ReplayChat:
             lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
             self._replies: dict[str, dict[str, Any]] = {line["key"]: line for line in lines}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f'"{path}" is no recording of chat replies ({error}); give a file that one wrote') from error
+            raise UserError(
+                f'"{path}" is no recording of chat replies ({error}); give a file that one wrote'
+            ) from error
         self.revision = sha256_of(path)[:12]
 
     def reply(self, requests: Sequence[ChatRequest]) -> list[Reply]:

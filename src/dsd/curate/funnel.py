@@ -51,7 +51,7 @@ class Funnel:
         """Proves that every caption, sheet and candidate is accounted for.
 
         Raises:
-            AssertionError: something was lost or counted twice; the message holds the sums.
+            RuntimeError: something was lost or counted twice; the message holds the sums.
         """
         _require("captions", self.captions, self.grid_prompts + sum(self.prompts_failed.values()))
         _require("grid prompts", self.grid_prompts, self.sheets + sum(self.sheets_refused.values()))
@@ -108,7 +108,7 @@ def _sum(one: Any, other: Any) -> Any:
 
 def _require(what: str, whole: int, parts: int) -> None:
     if whole != parts:
-        raise AssertionError(f"the funnel does not add up: {whole} {what}, but {parts} accounted for")
+        raise RuntimeError(f"the funnel does not add up: {whole} {what}, but {parts} accounted for")
 
 
 def _aside(word: str, counts: Mapping[str, int]) -> str:

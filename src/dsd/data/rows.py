@@ -89,9 +89,9 @@ def to_row(record: Pair | Reject | Sheet) -> dict[str, Any]:
 
 def to_pair(row: dict[str, Any]) -> Pair:
     """The pair of a row of `pairs` or `rejects`."""
-    plain = {name: row[name] for name, type_ in _PAIR_COLUMNS.items() if type_ == "string" and "judge" not in name}
+    own: dict[str, Any] = {name: row[name] for name in _PAIR_COLUMNS if not name.startswith("judge")}
     pictures = {name: load_image(row[name]["bytes"]) for name in ("reference", "target")}
-    return Pair(**plain, **pictures, judge=_to_model(row, "judge"))
+    return Pair(**(own | pictures), judge=_to_model(row, "judge"))
 
 
 def to_reject(row: dict[str, Any]) -> Reject:
@@ -119,9 +119,9 @@ def to_sheet(row: dict[str, Any]) -> Sheet:
 
 
 def _pair_row(pair: Pair) -> dict[str, Any]:
-    plain = {name: getattr(pair, name) for name, type_ in _PAIR_COLUMNS.items() if "judge" not in name}
-    pictures = {name: _picture(plain[name]) for name in ("reference", "target")}
-    return plain | pictures | _model_columns("judge", pair.judge)
+    own = {name: getattr(pair, name) for name in _PAIR_COLUMNS if not name.startswith("judge")}
+    pictures = {"reference": _picture(pair.reference), "target": _picture(pair.target)}
+    return own | pictures | _model_columns("judge", pair.judge)
 
 
 def _sheet_row(sheet: Sheet) -> dict[str, Any]:

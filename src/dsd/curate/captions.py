@@ -1,0 +1,183 @@
+"""Captions from a file: LAION-layout parquet, CSV, JSON lines or plain text; empty and repeated ones are left out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasketch import MinHash, MinHashLSH
+
+from dsd.data.records import Caption
+from dsd.errors import UserError
+
+COLUMNS = ("text", "caption", "captions", "prompt")
+"""Names of a caption column, in upper or lower case; LAION's is ``TEXT``. The first that is found counts."""
+MAX_CHARACTERS = 300
+"""A longer caption is cut at a word; it is an inspiration, and long ones are lists of search words."""
+NEAR_DUPLICATE = 0.85
+"""Jaccard similarity of two captions' four-letter pieces from which on the later one is left out."""
+
+_PIECE = 4
+_PERMUTATIONS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captions:
+    """What a file gave.
+
+    Attributes:
+        taken: in the order of the file.
+        skipped: rows before the last taken one that were not, by reason.
+    """
+
+    taken: tuple[Caption, ...]
+    skipped: Mapping[str, int]
+
+
+def read_captions(path: str, limit: int) -> Captions:
+    """Reads a file until it has given enough captions.
+
+    Args:
+        path: a ``.parquet``, ``.csv``, ``.tsv``, ``.jsonl`` or ``.txt`` file; local or any address that fsspec knows.
+        limit: captions to take at most.
+
+    Raises:
+        UserError: no such file, an unknown kind of file, a damaged one, no caption column, or not one caption.
+    """
+    suffix = PurePosixPath(path).suffix.lower()
+    if suffix not in _READERS:
+        raise UserError(f'"{path}" is no caption file; give one of {", ".join(_READERS)}')
+    taken, skipped = [], {"empty": 0, "near-duplicate": 0}
+    seen = _Seen()
+    try:
+        with fsspec.open(path, "rb") as file:
+            for raw in _READERS[suffix](file, path):  # pyright: ignore[reportArgumentType]
+                text = clean(raw)
+                if not text:
+                    skipped["empty"] += 1
+                elif seen.before(text):
+                    skipped["near-duplicate"] += 1
+                else:
+                    taken.append(Caption(text=text))
+                    if len(taken) == limit:
+                        break
+    except UnicodeDecodeError as error:
+        raise UserError(f'"{path}" is not UTF-8 text ({error.reason} at byte {error.start}); convert it') from error
+    except (OSError, ImportError, pa.ArrowException) as error:
+        raise UserError(
+            f'cannot read captions from "{path}" ({error}); give a file that exists and is whole'
+        ) from error
+    if not taken:
+        raise UserError(f'"{path}" holds no caption that is not empty; give a file with at least one')
+    return Captions(taken=tuple(taken), skipped={reason: count for reason, count in skipped.items() if count})
+
+
+def clean(raw: str | None) -> str:
+    """A caption on one line, without markup and control characters, cut to `MAX_CHARACTERS`."""
+    text = re.sub(r"<[^<>]{1,500}>", " ", raw or "")
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if len(text) <= MAX_CHARACTERS:
+        return text
+    return text[: MAX_CHARACTERS + 1].rsplit(" ", 1)[0][:MAX_CHARACTERS]
+
+
+class _Seen:
+    """Remembers captions to recognise near-duplicates, whatever their punctuation and case."""
+
+    def __init__(self) -> None:
+        self._index = MinHashLSH(threshold=NEAR_DUPLICATE, num_perm=_PERMUTATIONS)
+        self._texts: list[str] = []
+
+    def before(self, text: str) -> bool:
+        """Whether a caption like this was seen before; if not, it now is."""
+        plain = " ".join(re.findall(r"\w+", text.casefold())) or text
+        pieces = _pieces(plain)
+        sketch = MinHash(num_perm=_PERMUTATIONS, seed=1)
+        sketch.update_batch([piece.encode() for piece in pieces])
+        for key in self._index.query(sketch):
+            other = _pieces(self._texts[int(str(key))])
+            if len(pieces & other) >= NEAR_DUPLICATE * len(pieces | other):
+                return True
+        self._index.insert(str(len(self._texts)), sketch)
+        self._texts.append(plain)
+        return False
+
+
+def _pieces(text: str) -> set[str]:
+    return {text[at : at + _PIECE] for at in range(max(1, len(text) - _PIECE + 1))}
+
+
+def _column(names: list[str], path: str) -> str:
+    for wanted in COLUMNS:
+        for name in names:
+            if name.strip().lower() == wanted:
+                return name
+    found = ", ".join(f'"{name}"' for name in names) or "none"
+    raise UserError(f'"{path}" has no caption column, its columns are {found}; rename the one with captions to TEXT')
+
+
+def _parquet(file: IO[bytes], path: str) -> Iterator[str | None]:
+    with pq.ParquetFile(file) as table:
+        column = _column(table.schema_arrow.names, path)
+        kind = table.schema_arrow.field(column).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+            raise UserError(f'the column "{column}" of "{path}" holds {kind}, but captions must be text')
+        for batch in table.iter_batches(columns=[column], batch_size=1024):
+            yield from batch.column(0).to_pylist()
+
+
+def _table(delimiter: str) -> Callable[[IO[bytes], str], Iterator[str | None]]:
+    def read(file: IO[bytes], path: str) -> Iterator[str | None]:
+        try:
+            rows = csv.DictReader(_lines(file), delimiter=delimiter)
+            column = _column(list(rows.fieldnames or ()), path)
+            for row in rows:
+                yield row[column]
+        except csv.Error as error:
+            raise UserError(f'"{path}" is no table with a header ({error}); give one') from error
+
+    return read
+
+
+def _json_lines(file: IO[bytes], path: str) -> Iterator[str | None]:
+    column = None
+    for number, line in enumerate(_lines(file), start=1):
+        if not line.strip():
+            continue
+        try:
+            row: Any = json.loads(line)
+        except ValueError as error:
+            raise UserError(f'line {number} of "{path}" is no JSON ({error}); write one object a line') from error
+        if not isinstance(row, dict):
+            raise UserError(f'line {number} of "{path}" is no JSON object; write one a line')
+        column = column or _column(list(row), path)
+        value = row.get(column)
+        if value is not None and not isinstance(value, str):
+            raise UserError(f'"{column}" in line {number} of "{path}" is {value!r}, but captions must be text')
+        yield value
+
+
+def _text(file: IO[bytes], path: str) -> Iterator[str | None]:
+    yield from _lines(file)
+
+
+def _lines(file: IO[bytes]) -> Iterator[str]:
+    for number, line in enumerate(file):
+        yield line.decode("utf-8-sig" if number == 0 else "utf-8")
+
+
+_READERS: dict[str, Callable[[IO[bytes], str], Iterator[str | None]]] = {
+    ".parquet": _parquet,
+    ".csv": _table(","),
+    ".tsv": _table("\t"),
+    ".jsonl": _json_lines,
+    ".txt": _text,
+}

@@ -1,0 +1,82 @@
+"""Grid prompts to sheets: a plain text-to-image model draws all panels of a sheet in one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FluxPipeline
+
+from dsd.curate.config import CurateConfig
+from dsd.curate.seeds import derive_seed
+from dsd.data.records import Grid, GridPrompt, Model
+from dsd.errors import UserError
+from dsd.frames import Grid as Layout
+from dsd.models import resolve, revision_of
+
+LAYOUT = Layout(2, 2)
+"""Four panels, as many as a grid prompt has scenes."""
+
+
+class Teacher:
+    """Draws sheets with a stock `FluxPipeline`.
+
+    Args:
+        config: names the model and how it draws.
+        device: where it runs; by default a GPU when there is one.
+
+    Raises:
+        UserError: the model cannot be found or is of another family, or the panel size does not suit it.
+    """
+
+    def __init__(self, config: CurateConfig, device: str | None = None) -> None:
+        self._config = config
+        path = resolve(config.teacher)
+        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = torch.bfloat16 if self._device.startswith("cuda") else torch.float32
+        try:
+            pipeline: Any = FluxPipeline.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f'"{config.teacher}" cannot be loaded as a teacher ({reason}); give a folder or hub id of a FLUX model'
+            ) from error
+        step = 2 * pipeline.vae_scale_factor
+        if config.panel_size % step:
+            raise UserError(f'panel_size is {config.panel_size}, but "{config.teacher}" needs a multiple of {step}')
+        self._pipeline = pipeline.to(self._device)
+        self._pipeline.set_progress_bar_config(disable=True)
+        revision = revision_of(path) if Path(path).exists() else config.teacher
+        self.model = Model(name=config.teacher, revision=revision)
+
+    def draw(self, prompts: Sequence[GridPrompt], seed: int) -> list[Grid]:
+        """Draws a sheet after each prompt.
+
+        Args:
+            prompts: of one unit.
+            seed: of the unit; each sheet's noise depends on it and on the prompt.
+        """
+        size = self._config.teacher_batch
+        return [grid for at in range(0, len(prompts), size) for grid in self._batch(prompts[at : at + size], seed)]
+
+    def _batch(self, prompts: Sequence[GridPrompt], seed: int) -> list[Grid]:
+        config = self._config
+        seeds = [derive_seed(seed, "sheet", prompt.id) for prompt in prompts]
+        guided = config.true_guidance > 1
+        images = self._pipeline(
+            prompt=[prompt.text for prompt in prompts],
+            negative_prompt=[""] * len(prompts) if guided else None,
+            true_cfg_scale=config.true_guidance,
+            guidance_scale=config.guidance,
+            height=LAYOUT.rows * config.panel_size,
+            width=LAYOUT.columns * config.panel_size,
+            num_inference_steps=config.steps,
+            max_sequence_length=config.sheet_text_tokens,
+            generator=[torch.Generator().manual_seed(s) for s in seeds],
+        ).images
+        return [
+            Grid(prompt=prompt.id, image=image, seed=s, teacher=self.model)
+            for prompt, image, s in zip(prompts, images, seeds, strict=True)
+        ]

@@ -1,0 +1,110 @@
+"""Are two panels the same individual? A rule for near-copies, then a vision-language model with its reasons.
+
+Each unordered pair of a sheet is judged once. With the compact templates a question is one user message of both
+pictures and `judge` (or `judge directly`); see `templates/README.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import cast
+
+import imagehash
+import numpy as np
+from PIL import Image
+
+from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest, Reply
+from dsd.curate.panels import Described
+from dsd.curate.schemas import DirectVerdict, PairVerdict
+from dsd.curate.seeds import derive_seed
+from dsd.curate.templates import Template, Templates
+from dsd.data.records import Model, Verdict
+
+NEAR_COPY_BITS = 8
+"""Perceptual hashes (64 bits) of the same picture differ in no more."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Two panels of one sheet."""
+
+    first: Described
+    second: Described
+
+
+def candidates(panels: Sequence[Described]) -> list[Candidate]:
+    """All unordered pairs of a sheet's panels."""
+    return [Candidate(first, second) for first, second in combinations(panels, 2)]
+
+
+def near_copy(first: Image.Image, second: Image.Image, threshold: float) -> bool:
+    """Whether two panels are nearly the same picture, which would teach copying.
+
+    Both signs are needed: flat pictures share a hash, and dark ones have small differences.
+
+    Args:
+        first: a panel.
+        second: another one of the same size.
+        threshold: mean absolute difference of pixels, as a share of the full range.
+    """
+    difference = np.abs(np.asarray(first, dtype=np.float32) - np.asarray(second, dtype=np.float32)).mean() / 255
+    if difference >= threshold:
+        return False
+    return imagehash.phash(first) - imagehash.phash(second) <= NEAR_COPY_BITS
+
+
+def judge_pairs(
+    pairs: Sequence[Candidate], judge: ChatModel, templates: Templates, *, chain_of_thought: bool, seed: int
+) -> list[Verdict | ChatFailure]:
+    """Has each pair judged.
+
+    Args:
+        pairs: of one unit.
+        judge: a vision-language model.
+        templates: of the question.
+        chain_of_thought: both subjects are described before the decision; otherwise the decision comes alone, and the
+            verdict's reasons are the descriptions of the panels.
+        seed: of the unit.
+
+    Returns:
+        For each pair the verdict, or why there is none.
+    """
+    template = _template(templates, chain_of_thought)
+    replies = judge.reply(
+        [
+            ChatRequest(
+                messages=(template.message({"first": p.first.panel.image, "second": p.second.panel.image}),),
+                schema=PairVerdict if chain_of_thought else DirectVerdict,
+                seed=derive_seed(seed, "judge", p.first.panel.id, p.second.panel.id),
+                max_tokens=template.max_tokens,
+            )
+            for p in pairs
+        ]
+    )
+    return [_verdict(pair, reply) for pair, reply in zip(pairs, replies, strict=True)]
+
+
+def judge_of(judge: ChatModel, templates: Templates, chain_of_thought: bool) -> Model:
+    """The provenance of verdicts."""
+    label = _template(templates, chain_of_thought).label
+    return Model(name=judge.name, revision=judge.revision, template=label)
+
+
+def _template(templates: Templates, chain_of_thought: bool) -> Template:
+    return templates.judge if chain_of_thought else templates.judge_direct
+
+
+def _verdict(pair: Candidate, reply: Reply) -> Verdict | ChatFailure:
+    if isinstance(reply, ChatFailure):
+        return reply
+    if isinstance(reply, PairVerdict):
+        return Verdict(**reply.model_dump())
+    first, second = pair.first.panel.description, pair.second.panel.description
+    return Verdict(
+        common_subject=first.subject if first.subject == second.subject else "",
+        first_details=first.details,
+        second_details=second.details,
+        same=cast(DirectVerdict, reply).same,
+    )

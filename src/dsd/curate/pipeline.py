@@ -1,0 +1,195 @@
+"""Phases 1 and 2 on one machine: captions to a dataset of judged pairs, unit by unit.
+
+Run it again to go on: finished units are skipped, the others give the bytes they would have given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from dsd.chat.protocol import ChatModel
+from dsd.chat.registry import load_chat
+from dsd.config import from_json, to_json
+from dsd.curate.captions import Captions, read_captions
+from dsd.curate.config import CurateConfig
+from dsd.curate.funnel import Funnel
+from dsd.curate.grids import Teacher
+from dsd.curate.templates import PLACES, Templates
+from dsd.curate.units import FOLDER, Ledger, Unit, UnitRecord, split_into_units
+from dsd.curate.work import Models, do_unit
+from dsd.data.records import Caption
+from dsd.data.store import FUNNEL, MANIFEST, DatasetWriter
+from dsd.errors import UserError
+from dsd.files import make_folder, write_atomic
+from dsd.log import console, progress
+
+CONFIG = "config.json"
+SOURCES = "sources.json"
+
+
+def curate(config: CurateConfig, out: Path) -> Funnel:
+    """Makes a dataset, or finishes one.
+
+    Args:
+        config: settings; the same for every start.
+        out: folder of the dataset.
+
+    Returns:
+        What became of the captions.
+
+    Raises:
+        UserError: the folder holds a dataset with other settings or of other models, or something in the config
+            cannot be used; finished units stay.
+    """
+    _claim(config, make_folder(out))
+    if (out / MANIFEST).exists():
+        funnel = Funnel.from_dict(json.loads((out / FUNNEL).read_text(encoding="utf-8")))
+        _show(funnel, out)
+        return funnel
+    _sweep(out)
+    captions = _captions(config, out)
+    units = split_into_units(captions.taken, config)
+    ledger = Ledger(out)
+    found = [ledger.find(unit.number) for unit in units]
+    records = [record for record in found if record is not None]
+    waiting = [unit for unit, record in zip(units, found, strict=True) if record is None]
+    if waiting:
+        records += _work(waiting, sum(record.funnel.captions for record in records), config, out, ledger)
+    funnel = _finish(sorted(records, key=lambda record: record.number), captions, config, out)
+    _show(funnel, out)
+    return funnel
+
+
+def _claim(config: CurateConfig, out: Path) -> None:
+    """Takes a folder for a dataset, or finds that it holds this one."""
+    path = out / CONFIG
+    if not path.exists():
+        write_atomic(path, to_json(config))
+        return
+    before = from_json(CurateConfig, path.read_text(encoding="utf-8"))
+    for field in dataclasses.fields(config):
+        old, new = getattr(before, field.name), getattr(config, field.name)
+        if old != new:
+            raise UserError(
+                f'"{out}" holds a dataset with {field.name} = {old!r}, but {field.name} = {new!r} was asked for; '
+                "give the old value to go on, or another folder"
+            )
+
+
+def _captions(config: CurateConfig, out: Path) -> Captions:
+    """The captions of all units. They are kept, so that a later start goes on with the same ones."""
+    path = out / FOLDER / "captions.json"
+    if path.exists():
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Captions(taken=tuple(Caption(text=text) for text in content["taken"]), skipped=content["skipped"])
+    wanted = config.units * config.unit_size
+    captions = read_captions(config.captions, wanted)
+    if len(captions.taken) < wanted:
+        console.print(
+            f"warning: {config.captions} gives {len(captions.taken):,} captions, not the {wanted:,} of "
+            f"{config.units:,} units; the curation takes those"
+        )
+    content = {"taken": [caption.text for caption in captions.taken], "skipped": captions.skipped}
+    write_atomic(path, json.dumps(content, indent=0, ensure_ascii=False) + "\n")
+    return captions
+
+
+def _work(units: Sequence[Unit], completed: int, config: CurateConfig, out: Path, ledger: Ledger) -> list[UnitRecord]:
+    models = _load(config)
+    _check_sources(_sources(models), out)
+    records = []
+    total = completed + sum(len(unit.captions) for unit in units)
+    with progress(description="curating captions", total=total, completed=completed) as bar:
+        for unit in units:
+            rows = do_unit(unit, config, models, lambda stage: bar.advance(0, note=stage))
+            records.append(ledger.commit(unit.number, rows))
+            bar.advance(len(unit.captions))
+    return records
+
+
+def _load(config: CurateConfig) -> Models:
+    templates = Templates.load(config.templates)
+    chat: ChatModel = load_chat(config.chat, batch_size=config.chat_batch)
+    judge = chat if config.judge == config.chat else load_chat(config.judge, batch_size=config.chat_batch)
+    return Models(chat=chat, judge=judge, teacher=Teacher(config), templates=templates)
+
+
+def _sources(models: Models) -> dict[str, str]:
+    """What else the content depends on: the models behind the names, and the prompts."""
+    labels = {f"templates/{kind}": getattr(models.templates, kind).label for kind in PLACES}
+    return {
+        "chat": models.chat.revision,
+        "judge": models.judge.revision,
+        "teacher": models.teacher.model.revision,
+        **labels,
+    }
+
+
+def _check_sources(sources: dict[str, str], out: Path) -> None:
+    path = out / SOURCES
+    if not path.exists():
+        write_atomic(path, json.dumps(sources, indent=2) + "\n")
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for name, revision in sources.items():
+        if before.get(name) != revision:
+            raise UserError(
+                f'"{out}" was begun with revision {before.get(name)} of {name}, but it now is {revision}; '
+                "bring the old one back to go on, or give another folder"
+            )
+
+
+def _finish(records: Sequence[UnitRecord], captions: Captions, config: CurateConfig, out: Path) -> Funnel:
+    funnel = sum((record.funnel for record in records), Funnel(captions_skipped=captions.skipped))
+    shards = [shard for record in records for shard in record.shards]
+    funnel.reconcile()
+    _reconcile_rows(funnel, out, [shard.path for shard in shards])
+    recipe: dict[str, Any] = json.loads(to_json(config))
+    recipe["revisions"] = json.loads((out / SOURCES).read_text(encoding="utf-8"))
+    DatasetWriter(out).finish(shards, recipe, funnel.to_dict())
+    return funnel
+
+
+def _reconcile_rows(funnel: Funnel, out: Path, shards: Sequence[str]) -> None:
+    """Proves that the rows on disk are those of the funnel, and that no pair is there twice.
+
+    Raises:
+        RuntimeError: they are not.
+    """
+    ids: list[str] = []
+    outcomes: Counter[tuple[str, str]] = Counter()
+    grids = 0
+    for shard in shards:
+        if shard.startswith("rejects"):
+            rows = pq.read_table(out / shard, columns=["id", "outcome", "reason"]).to_pylist()
+            outcomes.update((row["outcome"], row["reason"]) for row in rows)
+            ids += [row["id"] for row in rows]
+        elif shard.startswith("pairs"):
+            ids += pq.read_table(out / shard, columns=["id"]).column("id").to_pylist()
+        else:
+            grids += pq.read_metadata(out / shard).num_rows
+    expected = {("rejected", reason): count for reason, count in funnel.rejected.items()}
+    expected |= {("failed", reason): count for reason, count in funnel.failed.items()}
+    if dict(outcomes) != expected or len(ids) - outcomes.total() != funnel.pairs or grids != funnel.captions:
+        raise RuntimeError(f'the rows in "{out}" are not those of the funnel: {dict(outcomes)} against {expected}')
+    if len(set(ids)) != len(ids):
+        raise RuntimeError(f'"{out}" holds {len(ids) - len(set(ids))} pairs twice')
+
+
+def _sweep(out: Path) -> None:
+    """Removes what a killed run left under temporary names."""
+    for leftover in out.rglob(".*.tmp"):
+        leftover.unlink()
+
+
+def _show(funnel: Funnel, out: Path) -> None:
+    for line in funnel.lines():
+        console.print(line)
+    console.print(f"in {out}")

@@ -1,0 +1,54 @@
+"""Captions to grid prompts: a language model takes each caption as an inspiration for one subject in four scenes.
+
+With the compact templates a question is the single user message `grid prompt: {caption}`; see `templates/README.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest
+from dsd.curate.schemas import GridPromptReply
+from dsd.curate.seeds import derive_seed
+from dsd.curate.templates import Templates
+from dsd.data.records import Caption, GridPrompt, Model
+
+
+def write_grid_prompts(
+    captions: Sequence[Caption], chat: ChatModel, templates: Templates, seed: int
+) -> list[GridPrompt | ChatFailure]:
+    """Asks for a grid prompt after each caption.
+
+    Args:
+        captions: the inspirations.
+        chat: who writes.
+        templates: of the question and of the text that the teacher will draw.
+        seed: of the unit.
+
+    Returns:
+        For each caption its grid prompt, or why there is none.
+    """
+    template = templates.grid_prompt
+    replies = chat.reply(
+        [
+            ChatRequest(
+                messages=(template.message({"caption": caption.text}),),
+                schema=GridPromptReply,
+                seed=derive_seed(seed, "grid prompt", caption.id),
+                max_tokens=template.max_tokens,
+            )
+            for caption in captions
+        ]
+    )
+    writer = Model(name=chat.name, revision=chat.revision, template=template.label)
+    return [
+        reply if isinstance(reply, ChatFailure) else _prompt(caption, cast(GridPromptReply, reply), templates, writer)
+        for caption, reply in zip(captions, replies, strict=True)
+    ]
+
+
+def _prompt(caption: Caption, reply: GridPromptReply, templates: Templates, writer: Model) -> GridPrompt:
+    scenes = {f"scene{number}": scene for number, scene in enumerate(reply.scenes, start=1)}
+    text = templates.sheet.words({"subject": reply.subject, **scenes})
+    return GridPrompt(caption=caption.id, subject=reply.subject, scenes=tuple(reply.scenes), text=text, writer=writer)

@@ -1,0 +1,104 @@
+"""Prompt templates as messages; `templates/README.md` says how a template file reads and what the compact ones give."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from dsd.chat.protocol import ImagePart, Message, Part, TextPart
+from dsd.errors import UserError
+
+WORDS = ("caption", "subject", "scene1", "scene2", "scene3", "scene4")
+PICTURES = ("image", "first", "second")
+PLACES = {
+    "grid_prompt": {"caption"},
+    "describe": {"image"},
+    "judge": {"first", "second"},
+    "judge_direct": {"first", "second"},
+    "sheet": set(WORDS) - {"caption"},
+}
+"""The places that each template must have, and no others."""
+
+_FOLDER = Path(__file__).parent / "templates"
+_HEADER = re.compile(r"<!-- version: (\d+)(?:, max_tokens: (\d+))? -->\n")
+_PLACE = re.compile(r"\{(" + "|".join(WORDS + PICTURES) + r")\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """One prompt.
+
+    Attributes:
+        label: set, name and version, such as ``compact/judge 1``: the provenance of what it leads to.
+        max_tokens: of the reply.
+        text: with places in braces.
+    """
+
+    label: str
+    max_tokens: int
+    text: str
+
+    def words(self, values: Mapping[str, str]) -> str:
+        """The text with its places filled by words."""
+        return _PLACE.sub(lambda place: values[place[1]], self.text)
+
+    def message(self, values: Mapping[str, str | Image.Image]) -> Message:
+        """The text as one message of the user: words and pictures in the order of the file."""
+        parts: list[Part] = []
+        text = ""
+        for at, piece in enumerate(_PLACE.split(self.text)):
+            value = values[piece] if at % 2 else piece
+            if isinstance(value, str):
+                text += value
+                continue
+            parts += [TextPart(text.strip())] if text.strip() else []
+            parts.append(ImagePart(value))
+            text = ""
+        parts += [TextPart(text.strip())] if text.strip() else []
+        return Message("user", tuple(parts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Templates:
+    """A whole set."""
+
+    grid_prompt: Template
+    describe: Template
+    judge: Template
+    judge_direct: Template
+    sheet: Template
+
+    @classmethod
+    def load(cls, name: str) -> Templates:
+        """Reads a set.
+
+        Args:
+            name: ``default``, ``compact``, or a folder.
+
+        Raises:
+            UserError: no such set, or a file that is missing, lacks its first line, or has the wrong places.
+        """
+        folder = _FOLDER / name if name in ("default", "compact") else Path(name)
+        if not folder.is_dir():
+            raise UserError(f'there are no templates "{name}"; give "default", "compact" or a folder that has them')
+        return cls(**{kind: _read(folder / f"{kind}.md", f"{folder.name}/{kind}") for kind in PLACES})
+
+
+def _read(path: Path, label: str) -> Template:
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'the template "{path}" cannot be read ({error}); copy one of dsd\'s and edit it') from error
+    header = _HEADER.match(content)
+    if header is None:
+        raise UserError(f'the template "{path}" must begin with a line "<!-- version: 1, max_tokens: 512 -->"')
+    text = content[header.end() :].strip()
+    found, wanted = set(_PLACE.findall(text)), PLACES[path.stem]
+    if found != wanted:
+        places = ", ".join(f"{{{place}}}" for place in sorted(wanted))
+        raise UserError(f'the template "{path}" must have the places {places}; it has {sorted(found) or "none"}')
+    return Template(label=f"{label} {header[1]}", max_tokens=int(header[2] or 512), text=text)

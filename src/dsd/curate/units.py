@@ -1,0 +1,110 @@
+"""The unit of work: a fixed slice of the captions with a seed of its own, committed whole.
+
+A unit's shards are written under temporary names, synced and renamed; only then its record is, in the same way. What
+has no record is done anew and gives the same bytes, since they depend on the config and the unit's number alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dsd.curate.config import CurateConfig
+from dsd.curate.funnel import Funnel
+from dsd.curate.seeds import derive_seed
+from dsd.data.records import Caption, Pair, Reject, Sheet
+from dsd.data.rows import Kind
+from dsd.data.store import DatasetWriter, Shard
+from dsd.errors import UserError
+from dsd.files import write_atomic
+
+FOLDER = "units"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """A slice of the captions.
+
+    Attributes:
+        number: from 0.
+        captions: of the slice.
+        seed: of everything random in it.
+    """
+
+    number: int
+    captions: tuple[Caption, ...]
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitRows:
+    """What a unit gave."""
+
+    pairs: tuple[Pair, ...]
+    rejects: tuple[Reject, ...]
+    sheets: tuple[Sheet, ...]
+    funnel: Funnel
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitRecord:
+    """What is known of a finished unit."""
+
+    number: int
+    shards: tuple[Shard, ...]
+    funnel: Funnel
+
+
+def split_into_units(captions: Sequence[Caption], config: CurateConfig) -> list[Unit]:
+    """The units of a curation; the last one may be short."""
+    size = config.unit_size
+    slices = [tuple(captions[at : at + size]) for at in range(0, len(captions), size)]
+    return [
+        Unit(number=number, captions=slice_, seed=derive_seed(config.seed, "unit", number))
+        for number, slice_ in enumerate(slices)
+    ]
+
+
+class Ledger:
+    """The records of finished units, in the dataset's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / FOLDER
+        self._writer = DatasetWriter(folder)
+        self._dataset = folder
+
+    def find(self, number: int) -> UnitRecord | None:
+        """The record of a unit, if it is finished and its shards are there.
+
+        Raises:
+            UserError: the record is damaged.
+        """
+        path = self._path(number)
+        if not path.exists():
+            return None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            shards = tuple(Shard(**shard) for shard in content["shards"])
+            funnel = Funnel.from_dict(content["funnel"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f'"{path}" is damaged ({error!r}); delete it, and the unit is done anew') from error
+        if not all((self._dataset / shard.path).is_file() for shard in shards):
+            return None
+        return UnitRecord(number=number, shards=shards, funnel=funnel)
+
+    def commit(self, number: int, rows: UnitRows) -> UnitRecord:
+        """Writes a unit's shards, and then its record."""
+        parts: tuple[tuple[Kind, Sequence[Pair] | Sequence[Reject] | Sequence[Sheet]], ...] = (
+            ("pairs", rows.pairs),
+            ("rejects", rows.rejects),
+            ("grids", rows.sheets),
+        )
+        shards = tuple(self._writer.write_shard(kind, number, records) for kind, records in parts)
+        record = {"shards": [asdict(shard) for shard in shards], "funnel": rows.funnel.to_dict()}
+        write_atomic(self._path(number), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        return UnitRecord(number=number, shards=shards, funnel=rows.funnel)
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:05d}.json"
