@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import FluxPipeline
+from diffusers.utils import logging
 
 from dsd.curate.config import CurateConfig
 from dsd.curate.seeds import derive_seed
 from dsd.data.records import Grid, GridPrompt, Model
 from dsd.errors import UserError
 from dsd.frames import Grid as Layout
+from dsd.log import console
 from dsd.models import resolve, revision_of
 
 LAYOUT = Layout(2, 2)
@@ -37,7 +40,7 @@ class Teacher:
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if self._device.startswith("cuda") else torch.float32
         try:
-            pipeline: Any = FluxPipeline.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
+            pipeline: Any = FluxPipeline.from_pretrained(path, dtype=dtype, use_safetensors=True)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
@@ -58,6 +61,7 @@ class Teacher:
             prompts: of one unit.
             seed: of the unit; each sheet's noise depends on it and on the prompt.
         """
+        self._warn_of_long_texts(prompts)
         size = self._config.teacher_batch
         return [grid for at in range(0, len(prompts), size) for grid in self._batch(prompts[at : at + size], seed)]
 
@@ -65,18 +69,43 @@ class Teacher:
         config = self._config
         seeds = [derive_seed(seed, "sheet", prompt.id) for prompt in prompts]
         guided = config.true_guidance > 1
-        images = self._pipeline(
-            prompt=[prompt.text for prompt in prompts],
-            negative_prompt=[""] * len(prompts) if guided else None,
-            true_cfg_scale=config.true_guidance,
-            guidance_scale=config.guidance,
-            height=LAYOUT.rows * config.panel_size,
-            width=LAYOUT.columns * config.panel_size,
-            num_inference_steps=config.steps,
-            max_sequence_length=config.sheet_text_tokens,
-            generator=[torch.Generator().manual_seed(s) for s in seeds],
-        ).images
+        with _quiet():
+            images = self._pipeline(
+                prompt=[prompt.text for prompt in prompts],
+                negative_prompt=[""] * len(prompts) if guided else None,
+                true_cfg_scale=config.true_guidance,
+                guidance_scale=config.guidance,
+                height=LAYOUT.rows * config.panel_size,
+                width=LAYOUT.columns * config.panel_size,
+                num_inference_steps=config.steps,
+                max_sequence_length=config.sheet_text_tokens,
+                generator=[torch.Generator().manual_seed(s) for s in seeds],
+            ).images
         return [
             Grid(prompt=prompt.id, image=image, seed=s, teacher=self.model)
             for prompt, image, s in zip(prompts, images, seeds, strict=True)
         ]
+
+    def _warn_of_long_texts(self, prompts: Sequence[GridPrompt]) -> None:
+        """The scenes at the end of a text that is cut are not drawn; the pipeline would cut it in silence."""
+        limit = self._config.sheet_text_tokens
+        lengths = [len(self._pipeline.tokenizer_2(prompt.text).input_ids) for prompt in prompts]
+        longer = sum(length > limit for length in lengths)
+        if longer:
+            console.print(
+                f"warning: {longer} of {len(lengths)} sheet texts are longer than sheet_text_tokens = {limit} "
+                f"(up to {max(lengths)}) and were cut",
+                soft_wrap=True,
+                markup=False,
+            )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without diffusers' note, for every sheet, that CLIP reads no more than 77 tokens; T5 reads the whole text."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from diffusers.utils.logging import disable_progress_bar as disable_diffusers_progress_bar
+from transformers.utils.logging import disable_progress_bar
 
 from dsd.chat.protocol import ChatModel
 from dsd.chat.registry import load_chat
@@ -92,7 +94,7 @@ def _captions(config: CurateConfig, out: Path) -> Captions:
     wanted = config.units * config.unit_size
     captions = read_captions(config.captions, wanted)
     if len(captions.taken) < wanted:
-        console.print(
+        _say(
             f"warning: {config.captions} gives {len(captions.taken):,} captions, not the {wanted:,} of "
             f"{config.units:,} units; the curation takes those"
         )
@@ -115,6 +117,8 @@ def _work(units: Sequence[Unit], completed: int, config: CurateConfig, out: Path
 
 
 def _load(config: CurateConfig) -> Models:
+    disable_progress_bar()  # of loading; there is one of our own
+    disable_diffusers_progress_bar()
     templates = Templates.load(config.templates)
     chat: ChatModel = load_chat(config.chat, batch_size=config.chat_batch)
     judge = chat if config.judge == config.chat else load_chat(config.judge, batch_size=config.chat_batch)
@@ -190,6 +194,9 @@ def _sweep(out: Path) -> None:
 
 
 def _show(funnel: Funnel, out: Path) -> None:
-    for line in funnel.lines():
-        console.print(line)
-    console.print(f"in {out}")
+    for line in (*funnel.lines(), f"in {out}"):
+        _say(line)
+
+
+def _say(line: str) -> None:
+    console.print(line, soft_wrap=True, markup=False)

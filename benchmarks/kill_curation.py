@@ -1,0 +1,131 @@
+"""Kills a curation at random moments, starts it again, and compares every file with an undisturbed run's.
+
+    python benchmarks/kill_curation.py --kills 10
+
+The moments spread over the whole run: reading captions, loading, drawing, judging, writing shards and records.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+import tyro
+
+from dsd.config import from_json, to_json
+from dsd.curate.config import CurateConfig
+from dsd.curate.pipeline import curate
+from dsd.world.captions import write_captions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is run.
+
+    Attributes:
+        curate: the curation; an empty name of captions stands for captions of the drawn world.
+        kills: how often it is killed.
+        threads: of torch, the same in every process.
+        seed: of the moments.
+    """
+
+    curate: CurateConfig = field(default_factory=lambda: CurateConfig(captions="", units=6, unit_size=4))
+    kills: int = 10
+    threads: int = torch.get_num_threads()
+    seed: int = 0
+
+
+def run_here(settings: Settings, folder: Path) -> float:
+    """Starts or resumes the curation in this process; returns its seconds."""
+    torch.set_num_threads(settings.threads)
+    began = time.perf_counter()
+    curate(settings.curate, folder)
+    return time.perf_counter() - began
+
+
+def run_killed(settings: Settings, folder: Path, seconds: float, *, wait_for: Path | None = None) -> bool:
+    """Starts or resumes the curation in a process of its own and kills it with SIGKILL.
+
+    Args:
+        settings: what is run.
+        folder: of the dataset.
+        seconds: from the end of the process's imports to the kill.
+        wait_for: a path that must exist before the seconds count.
+
+    Returns:
+        False when the run ended before.
+    """
+    command = [sys.executable, __file__, "--child", to_json(settings), str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        if process.stdout.readline() != "ready\n":
+            raise RuntimeError(process.stderr.read())
+        while wait_for is not None and not wait_for.exists() and process.poll() is None:
+            time.sleep(0.001)
+        try:
+            _, said = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return True
+        if process.returncode:
+            raise RuntimeError(f"the run failed with status {process.returncode}: {said}")
+        return False
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Files of two datasets that are not byte for byte the same, or are missing on a side."""
+    files = {str(path.relative_to(root)) for root in (one, other) for path in root.rglob("*") if path.is_file()}
+    return sorted(name for name in files if _bytes(one / name) != _bytes(other / name))
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def _units_done(folder: Path) -> int:
+    return len(list(folder.glob("units/[0-9]*.json")))
+
+
+def main(settings: Settings) -> int:
+    """Runs the comparison and prints its outcome; returns the exit status."""
+    moments = random.Random(settings.seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = _with_captions(settings, Path(scratch) / "captions.parquet")
+        undisturbed, killed = Path(scratch) / "undisturbed", Path(scratch) / "killed"
+        duration = run_here(settings, undisturbed)
+        files = sum(path.is_file() for path in undisturbed.rglob("*"))
+        print(f"undisturbed: {duration:.1f} s, {settings.curate.units} units, {files} files", flush=True)
+        landed = 0
+        for left in range(settings.kills, 0, -1):
+            rest = duration * (1 - _units_done(killed) / (settings.curate.units + 1))
+            seconds = moments.uniform(0, 2 * rest / (left + 1))
+            if not run_killed(settings, killed, seconds):
+                break
+            landed += 1
+            leftovers = len(list(killed.rglob(".*.tmp")))
+            print(f"kill {landed}: after {seconds:.2f} s, {_units_done(killed)} units, {leftovers} torn", flush=True)
+        run_here(settings, killed)
+        different = differences(undisturbed, killed)
+    print(f"{landed} kills, differing files: {different or 'none'}")
+    return int(bool(different) or landed == 0)
+
+
+def _with_captions(settings: Settings, path: Path) -> Settings:
+    if settings.curate.captions:
+        return settings
+    write_captions(path, "training", 2 * settings.curate.units * settings.curate.unit_size)
+    return replace(settings, curate=replace(settings.curate, captions=str(path)))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        print("ready", flush=True)
+        run_here(from_json(Settings, sys.argv[2]), Path(sys.argv[3]))
+    else:
+        sys.exit(main(tyro.cli(Settings)))
