@@ -1,0 +1,139 @@
+"""Claims about chat models behind a server (a real one, on loopback), recorded ones, and their names."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny
+from chat_server import ChatServer, chat_server
+from PIL import Image
+
+from dsd.chat.openai import OpenAIChat
+from dsd.chat.protocol import ChatFailure, ChatRequest, ImagePart, Message, TextPart
+from dsd.chat.registry import load_chat
+from dsd.chat.replay import Recorder, ReplayChat
+from dsd.curate.schemas import DirectVerdict, GridPromptReply
+from dsd.errors import UserError
+
+BAD_REQUEST = (400, {"error": {"message": "no pictures here", "type": "invalid_request_error"}})
+
+
+@pytest.fixture
+def server() -> Iterator[ChatServer]:
+    with chat_server() as running:
+        yield running
+
+
+@pytest.fixture
+def chat(server: ChatServer) -> OpenAIChat:
+    return OpenAIChat("test", server.url, concurrency=4)
+
+
+def question(text: str = "judge directly", seed: int = 0, *images: Image.Image) -> ChatRequest:
+    parts = (*(ImagePart(image) for image in images), TextPart(text))
+    return ChatRequest(messages=(Message("user", parts),), schema=DirectVerdict, seed=seed, max_tokens=9)
+
+
+def test_a_request_carries_pictures_schema_and_seed(server: ChatServer, chat: OpenAIChat) -> None:
+    picture = tiny.picture((8, 6))
+    assert isinstance(chat.reply([question("judge directly", 5, picture)])[0], DirectVerdict)
+    (body,) = server.requests
+    image, text = body["messages"][0]["content"]
+    header, _, data = image["image_url"]["url"].partition(",")
+    assert header == "data:image/png;base64"
+    assert Image.open(io.BytesIO(base64.b64decode(data))).tobytes() == picture.tobytes()
+    assert text == {"type": "text", "text": "judge directly"}
+    schema = body["response_format"]["json_schema"]
+    assert (schema["name"], schema["schema"]["required"]) == ("DirectVerdict", ["same"])
+    assert schema["schema"]["additionalProperties"] is False
+    assert (body["model"], body["seed"], body["max_tokens"], body["temperature"]) == ("test", 5, 9, 0.0)
+
+
+def test_lengths_of_words_are_not_sent_but_counts_are(server: ChatServer, chat: OpenAIChat) -> None:
+    request = ChatRequest(messages=(Message("user", (TextPart("hi"),)),), schema=GridPromptReply)
+    assert isinstance(chat.reply([request])[0], GridPromptReply)
+    sent = str(server.requests[0]["response_format"])
+    assert "maxLength" not in sent
+    assert "'maxItems': 4" in sent
+
+
+def test_replies_come_in_the_order_of_questions_and_depend_on_them_alone(chat: OpenAIChat) -> None:
+    questions = [question(str(number)) for number in range(12)]
+    together = chat.reply(questions)
+    assert together == [chat.reply([one])[0] for one in questions]
+    assert len(set(map(str, together))) == 2
+
+
+def test_a_bad_reply_is_asked_for_again(server: ChatServer, chat: OpenAIChat) -> None:
+    server.script += ["Sure!", '{"same": "true"}', '```json\n{"same": true}\n```']
+    assert chat.reply([question()]) == [DirectVerdict(same=True)]
+    assert [body["temperature"] for body in server.requests] == [0.0, 0.7, 0.7]
+    assert [body["seed"] for body in server.requests] == [0, 1, 2]
+
+
+def test_a_reply_that_stays_bad_is_a_failure(server: ChatServer, chat: OpenAIChat) -> None:
+    server.script += ["no", "no", "no"]
+    assert chat.reply([question()]) == [ChatFailure("no JSON object", text="no")]
+
+
+def test_a_busy_server_is_asked_again(server: ChatServer, chat: OpenAIChat) -> None:
+    server.script += [(429, {"error": {"message": "slow down"}}), (503, {"error": {"message": "loading"}})]
+    assert isinstance(chat.reply([question()])[0], DirectVerdict)
+    assert len(server.requests) == 3
+
+
+def test_one_refused_request_is_a_failure_and_all_of_them_a_mistake(server: ChatServer, chat: OpenAIChat) -> None:
+    server.script.append(BAD_REQUEST)
+    with pytest.raises(UserError, match="no pictures here"):
+        chat.reply([question()])
+    chat.reply([question()])
+    server.script.append(BAD_REQUEST)
+    (failure,) = chat.reply([question()])
+    assert isinstance(failure, ChatFailure)
+    assert failure.reason == "request refused"
+
+
+@pytest.mark.parametrize(("status", "words"), [(401, "wrong key"), (404, "no such model")])
+def test_a_server_that_cannot_be_used_is_no_data(server: ChatServer, status: int, words: str) -> None:
+    chat = OpenAIChat("test", server.url, concurrency=1)
+    server.script += [(status, {"error": {"message": words}})] * 3
+    with pytest.raises(UserError, match=words):
+        chat.reply([question()] * 3)
+
+
+def test_a_server_that_is_away_is_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsd.chat.openai.RETRIES", 0)
+    with pytest.raises(UserError, match="no connection"):
+        OpenAIChat("test", "http://127.0.0.1:9/v1").reply([question()])
+
+
+def test_recorded_replies_are_found_by_pictures_and_words(server: ChatServer, chat: OpenAIChat, tmp_path: Path) -> None:
+    asked = [question("a", 0, tiny.picture()), question("a", 0, tiny.picture(seed=1)), question("b")]
+    server.script += ["no"] * 9
+    failures = Recorder(chat, tmp_path / "replies.jsonl").reply([question("bad")])
+    answers = Recorder(chat, tmp_path / "replies.jsonl").reply(asked)
+    replay = load_chat(f"replay:{tmp_path / 'replies.jsonl'}")
+    assert isinstance(replay, ReplayChat)
+    assert replay.reply([*reversed(asked), question("bad", seed=3)]) == [*reversed(answers), *failures]
+    with pytest.raises(UserError, match="no reply to a question for DirectVerdict"):
+        replay.reply([question("c")])
+
+
+def test_names_lead_to_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GATE_KEY", "secret")
+    chat = load_chat("openai:org/model@7b@https://example.org/v1#GATE_KEY", batch_size=3)
+    assert (chat.name, chat.revision) == ("org/model@7b", "served by https://example.org/v1")
+    for name, words in {
+        "openai:model": "names no server",
+        "openai:@http://localhost/v1": "names no server",
+        "openai:m@http://localhost/v1#NO_SUCH_KEY": "NO_SUCH_KEY",
+        "embedded:tiny-vml": "did you mean",
+        f"replay:{tmp_path / 'none'}": "no recording",
+        str(tmp_path): "cannot be loaded as a chat model",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            load_chat(name)
