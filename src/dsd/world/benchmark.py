@@ -1,4 +1,4 @@
-"""The benchmark of the drawn world: individuals that no model has seen, prompts, and the truth, which the world knows."""
+"""The benchmark of the drawn world: individuals that no model has seen, prompts, and the truth the world knows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Identity on a scale that the benchmark itself anchors: 0 a stranger of the same description, 1 the true individual."""
+"""Identity on a scale that the benchmark anchors: 0 is a stranger of the same description, 1 the true individual."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class IdentityScale:
-    """Anchors of the scale.
+    """Anchors of the scale, averaged over subjects: a subject with a look-alike stranger is not divided by nothing.
 
     Attributes:
-        stranger: ``(subjects,)``, mean cosine of each reference with strangers of the same description.
-        span: how much higher, averaged over subjects, the true individual's cosine is. A single span keeps a subject
-            with a look-alike stranger from being divided by almost nothing.
+        stranger: mean cosine of references with strangers of the same description.
+        same: mean cosine of references with further pictures of the true individuals.
     """
 
-    stranger: Float[Tensor, " subjects"]
-    span: float
+    stranger: float
+    same: float
 
     @classmethod
     def of(
@@ -34,16 +33,14 @@ class IdentityScale:
         Raises:
             ValueError: when strangers look as similar as the true individuals: the encoder cannot tell them apart.
         """
-        low = torch.einsum("sd,smd->sm", references, strangers).mean(1)
-        high = torch.einsum("sd,skd->sk", references, same).mean(1)
-        span = (high - low).mean().item()
-        if span <= 0:
+        low, high = (torch.einsum("sd,skd->sk", references, others).mean().item() for others in (strangers, same))
+        if high <= low:
             raise ValueError("the identity encoder finds strangers as similar as the true individuals")
-        return cls(low, span)
+        return cls(low, high)
 
     def __call__(
         self, references: Float[Tensor, "subjects d"], pictures: Float[Tensor, "subjects k d"]
     ) -> Float[Tensor, "subjects k"]:
-        """Identity of pictures of each subject; 0 and 1 are the anchors' means, values outside are possible."""
+        """Identity of pictures of each subject; 0 and 1 are the anchors, values outside are possible."""
         cosines = torch.einsum("sd,skd->sk", references, pictures)
-        return (cosines - self.stranger[:, None]) / self.span
+        return (cosines - self.stranger) / (self.same - self.stranger)

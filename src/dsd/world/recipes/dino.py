@@ -125,9 +125,9 @@ def build(run: Path, *, steps: int) -> DinoTask:
     return DinoTask(steps)
 
 
-def image_processor(side: int = PANEL_SIZE) -> ViTImageProcessorPil:
-    """Resizes to so many pixels a side and scales to [-1, 1]."""
-    size = {"height": side, "width": side}
+def image_processor() -> ViTImageProcessorPil:
+    """Resizes to a panel and scales to [-1, 1]."""
+    size = {"height": PANEL_SIZE, "width": PANEL_SIZE}
     return ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def blurred(images: Float[Tensor, "n c h w"], sigma: Float[Tensor, "n"]) -> Float[Tensor, "n c h w"]:
+def blurred(images: Float[Tensor, "n c h w"], sigma: Float[Tensor, " n"]) -> Float[Tensor, "n c h w"]:
     """Gaussian blur with a width of its own for each picture.
 
     Args:
