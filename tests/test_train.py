@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from training_parts import simple_pairs, small_config, task_in
 
 from dsd.config import from_json
+from dsd.data.records import Model, Pair
+from dsd.data.store import DatasetWriter
 from dsd.errors import UserError
 from dsd.recipes.flux_dev import flux_dev
 from dsd.train import loop
@@ -58,6 +60,27 @@ def test_changed_data_is_refused(tmp_path: Path) -> None:
         train(config, simple_pairs(10), tmp_path)
     with pytest.raises(UserError, match="made with data"):
         train(config, simple_pairs(12), tmp_path)
+
+
+def test_a_dataset_folder_trains_like_its_pairs(tmp_path: Path) -> None:
+    pairs = [
+        Pair(
+            **vars(pair), reference_panel="", target_panel="", reference_caption="", subject="", first_details="",
+            second_details="", judge=Model(name="test", revision="0"),
+        )
+        for pair in simple_pairs()
+    ]  # fmt: skip
+    writer = DatasetWriter(tmp_path / "dataset")
+    writer.finish([writer.write_shard("pairs", n, pairs[n * 6 : n * 6 + 6]) for n in (0, 1)], {}, {})
+    config = small_config(steps=2)
+    folders = [train(config, data, tmp_path / name) for name, data in (("a", tmp_path / "dataset"), ("b", pairs))]
+    first, second = (load_file(folder / "adapter.safetensors") for folder in folders)
+    assert all(torch.equal(first[name], value) for name, value in second.items())
+
+
+def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no finished dataset"):
+        train(small_config(), tmp_path, tmp_path / "run")
 
 
 def test_no_held_out_individual_is_trained_on(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from dsd.backbones.protocol import Backbone
 from dsd.backbones.registry import load_backbone
 from dsd.config import from_json, to_json
 from dsd.data.latents import CacheKey, LatentCache, TrainingPair, build_cache, fingerprint, is_complete
+from dsd.data.store import MANIFEST, DatasetReader
 from dsd.errors import UserError
 from dsd.files import make_folder, sha256_of, write_atomic
 from dsd.models import resolve, revision_of
@@ -126,31 +127,20 @@ def base_revision(name: str) -> str:
 def _build_latents(
     config: TrainConfig, data: Path | Sequence[TrainingPair], folder: Path, device: torch.device
 ) -> None:
+    if isinstance(data, Path):
+        reader = DatasetReader(data)
+        pairs, total, digest = reader.pairs(), len(reader), sha256_of(data / MANIFEST)[:16]
+    else:
+        pairs, total, digest = data, len(data), fingerprint(pair.id for pair in data)
     key = CacheKey(
         base=base_revision(config.base),
-        data=_fingerprint(data),
+        data=digest,
         frame_size=config.frame_size,
         max_sequence_length=config.max_sequence_length,
     )
-    if is_complete(folder, key):
-        return
-    backbone = load_backbone(config.base, device=device, dtype=_frozen_dtype(config), transformer=False)
-    if isinstance(data, Path):
-        from dsd.data.store import DatasetReader  # brings pyarrow, which resumed runs do not need
-
-        reader = DatasetReader(data)
-        build_cache(reader.pairs(), backbone, folder, key, total=len(reader))
-    else:
-        build_cache(data, backbone, folder, key, total=len(data))
-
-
-def _fingerprint(data: Path | Sequence[TrainingPair]) -> str:
-    if not isinstance(data, Path):
-        return fingerprint(pair.id for pair in data)
-    manifest = data / "manifest.json"
-    if not manifest.exists():
-        raise UserError(f'"{data}" is no dataset (it has no manifest.json); give the folder that curation wrote')
-    return sha256_of(manifest)[:16]
+    if not is_complete(folder, key):
+        backbone = load_backbone(config.base, device=device, dtype=_frozen_dtype(config), transformer=False)
+        build_cache(pairs, backbone, folder, key, total=total)
 
 
 def _frozen_dtype(config: TrainConfig) -> torch.dtype:
