@@ -37,6 +37,7 @@ class ChatServer(ThreadingHTTPServer):
     Attributes:
         requests: bodies seen so far.
         script: what to answer next instead of the answer: a status and a body, or the text of a message.
+        closed_after: how many requests it answers at all; None for any number.
     """
 
     daemon_threads = True
@@ -45,6 +46,7 @@ class ChatServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[dict[str, Any]] = []
         self.script: deque[str | tuple[int, dict[str, Any]]] = deque()
+        self.closed_after: int | None = None
 
     @property
     def url(self) -> str:
@@ -61,6 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/chat/completions":
             return self._send(404, {"error": {"message": "no such path"}})
         self.server.requests.append(body)
+        if self.server.closed_after is not None and len(self.server.requests) > self.server.closed_after:
+            return self._send(401, {"error": {"message": "closed"}})
         scripted = self.server.script.popleft() if self.server.script else None
         if isinstance(scripted, tuple):
             return self._send(*scripted)

@@ -101,7 +101,7 @@ class Ledger:
             ("rejects", rows.rejects),
             ("grids", rows.sheets),
         )
-        shards = tuple(self._writer.write_shard(kind, number, records) for kind, records in parts)
+        shards = tuple(self._writer.write_shard(kind, number, records) for kind, records in parts if records)
         record = {"shards": [asdict(shard) for shard in shards], "funnel": rows.funnel.to_dict()}
         write_atomic(self._path(number), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         return UnitRecord(number=number, shards=shards, funnel=rows.funnel)

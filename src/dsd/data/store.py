@@ -79,7 +79,13 @@ class DatasetWriter:
         self.folder = folder
 
     def write_shard(self, kind: Kind, number: int, records: Sequence[Any]) -> Shard:
-        """Writes (or writes anew) shard `number` of a kind; equal records give equal bytes."""
+        """Writes (or writes anew) shard `number` of a kind; equal records give equal bytes.
+
+        Raises:
+            ValueError: no records; `datasets` cannot read a file without rows, so none is written.
+        """
+        if not records:
+            raise ValueError(f"shard {number} of {kind} would be empty")
         path = self.folder / kind / f"{number:05d}.parquet"
         write_atomic(path, to_parquet(kind, records))
         name = path.relative_to(self.folder).as_posix()

@@ -1,0 +1,87 @@
+"""Claims about prompts: the compact ones are what tiny-vlm was trained on, and a broken template is told at once."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import tiny
+
+from dsd.chat.protocol import ImagePart, Message, TextPart
+from dsd.curate import schemas
+from dsd.curate.templates import PLACES, Templates
+from dsd.errors import UserError
+from dsd.world.captions import sheet_caption
+from dsd.world.recipes.vlm import messages
+
+ONE, TWO = tiny.picture(seed=1), tiny.picture(seed=2)
+
+
+def plain(message: Message) -> list[dict]:
+    parts = [{"type": "image"} if isinstance(p, ImagePart) else {"type": "text", "text": p.text} for p in message.parts]
+    return [{"role": message.role, "content": parts}]
+
+
+def test_compact_messages_are_those_that_tiny_vlm_learns() -> None:
+    compact = Templates.load("compact")
+    pair = {"first": ONE, "second": TWO}
+    assert plain(compact.grid_prompt.message({"caption": "a {red} cat"})) == messages("grid", "a {red} cat")
+    assert plain(compact.describe.message({"image": ONE})) == messages("describe")
+    assert plain(compact.judge.message(pair)) == messages("judge")
+    assert plain(compact.judge_direct.message(pair)) == messages("judge_direct")
+    assert [part.image for part in compact.judge.message(pair).parts if isinstance(part, ImagePart)] == [ONE, TWO]
+
+
+def test_compact_sheet_text_is_what_tiny_flux_learns() -> None:
+    scenes = ["at sea", "at night", "in the room", "in the city"]
+    values = {"subject": "red cat"} | {f"scene{n}": scene for n, scene in enumerate(scenes, start=1)}
+    assert Templates.load("compact").sheet.words(values) == sheet_caption("red cat", scenes)
+
+
+def test_words_are_not_read_as_places() -> None:
+    message = Templates.load("compact").grid_prompt.message({"caption": "{image} {scene1} {caption}"})
+    assert message.parts == (TextPart("grid prompt: {image} {scene1} {caption}"),)
+
+
+def test_large_templates_show_both_pictures_and_the_schema() -> None:
+    large = Templates.load("default")
+    parts = large.judge.message({"first": ONE, "second": TWO}).parts
+    assert [type(part) for part in parts] == [TextPart, ImagePart, TextPart, ImagePart, TextPart]
+    asked = {
+        "grid_prompt": schemas.GridPromptReply,
+        "describe": schemas.PanelDescription,
+        "judge": schemas.PairVerdict,
+        "judge_direct": schemas.DirectVerdict,
+    }
+    for name, schema in asked.items():
+        example = json.loads(re.findall(r"^\{.*\}$", getattr(large, name).text, re.MULTILINE)[-1])
+        assert list(example) == list(schema.model_fields)
+        schema.model_validate_json(json.dumps(example))
+
+
+def test_labels_name_set_and_version() -> None:
+    assert Templates.load("compact").judge.label == "compact/judge 1"
+    assert Templates.load("default").judge.max_tokens == 1024
+
+
+def test_a_folder_of_ones_own(tmp_path: Path) -> None:
+    for name, places in PLACES.items():
+        text = " ".join(f"{{{place}}}" for place in sorted(places))
+        (tmp_path / f"{name}.md").write_text(f"<!-- version: 7 -->\n{text}\n")
+    own = Templates.load(str(tmp_path))
+    assert own.describe.label == f"{tmp_path.name}/describe 7"
+    for content, words in {
+        "{image} describe": "must begin with",
+        "<!-- version: 7 -->\ndescribe": "must have the places {image}",
+        "<!-- version: 7 -->\n{image} {caption}": "must have the places {image}",
+    }.items():
+        (tmp_path / "describe.md").write_text(content)
+        with pytest.raises(UserError, match=words):
+            Templates.load(str(tmp_path))
+    (tmp_path / "describe.md").unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        Templates.load(str(tmp_path))
+    with pytest.raises(UserError, match='no templates "large"'):
+        Templates.load("large")

@@ -1,0 +1,161 @@
+"""Claims about datasets on disk: rows come back as they were, content decides bytes, `datasets` shows pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+import tiny
+
+from dsd.data.records import (
+    Caption,
+    Description,
+    Grid,
+    GridPrompt,
+    Model,
+    Pair,
+    Panel,
+    Reject,
+    Sheet,
+    content_id,
+)
+from dsd.data.rows import to_pair, to_parquet, to_reject, to_row, to_sheet
+from dsd.data.store import DatasetReader, DatasetWriter
+from dsd.errors import UserError
+
+JUDGE = Model(name="vlm", revision="1", template="compact/judge 1")
+
+
+def pair(number: int) -> Pair:
+    return Pair(
+        id=content_id("pair", number),
+        grid="g",
+        reference_panel="a",
+        target_panel="b",
+        reference=tiny.picture((16, 8), seed=number),
+        target=tiny.picture((16, 8), seed=number + 1),
+        reference_caption="a cat",
+        target_caption="a cat “at sea” 北京",
+        subject="cat",
+        first_details="red",
+        second_details="",
+        judge=JUDGE,
+    )
+
+
+def sheets() -> list[Sheet]:
+    caption = Caption(text="a cat")
+    prompt = GridPrompt(caption=caption.id, subject="cat", scenes=("a", "b", "c", "d"), text="a grid", writer=JUDGE)
+    grid = Grid(prompt=prompt.id, image=tiny.picture(), seed=2**63 - 1, teacher=Model(name="flux", revision="2"))
+    words = tuple(Description(subject="cat", details=f"{n}", caption=f"cat {n}") for n in range(4))
+    return [
+        Sheet(caption=caption, prompt=prompt, grid=grid, descriptions=words),
+        Sheet(caption=caption, prompt=prompt, grid=grid, reason="panel 1 of 4 is blank"),
+        Sheet(caption=caption, prompt=None, grid=None, reason="no grid prompt: no JSON object"),
+    ]
+
+
+def rejects() -> list[Reject]:
+    return [Reject(pair=pair(9), outcome="failed", reason="no verdict: empty reply", words="")]
+
+
+def write(folder: Path, pairs: int = 3) -> Path:
+    writer = DatasetWriter(folder)
+    shards = [writer.write_shard("grids", 0, sheets()), writer.write_shard("rejects", 0, rejects())]
+    for number in (0, 10) if pairs else ():
+        shards.append(writer.write_shard("pairs", number, [pair(number + n) for n in range(pairs)]))
+    writer.finish(shards, {"steps": 3}, {"pairs": 2 * pairs})
+    return folder
+
+
+def test_records_survive_their_rows() -> None:
+    assert to_pair(to_row(pair(1))) == pair(1)
+    assert to_reject(to_row(rejects()[0])) == rejects()[0]
+
+
+def test_records_survive_the_disk(tmp_path: Path) -> None:
+    reader = DatasetReader(write(tmp_path))
+    assert list(reader.pairs()) == [pair(n) for n in (0, 1, 2, 10, 11, 12)]
+    assert list(reader.rejects()) == rejects()
+    assert list(reader.sheets()) == sheets()
+    assert len(reader) == 6
+    assert reader.funnel() == {"pairs": 6}
+    assert reader.manifest.recipe == {"steps": 3}
+    reader.verify()
+
+
+def test_a_refused_sheet_keeps_its_picture() -> None:
+    row = to_row(sheets()[1])
+    assert to_sheet({**row, "image": row["image"]}).grid == sheets()[1].grid
+
+
+def test_a_shard_has_rows(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="shard 3 of pairs would be empty"):
+        DatasetWriter(tmp_path).write_shard("pairs", 3, [])
+
+
+def test_equal_records_give_equal_bytes() -> None:
+    assert to_parquet("pairs", [pair(1), pair(2)]) == to_parquet("pairs", [pair(1), pair(2)])
+    assert to_parquet("pairs", [pair(1), pair(2)]) != to_parquet("pairs", [pair(2), pair(1)])
+
+
+def test_ids_are_decided_by_content() -> None:
+    image = tiny.picture()
+    assert content_id("a", image, 1) == content_id("a", image.copy(), 1)
+    others = [("b", image, 1), ("a", tiny.picture(seed=1), 1), ("a", image.convert("L"), 1), ("a", image, 2)]
+    assert len({content_id(kind, *parts) for kind, *parts in [("a", image, 1), *others]}) == 5
+    panel = Panel(grid="g", number=1, image=image, description=Description(caption="one"))
+    again = Panel(grid="g", number=1, image=image, description=Description(caption="other"))
+    assert panel.id == again.id
+    assert Caption(text="\ud800").id
+
+
+def test_datasets_opens_the_folder_with_pictures(tmp_path: Path) -> None:
+    folder = str(write(tmp_path / "dataset"))
+    cache = str(tmp_path / "cache")
+    loaded = datasets.load_dataset(folder, cache_dir=cache, split="train")
+    assert isinstance(loaded, datasets.Dataset)
+    assert len(loaded) == 6
+    assert isinstance(loaded.features["reference"], datasets.Image)
+    assert loaded[0]["target"].tobytes() == pair(0).target.tobytes()
+    assert loaded[5]["target_caption"] == pair(12).target_caption
+    for name, rows in (("rejects", 1), ("grids", 3)):
+        assert len(datasets.load_dataset(folder, name, cache_dir=cache, split="train")) == rows
+
+
+def test_a_dataset_without_pairs_still_opens(tmp_path: Path) -> None:
+    folder = write(tmp_path / "dataset", pairs=0)
+    assert list(DatasetReader(folder).pairs()) == []
+    assert len(datasets.load_dataset(str(folder), "rejects", cache_dir=str(tmp_path / "c"), split="train")) == 1
+
+
+def test_another_schema_version_is_refused(tmp_path: Path) -> None:
+    manifest = write(tmp_path) / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {"schema_version": 2}))
+    with pytest.raises(UserError, match="schema version 2, but this version of dsd reads 1"):
+        DatasetReader(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"schema_version": 1}', '{"schema_version": 1, "shards": [{}]}'])
+def test_a_damaged_manifest_is_one_sentence(content: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match="is damaged"):
+        DatasetReader(tmp_path)
+
+
+def test_what_is_missing_or_changed_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no finished dataset"):
+        DatasetReader(tmp_path)
+    reader = DatasetReader(write(tmp_path))
+    shard = tmp_path / "pairs" / "00000.parquet"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(UserError, match="not what the manifest says"):
+        reader.verify()
+    with pytest.raises(UserError, match="is damaged"):
+        list(reader.pairs())
+    shard.unlink()
+    with pytest.raises(UserError, match="is missing"):
+        list(reader.pairs())
