@@ -2,23 +2,27 @@
 
 The vision side is a residual network under a small vision transformer (DPT's hybrid encoder): dense convolutions find
 a mouth of a few pixels soon, where patches and depthwise ones had not after fifty thousand panels. The text side is
-CLIP's. Trained with CLIP's loss (Radford et al. 2021) on drawn panels. A batch holds a few subjects, each in
+CLIP's encoder. Trained with CLIP's loss (Radford et al. 2021) on drawn panels. A batch holds a few subjects, each in
 scenes that differ in one word: in the place, the position or the mood.
+
+The mood is a saddle of that loss: as long as the texts of two moods are nearly the same, the pictures need not differ,
+and the other way round. A linear read-out of place, position and mood from the picture's features leads off it; it is
+no part of the finished model.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     CLIPTextConfig,
     DPTConfig,
-    ResNetConfig,
     VisionTextDualEncoderConfig,
     VisionTextDualEncoderModel,
     VisionTextDualEncoderProcessor,
@@ -42,27 +46,30 @@ from dsd.world.individuals import (
 )
 from dsd.world.recipes.dino import image_processor
 from dsd.world.recipes.soften import softened
-from dsd.world.tokenizers import clip_tokenizer
+from dsd.world.tokenizers import t5_tokenizer
 
 BATCH = 8
 """Subjects a batch, in nine scenes each."""
 TEXT_TOKENS = 24
+VALIDATION_SUBJECTS = 256
 _COMBINATIONS = torch.tensor([(*where, mood) for where in ((0, 0), (1, 0), (0, 1)) for mood in range(3)])
 _SCENES = len(_COMBINATIONS)
 _WIDTHS, _DEPTHS, _STRIDE = [32, 64, 128], [1, 2, 2], 16
 _TEXT_WIDTH = 96
+_IGNORED = -100
 
 
 def new_model() -> VisionTextDualEncoderModel:
     """The untrained pair of encoders."""
-    tokenizer = clip_tokenizer(TEXT_TOKENS)
-    residual = ResNetConfig(
-        embedding_size=_WIDTHS[0],
-        hidden_sizes=_WIDTHS,
-        depths=_DEPTHS,
-        layer_type="basic",
-        out_features=["stage1", "stage2", "stage3"],
-    )
+    tokenizer: Any = t5_tokenizer(TEXT_TOKENS)
+    residual = {
+        "model_type": "resnet",
+        "embedding_size": _WIDTHS[0],
+        "hidden_sizes": _WIDTHS,
+        "depths": _DEPTHS,
+        "layer_type": "basic",
+        "out_features": ["stage1", "stage2", "stage3"],
+    }
     vision = DPTConfig(
         is_hybrid=True,
         backbone_config=residual,
@@ -82,7 +89,7 @@ def new_model() -> VisionTextDualEncoderModel:
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=TEXT_TOKENS,
-        bos_token_id=tokenizer.bos_token_id,
+        bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
@@ -126,10 +133,12 @@ class ClipTask:
         torch.manual_seed(seed)
         self.steps, self.seed = steps, seed
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer = clip_tokenizer(TEXT_TOKENS)
-        self.model = new_model().to(self.device)
+        self.tokenizer = t5_tokenizer(TEXT_TOKENS)
+        self.model: Any = new_model()
+        self.model.to(self.device)
+        self.readout = nn.Linear(_TEXT_WIDTH, len(PLACES) + len(POSITIONS) + len(MOODS)).to(self.device)
         self.optimizer = MuonAndAdamW(
-            {"model": self.model},
+            {"model": self.model, "readout": self.readout},
             adamw_names=(
                 "normalization",
                 "embedder.embedder",
@@ -138,6 +147,7 @@ class ClipTask:
                 "position_embeddings",
                 "projection.weight",
                 "logit_scale",
+                "readout",
             ),
             adamw_lr=3e-3,
             weight_decay=0.01,
@@ -150,11 +160,11 @@ class ClipTask:
     def texts(self, captions: list[str]) -> Float[Tensor, "n d"]:
         """Normalised features of captions."""
         tokens = self.tokenizer(captions, padding=True, truncation=True, return_tensors="pt").to(self.device)
-        return F.normalize(self.model.get_text_features(**tokens).pooler_output, dim=1)  # pyright: ignore
+        return F.normalize(self.model.get_text_features(**tokens).pooler_output, dim=1)
 
     def images(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
-        """Normalised features of pictures in [-1, 1]."""
-        return F.normalize(self.model.get_image_features(pictures).pooler_output, dim=1)  # pyright: ignore
+        """Features of pictures in [-1, 1], not yet normalised."""
+        return self.model.get_image_features(pictures).pooler_output
 
     def train_step(self, step: int) -> dict[str, float | Tensor]:
         """One step on fresh panels; a caption that stands twice in the batch is no distractor of itself."""
@@ -162,29 +172,41 @@ class ClipTask:
         who, scenes = self._batch("training", step * BATCH, BATCH)
         captions = panel_captions(who, scenes)
         pictures = softened(draw_panels(who, scenes), step_generator(self.seed, step), share=0.5, sigma=1.0)
-        logits = self.images(pictures) @ self.texts(captions).T * self.model.logit_scale.exp().clamp(max=60)
+        features = self.images(pictures)
+        similarity = F.normalize(features, dim=1) @ self.texts(captions).T
+        logits = similarity * self.model.logit_scale.exp().clamp(max=60)
         logits = logits.masked_fill(_repeats(captions).to(self.device), float("-inf"))
         labels = torch.arange(len(logits), device=self.device)
-        loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-        self.optimizer.step(loss, learning_rate_factor(step, self.steps))
-        return {"loss": loss.detach()}
+        contrast = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+        read = self._read_out(features, who, scenes)
+        self.optimizer.step(contrast + read, learning_rate_factor(step, self.steps))
+        return {"loss": contrast.detach(), "read_out": read.detach()}
+
+    def _read_out(self, features: Tensor, who: Individuals, scenes: Scenes) -> Tensor:
+        place, position, mood = self.readout(features).split([len(PLACES), len(POSITIONS), len(MOODS)], 1)
+        seen = torch.where(shows_mood(who), scenes.mood, _IGNORED)
+        losses = F.cross_entropy(place, scenes.place), F.cross_entropy(position, scenes.position)
+        return sum(losses, start=F.cross_entropy(mood, seen, ignore_index=_IGNORED)) / 3
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and optimizer state."""
-        return checkpoint.module_tensors(self.model, "model") | self.optimizer.tensors()
+        modules = checkpoint.module_tensors(self.model, "model") | checkpoint.module_tensors(self.readout, "readout")
+        return modules | self.optimizer.tensors()
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Puts back a checkpoint."""
         checkpoint.restore_module(self.model, tensors, "model")
+        checkpoint.restore_module(self.readout, tensors, "readout")
         self.optimizer.restore(tensors)
 
     @torch.no_grad()
-    def evaluate(self, step: int, subjects: int = 256) -> dict[str, float]:
+    def evaluate(self, step: int) -> dict[str, float]:
         """Accuracy among eight scenes that differ in one word, on held-out subjects, crisp and blurred.
 
         The accuracies of place, position and mood are among the distractors of that kind alone.
         """
         self.model.eval()
+        subjects = VALIDATION_SUBJECTS
         index = torch.arange(subjects, device=self.device)
         who, scenes = sample_individuals("validation", index), sample_scenes("validation", index)
         pictures = draw_panels(who, scenes)
@@ -195,7 +217,7 @@ class ClipTask:
         texts = texts.view(subjects, 1 + DISTRACTORS, -1)
         figures: dict[str, float] = {}
         for name, batch in (("accuracy", pictures), ("accuracy_blurred", blur)):
-            scores = torch.einsum("nd,nkd->nk", self.images(batch), texts)
+            scores = torch.einsum("nd,nkd->nk", F.normalize(self.images(batch), dim=1), texts)
             figures[name] = (scores.argmax(1) == 0).float().mean().item()
             if batch is pictures:
                 has_mood = shows_mood(who)

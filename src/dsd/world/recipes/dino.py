@@ -8,6 +8,7 @@ apart. For evaluation only.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,9 +32,7 @@ from dsd.world.individuals import (
 from dsd.world.recipes.soften import blurred, softened
 
 _FAR = 1 << 20  # keeps the scenes of strangers and drifted copies apart from everyone's own
-_VALIDATION_GROUPS = 128
-
-
+VALIDATION_GROUPS = 128
 BATCH = 16
 """Individuals a batch; each brings a stranger of the same caption and a drifted copy, two panels each."""
 _WIDTHS, _DEPTHS = [32, 64, 128], [1, 2, 2]
@@ -78,7 +77,8 @@ class DinoTask:
         torch.manual_seed(seed)
         self.steps, self.seed = steps, seed
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = new_encoder().to(self.device)
+        self.model: Any = new_encoder()
+        self.model.to(self.device)
         self.optimizer = MuonAndAdamW(
             {"model": self.model},
             adamw_names=("normalization", "embedder.embedder"),
@@ -110,7 +110,7 @@ class DinoTask:
     def evaluate(self, step: int) -> dict[str, float]:
         """Separation on validation individuals, see `separation`."""
         self.model.eval()
-        return separation(self.model, self.device)
+        return separation(self.model, VALIDATION_GROUPS, self.device)
 
     def export(self, folder: Path, card: str) -> None:
         """Writes network (float16) and image processor, as `AutoModel` and `AutoImageProcessor` read them."""
@@ -138,15 +138,13 @@ def auc(positive: Tensor, negative: Tensor) -> float:
 
 
 @torch.no_grad()
-def separation(
-    model: nn.Module, device: torch.device | str = "cpu", groups: int = _VALIDATION_GROUPS
-) -> dict[str, float]:
+def separation(model: nn.Module, groups: int, device: torch.device | str = "cpu") -> dict[str, float]:
     """How well cosines of pooled features tell the same individual from a stranger of the same caption.
 
     Args:
         model: in evaluation mode.
-        device: where it is.
-        groups: validation individuals.
+        groups: how many validation individuals.
+        device: where the model is.
 
     Returns:
         Areas under the ROC curve against strangers and against drifted copies, mean cosines (the anchors of the

@@ -1,0 +1,168 @@
+"""The stages of the demo: each calls one part of the package and leaves its result in the demo's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from PIL import Image
+
+from dsd.baselines.copy import CopyReference
+from dsd.baselines.dsd_method import Drawing, TwoFrameStudent
+from dsd.baselines.protocol import SubjectMethod
+from dsd.baselines.text_only import TextOnly, TextOnlyDrawing
+from dsd.curate.funnel import Funnel
+from dsd.curate.pipeline import curate
+from dsd.data.store import DatasetReader
+from dsd.errors import UserError
+from dsd.evaluate import pictures, report, tables
+from dsd.evaluate.agreement import Agreement, agreement
+from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
+from dsd.evaluate.measure import Ruler, Scores
+from dsd.files import write_atomic
+from dsd.log import console
+from dsd.models import resolve
+from dsd.train.trainer import train
+from dsd.world import captions
+from dsd.world.benchmark import DrawnBenchmark, Truth
+from dsd.world.demo import CAPTIONS_FILE, DemoConfig
+from dsd.world.demo_data import judged_pairs, pair_views, training_curves
+
+_SHEET_ROWS = 12
+
+
+def write_captions(config: DemoConfig, out: Path) -> None:
+    """Captions of training individuals, in the layout of LAION."""
+    captions.write_captions(out / CAPTIONS_FILE, "training", config.curate.units * config.curate.unit_size)
+
+
+def curate_pairs(config: DemoConfig, out: Path) -> None:
+    """Phases 1 and 2."""
+    curate(dataclasses.replace(config.curate, captions=str(out / CAPTIONS_FILE)), out / "dataset")
+
+
+def train_student(config: DemoConfig, out: Path) -> None:
+    """Phase 3."""
+    train(config.train, out / "dataset", out / "train")
+
+
+def methods(config: DemoConfig, out: Path) -> list[SubjectMethod]:
+    """The table's rows; a shipped student whose weights are missing is left out with a warning."""
+    drawing = Drawing(steps=config.steps, text_scale=config.text_scale, image_scale=config.image_scale)
+    rows: list[SubjectMethod] = [TwoFrameStudent.load(config.train.base, out / "train" / "adapter", drawing)]
+    if config.shipped_student is not None:
+        try:
+            resolve(config.shipped_student)
+        except UserError as error:
+            console.print(f"warning: the comparison goes on without the shipped student: {error}")
+        else:
+            name = "shipped-student"
+            rows.append(TwoFrameStudent.load(config.train.base, config.shipped_student, drawing, name=name))
+    size = (config.curate.panel_size, config.curate.panel_size)
+    words = TextOnlyDrawing(
+        size=size,
+        steps=config.steps,
+        true_guidance=config.teacher_guidance,
+        max_sequence_length=config.train.max_sequence_length,
+    )
+    return [*rows, TextOnly.load(config.train.base, words), CopyReference(), Truth(drawn=_drawn(config))]
+
+
+def draw_pictures(config: DemoConfig, out: Path) -> None:
+    """Every method draws the benchmark, subject by subject."""
+    benchmark = _drawn(config).build()
+    for method in methods(config, out):
+        pictures.draw(benchmark, method, out / "evaluation" / "pictures")
+
+
+def measure(config: DemoConfig, out: Path) -> None:
+    """The table, and the agreement of kept and rejected pairs."""
+    benchmark, folder = _drawn(config).build(), out / "evaluation"
+    identity = ImageEncoder(config.identity_encoder)
+    ruler = Ruler(benchmark=benchmark, identity=identity, agreement=PictureTextEncoder(config.agreement_encoder))
+    scores = [
+        ruler.measure(method.name, pictures.draw(benchmark, method, folder / "pictures"))
+        for method in methods(config, out)
+    ]
+    tables.write(scores, folder)
+    found = agreement(list(judged_pairs(out / "dataset")), identity)
+    write_atomic(folder / "agreement.json", json.dumps(None if found is None else dataclasses.asdict(found)) + "\n")
+
+
+def write_report(config: DemoConfig, out: Path, seconds: Mapping[str, float]) -> None:
+    """``report/index.html`` from what the other stages left."""
+    training, held_out = training_curves(out / "train" / "metrics.jsonl")
+    page = report.Report(
+        title="Diffusion self-distillation on a laptop",
+        introduction=(
+            "The teacher drew sheets of one individual, a vision-language model kept the pairs that agree, and the "
+            "student learned from them to draw the one in the reference under a new sentence."
+        ),
+        funnel=Funnel.from_dict(DatasetReader(out / "dataset").funnel()).counts(),
+        pairs=list(pair_views(out / "dataset")),
+        training=training,
+        held_out=held_out,
+        sheet=_sheet(config, out),
+        scores=read_scores(out / "evaluation"),
+        agreement=read_agreement(out / "evaluation"),
+        seconds=seconds,
+        settings={
+            "teacher and base": config.train.base,
+            "chat model": config.curate.chat,
+            "judge": config.curate.judge,
+            "training": f"{config.train.steps} steps of {config.train.batch_size} pairs",
+            "drawing": f"{config.steps} steps, text scale {config.text_scale}, image scale {config.image_scale}",
+            "subjects": f"{config.subjects} of the evaluation split, 4 prompts each",
+        },
+    )
+    write_atomic(out / "report" / "index.html", report.render(page))
+
+
+def write_summary(out: Path, seconds: Mapping[str, float]) -> None:
+    """``summary.json``: funnel, training, methods and seconds."""
+    training, held_out = training_curves(out / "train" / "metrics.jsonl")
+    summary = {
+        "funnel": DatasetReader(out / "dataset").funnel(),
+        "train": {
+            "steps": training[-1][0] if training else 0,
+            "loss": training[-1][1] if training else None,
+            "held_out_loss": held_out[-1][1] if held_out else None,
+        },
+        "methods": json.loads((out / "evaluation" / "table.json").read_text()),
+        "seconds": dict(seconds),
+    }
+    write_atomic(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def read_scores(folder: Path) -> list[Scores]:
+    """The table's rows as `dsd.evaluate.tables.write` left them."""
+    values = json.loads((folder / "subjects.json").read_text())
+    return [Scores(name=name, values=metrics) for name, metrics in values.items()]
+
+
+def read_agreement(folder: Path) -> Agreement | None:
+    """What `measure` found of kept and rejected pairs."""
+    values = json.loads((folder / "agreement.json").read_text())
+    return None if values is None else Agreement.from_dict(values)
+
+
+def _drawn(config: DemoConfig) -> DrawnBenchmark:
+    return DrawnBenchmark(subjects=config.subjects)
+
+
+def _sheet(config: DemoConfig, out: Path) -> list[report.SheetRow]:
+    """A prompt of each of the first subjects."""
+    benchmark = _drawn(config).build()
+    shown: dict[str, list[list[Image.Image]]] = {}
+    for method in methods(config, out):
+        if method.name not in ("copy", "truth"):
+            shown[method.name] = pictures.draw(benchmark, method, out / "evaluation" / "pictures").pictures
+    rows = []
+    for number, subject in enumerate(benchmark.subjects[:_SHEET_ROWS]):
+        prompt = number % len(subject.prompts)
+        drawn = {name: of_method[number][prompt] for name, of_method in shown.items()}
+        columns = {"reference": subject.reference, **drawn, "truth": subject.truths[prompt]}
+        rows.append(report.SheetRow(prompt=subject.prompts[prompt], pictures=columns))
+    return rows
