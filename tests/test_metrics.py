@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from dsd.errors import UserError
 from dsd.evaluate.bootstrap import bootstrap
 from dsd.evaluate.metrics.following import follows_prompt
 from dsd.evaluate.metrics.identity import IdentityScale
@@ -55,7 +56,7 @@ def test_identity_is_0_for_strangers_and_1_for_the_true_individual():
 
 def test_an_encoder_that_cannot_tell_individuals_apart_is_an_error():
     features = unit(4, 8)
-    with pytest.raises(ValueError, match="similar"):
+    with pytest.raises(UserError, match="similar"):
         IdentityScale.of(features, -features[:, None], features[:, None])
 
 

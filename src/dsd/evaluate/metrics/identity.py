@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dsd.errors import UserError
+
 
 @dataclass(frozen=True)
 class IdentityScale:
@@ -31,11 +33,14 @@ class IdentityScale:
         """Measures the anchors on normalised features.
 
         Raises:
-            ValueError: when strangers look as similar as the true individuals: the encoder cannot tell them apart.
+            UserError: when strangers look as similar as the true individuals: the encoder cannot tell them apart.
         """
         low, high = (torch.einsum("sd,skd->sk", references, others).mean().item() for others in (strangers, same))
         if high <= low:
-            raise ValueError("the identity encoder finds strangers as similar as the true individuals")
+            raise UserError(
+                f"the identity encoder finds strangers (cosine {low:.3f}) as similar to the references as the true "
+                f"individuals ({high:.3f}); give one that tells individuals apart"
+            )
         return cls(low, high)
 
     def __call__(
