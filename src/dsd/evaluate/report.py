@@ -154,7 +154,7 @@ def _table(report: Report) -> str:
     for row in report.scores:
         cells = ""
         for metric in METRICS:
-            e, digits = row.estimate(metric), 3 if metric == "seconds_per_image" else 2
+            e, digits = row.estimate(metric), 3 if metric in ("seconds_per_image", "diversity") else 2
             cells += f"<td>{e.mean:.{digits}f}<small>{e.low:.{digits}f} to {e.high:.{digits}f}</small></td>"
         rows += f"<tr><th>{html.escape(row.name)}</th>{cells}</tr>"
     legend = "".join(f"<p><b>{TITLES[m]}</b>: {_MEANING[m]}.</p>" for m in METRICS)

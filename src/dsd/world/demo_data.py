@@ -69,8 +69,8 @@ def _one_a_grid(pairs: Iterable[Pair]) -> Iterator[Pair]:
 
 def _words(pair: Pair) -> dict[str, str]:
     return {
-        "common subject": pair.subject,
+        "subject": pair.subject,
         "first": pair.first_details,
         "second": pair.second_details,
-        "caption of the second": pair.target_caption,
+        "caption": pair.target_caption,
     }

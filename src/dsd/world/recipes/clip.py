@@ -182,7 +182,7 @@ class ClipTask:
         seen = torch.where(shows_mood(who), scenes.mood, _IGNORED)
         mood = F.cross_entropy(self.readout(features), seen, ignore_index=_IGNORED)
         loss = mood if step < _MOOD_FIRST * self.steps else mood + contrast
-        self.optimizer.step(loss, learning_rate_factor(step, self.steps))
+        self.optimizer.step(loss, learning_rate_factor(step, self.steps, decay_from=0.5))
         return {"loss": contrast.detach(), "mood": mood.detach()}
 
     def tensors(self) -> dict[str, Tensor]:
