@@ -90,8 +90,9 @@ def to_row(record: Pair | Reject | Sheet) -> dict[str, Any]:
 def to_pair(row: dict[str, Any]) -> Pair:
     """The pair of a row of `pairs` or `rejects`."""
     own: dict[str, Any] = {name: row[name] for name in _PAIR_COLUMNS if not name.startswith("judge")}
-    pictures = {name: load_image(row[name]["bytes"]) for name in ("reference", "target")}
-    return Pair(**(own | pictures), judge=_to_model(row, "judge"))
+    for name in ("reference", "target"):
+        own[name] = load_image(row[name]["bytes"])
+    return Pair(**own, judge=_to_model(row, "judge"))
 
 
 def to_reject(row: dict[str, Any]) -> Reject:
