@@ -58,7 +58,7 @@ class TextOnly:
     def load(cls, base: str, drawing: TextOnlyDrawing, *, name: str = "teacher", device: str = "cpu") -> TextOnly:
         """Loads a FLUX folder, hub id or `embedded:NAME`."""
         folder = resolve(base)
-        pipeline = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True).to(device)
+        pipeline = FluxPipeline.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).to(device)
         pipeline.set_progress_bar_config(disable=True)
         settings = f"{drawing.steps}-{drawing.true_guidance}-{drawing.guidance_scale}"
         revision = revision_of(folder) if Path(folder).exists() else base
