@@ -69,8 +69,10 @@ def test_a_failure_names_the_field() -> None:
     assert "same" in found.detail
 
 
-@pytest.mark.parametrize("scenes", [["a", "b", "c"], ["a", "b", "c", "d", "e"], ["a", "b", "c", 4], "a, b, c, d"])
-def test_a_grid_prompt_has_four_scenes(scenes: object) -> None:
+@pytest.mark.parametrize(
+    "scenes", [["a", "b", "c"], ["a", "b", "c", "d", "e"], ["a", "b", "c", 4], "a, b, c, d", ["a", "b", "c", " A"]]
+)
+def test_a_grid_prompt_has_four_different_scenes(scenes: object) -> None:
     found = parse_reply(json.dumps({"subject": "a cat", "scenes": scenes}), GridPromptReply)
     assert isinstance(found, ChatFailure)
 

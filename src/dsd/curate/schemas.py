@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 Words = Annotated[str, StringConstraints(min_length=1, max_length=2000, strip_whitespace=True)]
 
@@ -17,10 +17,17 @@ class _Reply(BaseModel):
 
 
 class GridPromptReply(_Reply):
-    """A subject and the scenes of a sheet, row by row."""
+    """A subject and the scenes of a sheet, row by row, each another one."""
 
     subject: Words
     scenes: Annotated[list[Words], Field(min_length=4, max_length=4)]
+
+    @field_validator("scenes")
+    @classmethod
+    def _differ(cls, scenes: list[str]) -> list[str]:
+        if len({scene.casefold() for scene in scenes}) < len(scenes):
+            raise ValueError("the same scene twice; panels of one scene teach copying")
+        return scenes
 
 
 class PanelDescription(_Reply):
