@@ -154,6 +154,14 @@ def test_a_changed_setting_is_named(finished: Path, config: CurateConfig) -> Non
             curate(dataclasses.replace(config, **{field: value}), finished)
 
 
+def test_a_dataset_from_elsewhere_is_left_alone(finished: Path, config: CurateConfig, tmp_path: Path) -> None:
+    again = tmp_path / "dataset"
+    shutil.copytree(finished, again)
+    (again / "config.json").unlink()
+    with pytest.raises(UserError, match="made elsewhere"):
+        curate(config, again)
+
+
 def test_changed_weights_under_the_same_name_are_told(finished: Path, config: CurateConfig, tmp_path: Path) -> None:
     again = tmp_path / "dataset"
     shutil.copytree(finished, again)
@@ -230,6 +238,7 @@ def test_sheets_without_panels_are_refused_with_a_reason(config: CurateConfig, t
 def test_what_cannot_be_used_is_one_sentence(config: CurateConfig, changes: dict, words: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=words):
         curate(dataclasses.replace(config, **changes), tmp_path / "dataset")
+    assert not list((tmp_path / "dataset").rglob("*")), "so that a corrected command can take the folder"
 
 
 def test_a_place_that_cannot_be_written_to_is_one_sentence(config: CurateConfig, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from dsd.log import console, progress
 
 CONFIG = "config.json"
 SOURCES = "sources.json"
+CAPTIONS = f"{FOLDER}/captions.json"
 
 
 def curate(config: CurateConfig, out: Path) -> Funnel:
@@ -50,31 +51,34 @@ def curate(config: CurateConfig, out: Path) -> Funnel:
         UserError: the folder holds a dataset with other settings or of other models, or something in the config
             cannot be used; finished units stay.
     """
-    _claim(config, make_folder(out))
+    begun = _check_config(config, make_folder(out))
     if (out / MANIFEST).exists():
         funnel = Funnel.from_dict(json.loads((out / FUNNEL).read_text(encoding="utf-8")))
         _show(funnel, out)
         return funnel
     _sweep(out)
-    captions = _captions(config, out)
+    captions = _captions(config, out, begun)
     units = split_into_units(captions.taken, config)
     ledger = Ledger(out)
-    found = [ledger.find(unit.number) for unit in units]
+    found = [ledger.find(unit.number) if begun else None for unit in units]
     records = [record for record in found if record is not None]
     waiting = [unit for unit, record in zip(units, found, strict=True) if record is None]
     if waiting:
-        records += _work(waiting, sum(record.funnel.captions for record in records), config, out, ledger)
+        models = _load(config)
+        _claim(config, captions, _sources(models), out)
+        records += _work(waiting, len(captions.taken), config, models, ledger)
     funnel = _finish(sorted(records, key=lambda record: record.number), captions, config, out)
     _show(funnel, out)
     return funnel
 
 
-def _claim(config: CurateConfig, out: Path) -> None:
-    """Takes a folder for a dataset, or finds that it holds this one."""
+def _check_config(config: CurateConfig, out: Path) -> bool:
+    """Whether this dataset was begun in the folder; refuses one with other settings."""
     path = out / CONFIG
     if not path.exists():
-        write_atomic(path, to_json(config))
-        return
+        if (out / MANIFEST).exists():
+            raise UserError(f'"{out}" holds a dataset that was made elsewhere; give another folder')
+        return False
     before = from_json(CurateConfig, path.read_text(encoding="utf-8"))
     for field in dataclasses.fields(config):
         old, new = getattr(before, field.name), getattr(config, field.name)
@@ -83,12 +87,13 @@ def _claim(config: CurateConfig, out: Path) -> None:
                 f'"{out}" holds a dataset with {field.name} = {old!r}, but {field.name} = {new!r} was asked for; '
                 "give the old value to go on, or another folder"
             )
+    return True
 
 
-def _captions(config: CurateConfig, out: Path) -> Captions:
-    """The captions of all units. They are kept, so that a later start goes on with the same ones."""
-    path = out / FOLDER / "captions.json"
-    if path.exists():
+def _captions(config: CurateConfig, out: Path, begun: bool) -> Captions:
+    """The captions of all units; a later start goes on with those that the first one took."""
+    path = out / CAPTIONS
+    if begun and path.exists():
         content = json.loads(path.read_text(encoding="utf-8"))
         return Captions(taken=tuple(Caption(text=text) for text in content["taken"]), skipped=content["skipped"])
     wanted = config.units * config.unit_size
@@ -98,16 +103,28 @@ def _captions(config: CurateConfig, out: Path) -> Captions:
             f"warning: {config.captions} gives {len(captions.taken):,} captions, not the {wanted:,} of "
             f"{config.units:,} units; the curation takes those"
         )
-    content = {"taken": [caption.text for caption in captions.taken], "skipped": captions.skipped}
-    write_atomic(path, json.dumps(content, indent=0, ensure_ascii=False) + "\n")
     return captions
 
 
-def _work(units: Sequence[Unit], completed: int, config: CurateConfig, out: Path, ledger: Ledger) -> list[UnitRecord]:
-    models = _load(config)
-    _check_sources(_sources(models), out)
+def _claim(config: CurateConfig, captions: Captions, sources: dict[str, str], out: Path) -> None:
+    """Takes the folder, once everything that the config names has been found; or checks that nothing changed since."""
+    write_atomic(out / CONFIG, to_json(config))
+    taken = {"taken": [caption.text for caption in captions.taken], "skipped": captions.skipped}
+    write_atomic(out / CAPTIONS, json.dumps(taken, indent=0, ensure_ascii=False) + "\n")
+    path = out / SOURCES
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else sources
+    for name, revision in sources.items():
+        if before.get(name) != revision:
+            raise UserError(
+                f'"{out}" was begun with revision {before.get(name)} of {name}, but it now is {revision}; '
+                "bring the old one back to go on, or give another folder"
+            )
+    write_atomic(path, json.dumps(sources, indent=2) + "\n")
+
+
+def _work(units: Sequence[Unit], total: int, config: CurateConfig, models: Models, ledger: Ledger) -> list[UnitRecord]:
     records = []
-    total = completed + sum(len(unit.captions) for unit in units)
+    completed = total - sum(len(unit.captions) for unit in units)
     with progress(description="curating captions", total=total, completed=completed) as bar:
         for unit in units:
             rows = do_unit(unit, config, models, lambda stage: bar.advance(0, note=stage))
@@ -134,20 +151,6 @@ def _sources(models: Models) -> dict[str, str]:
         "teacher": models.teacher.model.revision,
         **labels,
     }
-
-
-def _check_sources(sources: dict[str, str], out: Path) -> None:
-    path = out / SOURCES
-    if not path.exists():
-        write_atomic(path, json.dumps(sources, indent=2) + "\n")
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    for name, revision in sources.items():
-        if before.get(name) != revision:
-            raise UserError(
-                f'"{out}" was begun with revision {before.get(name)} of {name}, but it now is {revision}; '
-                "bring the old one back to go on, or give another folder"
-            )
 
 
 def _finish(records: Sequence[UnitRecord], captions: Captions, config: CurateConfig, out: Path) -> Funnel:
