@@ -45,10 +45,13 @@ class ImageEncoder:
 
     @torch.inference_mode()
     def levels(self, images: Sequence[Image.Image]) -> list[Float[Tensor, "n d p"]]:
-        """Features of every level at every place, normalised over channels: ``(n, channels, places)`` each."""
+        """Features at every place, normalised over channels: ``(n, channels, places)`` for each level but the last.
+
+        The last level is left out, because it says who is seen and not how the picture looks.
+        """
         parts = []
         for batch in _batches(images):
-            states = self.model(**self._inputs(batch), output_hidden_states=True).hidden_states
+            states = self.model(**self._inputs(batch), output_hidden_states=True).hidden_states[:-1]
             maps = [s.flatten(2) if s.ndim == 4 else s.transpose(1, 2) for s in states]
             parts.append([F.normalize(m, dim=1) for m in maps])
         return [torch.cat(level) for level in zip(*parts, strict=True)]

@@ -1,7 +1,8 @@
 """How alike two pictures are as pictures, and from it diversity and copying.
 
 Likeness compares what stands at the same place: cosines of an encoder's features place by place, averaged over places
-and levels, as LPIPS does (Zhang et al. 2018, arXiv 1801.03924) without its learnt weights.
+and levels, as LPIPS does (Zhang et al. 2018, arXiv 1801.03924) without its learnt weights. A method that draws another
+individual each time, or noise, is diverse too: read diversity and copying beside identity.
 """
 
 from __future__ import annotations
