@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -49,8 +51,8 @@ def test_every_kind_is_drawn_and_no_two_look_alike():
 def test_images_depth_and_light_stay_in_their_ranges():
     drawing = draw(sample_individuals("training", INDEX), sample_scenes("training", INDEX), size=48)
     assert drawing.image.shape == (96, 3, 48, 48) and drawing.image.abs().max() <= 1
-    assert 0 <= drawing.depth.min() and drawing.depth.max() <= 1
-    assert 0 < drawing.light.min() and drawing.light.max() < 2
+    assert drawing.depth.min() >= 0 and drawing.depth.max() <= 1
+    assert drawing.light.min() > 0 and drawing.light.max() < 2
 
 
 def test_the_subject_is_nearer_than_the_place_and_lit_from_one_side():
@@ -96,7 +98,10 @@ def test_sheets_are_their_panels_row_by_row():
 
 
 def test_captions_are_made_of_the_vocabulary_and_fit_their_token_budget():
-    individuals, scenes = sample_individuals("training", torch.arange(500)), sample_scenes("training", torch.arange(500))
+    individuals, scenes = (
+        sample_individuals("training", torch.arange(500)),
+        sample_scenes("training", torch.arange(500)),
+    )
     captions, words = panel_captions(individuals, scenes), set(vocabulary()) | {"a"}
     assert {word for caption in captions for word in caption.split()} <= words
     longest = sheet_caption("red striped cat with a scarf", ["surprised in the middle in the desert"] * 4)
@@ -110,6 +115,12 @@ def test_tokenizers_take_words_that_the_world_never_says():
     text = "Vintage Poster, 20% off!"
     for tokenizer in (t5_tokenizer(48), clip_tokenizer(48)):
         assert len(tokenizer(text).input_ids) > 5
+
+
+def test_tokenizers_are_the_same_in_every_process():
+    code = "from dsd.world.tokenizers import clip_tokenizer as c; print(sorted(c(48).get_vocab().items()))"
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(2)]
+    assert runs[0] == runs[1] == (str(sorted(clip_tokenizer(48).get_vocab().items())) + "\n").encode()
 
 
 def test_caption_files_have_the_layout_of_laion(tmp_path):

@@ -141,7 +141,8 @@ def _build_sequence(value: Any, kind: type, arguments: tuple[Any, ...], where: s
     else:
         kinds = [arguments[0] if arguments else Any] * len(value)
     return kind(
-        _build(item, item_kind, f"{where}[{index}]") for index, (item, item_kind) in enumerate(zip(value, kinds))
+        _build(item, item_kind, f"{where}[{index}]")
+        for index, (item, item_kind) in enumerate(zip(value, kinds, strict=False))
     )
 
 

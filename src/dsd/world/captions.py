@@ -15,8 +15,6 @@ from dsd.world.individuals import (
     KINDS,
     MOODS,
     PATTERNS,
-    PLACES,
-    POSITIONS,
     Individuals,
     Scenes,
     Split,
@@ -43,7 +41,7 @@ LAYOUTS = {(2, 2): "a 2x2 grid of the same", (1, 2): "a 1x2 grid of the same"}
 def subject_phrases(individuals: Individuals) -> list[str]:
     """``red striped cat with a hat``: all that words tell of each individual."""
     rows = zip(individuals.color.tolist(), individuals.pattern.tolist(), individuals.kind.tolist(),
-               individuals.accessory.tolist())  # fmt: skip
+               individuals.accessory.tolist(), strict=True)  # fmt: skip
     return [
         f"{COLORS[color]} {PATTERNS[pattern]} {KINDS[kind]}" + (f" with a {ACCESSORIES[worn]}" if worn else "")
         for color, pattern, kind, worn in rows
@@ -58,13 +56,15 @@ def scene_phrase(place: int, position: int, mood: int | None) -> str:
 
 def scene_phrases(individuals: Individuals, scenes: Scenes) -> list[str]:
     """The scene of each row in words; objects have no mood."""
-    rows = zip(scenes.place.tolist(), scenes.position.tolist(), scenes.mood.tolist(), individuals.kind.tolist())
+    rows = zip(
+        scenes.place.tolist(), scenes.position.tolist(), scenes.mood.tolist(), individuals.kind.tolist(), strict=True
+    )
     return [scene_phrase(pl, po, mo if kind < len(CHARACTERS) else None) for pl, po, mo, kind in rows]
 
 
 def panel_captions(individuals: Individuals, scenes: Scenes) -> list[str]:
     """``a red striped cat with a hat smiling on the left at the beach`` for each row."""
-    pairs = zip(subject_phrases(individuals), scene_phrases(individuals, scenes))
+    pairs = zip(subject_phrases(individuals), scene_phrases(individuals, scenes), strict=True)
     return [f"a {subject} {scene}" for subject, scene in pairs]
 
 

@@ -172,16 +172,16 @@ class _Subject:
         """Paints a flat shape given by its signed distance in the subject's own units."""
         self.layers.paint(self.rows, self.layers.coverage(distance * self.size) * alpha, color, depth=0.4)
 
-    def ellipse(self, x, y, rx, ry) -> Tensor:  # noqa: ANN001
+    def ellipse(self, x, y, rx, ry) -> Tensor:
         """Signed distance to an axis-parallel ellipse (first order)."""
         rx, ry = torch.as_tensor(rx).to(self.x), torch.as_tensor(ry).to(self.x)
         return (torch.hypot((self.x - x) / rx, (self.y - y) / ry) - 1) * torch.minimum(rx, ry)
 
-    def box(self, x, y, rx, ry) -> Tensor:  # noqa: ANN001
+    def box(self, x, y, rx, ry) -> Tensor:
         """Signed distance to an axis-parallel box (maximum norm)."""
         return torch.maximum((self.x - x).abs() - rx, (self.y - y).abs() - ry)
 
-    def dome(self, distance: Tensor, x, y, rx, ry, color: Tensor, height: float = 0.1) -> None:  # noqa: ANN001
+    def dome(self, distance: Tensor, x, y, rx, ry, color: Tensor, height: float = 0.1) -> None:
         """Paints a shape as a dome over the ellipse (x, y, rx, ry): its surface bends away from the middle."""
         qx, qy = ((self.x - x) / rx).clamp(-1, 1) * 0.7, ((self.y - y) / ry).clamp(-1, 1) * 0.7
         normal = (self.cos * qx - self.sin * qy, self.sin * qx + self.cos * qy)
@@ -208,8 +208,7 @@ class _Subject:
 
 
 def _paint_character(subject: _Subject) -> None:
-    s, w, e, main, second = subject, subject.width, subject.ears, subject.main, subject.second
-    dark = main * 0.35
+    s, w, main, second = subject, subject.width, subject.main, subject.second
     s.paint(s.ellipse(0.0, 0.6, 0.42 * w, 0.07), torch.zeros_like(main), alpha=0.35)
     for side in (-1, 1):
         _paint_ears(subject, side)
@@ -235,7 +234,6 @@ def _paint_character(subject: _Subject) -> None:
         bird.paint(beak, torch.tensor([1.0, 0.7, 0.1], device=w.device))
     _paint_mouth(subject)
     _paint_accessory(subject)
-    del dark
 
 
 def _paint_ears(subject: _Subject, side: int) -> None:

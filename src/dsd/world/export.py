@@ -49,7 +49,11 @@ def draw_to_folder(
     lines: list[dict] = []
     blocks = torch.arange(count).split(_BLOCK)
     for index in progress(blocks, description=f"drawing {split}", total=len(blocks)):
-        lines += _draw_sheets(out, index, split, size) if sheets else _draw_panels(out, index, split, panels_each, size, maps)
+        lines += (
+            _draw_sheets(out, index, split, size)
+            if sheets
+            else _draw_panels(out, index, split, panels_each, size, maps)
+        )
     write_atomic(out / "metadata.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -71,7 +75,7 @@ def _draw_panels(out: Path, index: torch.Tensor, split: Split, each: int, size: 
     scenes = sample_scenes(split, panel_numbers(index, each).flatten())
     drawing = draw(individuals, scenes, size)
     lines = []
-    for i, (image, caption) in enumerate(zip(to_pil(drawing.image), panel_captions(individuals, scenes))):
+    for i, (image, caption) in enumerate(zip(to_pil(drawing.image), panel_captions(individuals, scenes), strict=True)):
         owner, panel = int(index[i // each]), i % each
         name = f"{owner:06d}-{panel}.png"
         (out / name).write_bytes(encode_png(image))
@@ -96,7 +100,5 @@ def _draw_sheets(out: Path, index: torch.Tensor, split: Split, size: int) -> lis
             {"drifted": bool(sheets.drifted[i, k]), **_describe(sheets.individuals, sheets.scenes, 4 * i + k)}
             for k in range(4)
         ]
-        lines.append(
-            {"file_name": name, "caption": sheets.captions[i], "individual": int(index[i]), "panels": panels}
-        )
+        lines.append({"file_name": name, "caption": sheets.captions[i], "individual": int(index[i]), "panels": panels})
     return lines

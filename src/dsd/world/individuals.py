@@ -64,18 +64,18 @@ class _Batch:
     def __len__(self) -> int:
         return len(getattr(self, dataclasses.fields(self)[0].name))  # type: ignore[arg-type]
 
-    def _map(self, function):  # noqa: ANN001, ANN202
+    def _map(self, function):
         return type(self)(**{f.name: function(getattr(self, f.name)) for f in dataclasses.fields(self)})  # type: ignore[arg-type]
 
-    def take(self, rows: Tensor):  # noqa: ANN201
+    def take(self, rows: Tensor):
         """The rows given by an index or a mask, in that order."""
         return self._map(lambda value: value[rows])
 
-    def repeat_interleave(self, times: int):  # noqa: ANN201
+    def repeat_interleave(self, times: int):
         """Each row ``times`` times in a row."""
         return self._map(lambda value: value.repeat_interleave(times, 0))
 
-    def to(self, device: torch.device | str):  # noqa: ANN201
+    def to(self, device: torch.device | str):
         """A copy on ``device``."""
         return self._map(lambda value: value.to(device))
 

@@ -44,7 +44,7 @@ def join_panels(panels: Float[Tensor, "np c h w"], layout: tuple[int, int]) -> F
 
 
 def drift_decisions(split: Split, index: Int[Tensor, "n"], panels: int, share: float) -> Bool[Tensor, "n panels"]:
-    """Which panels of which sheets drift: a share of the sheets, in each of those a random set of panels but the first."""
+    """Which panels drift: in a share of the sheets, a random set of panels, never the first."""
     u = uniforms({"training": 1, "validation": 2, "evaluation": 3}[split], _DRIFT_DECISION_STREAM, index, panels + 1)
     chosen = u[:, 1:] < 0.5
     chosen[:, 0] = False

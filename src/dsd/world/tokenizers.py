@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import string
+from collections import Counter
+from itertools import pairwise
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer, T5Tokenizer
 
 from dsd.world.captions import vocabulary
+
+_END = "</w>"
 
 
 def t5_tokenizer(max_length: int) -> T5Tokenizer:
@@ -20,30 +24,30 @@ def t5_tokenizer(max_length: int) -> T5Tokenizer:
 
 def clip_tokenizer(max_length: int) -> CLIPTokenizer:
     """A byte-level BPE tokenizer whose merges make every word of the world one token."""
-    words = [word for word in vocabulary() if word.isalpha()]
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=4000,
-        min_frequency=1,
-        initial_alphabet=alphabet,
-        end_of_word_suffix="</w>",
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
-        show_progress=False,
-    )
-    bpe.train_from_iterator(words, trainer)
-    merges = [tuple(merge) for merge in _merges(bpe)]
-    vocab = bpe.get_vocab()
-    for character in sorted(alphabet):
-        vocab.setdefault(f"{character}</w>", len(vocab))
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=max_length)
+    characters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = _merges([word for word in vocabulary() if word.isalpha()])
+    pieces = ["<|startoftext|>", "<|endoftext|>", *characters, *(f"{c}{_END}" for c in characters)]
+    pieces += [left + right for left, right in merges]
+    vocab = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=max_length)  # pyright: ignore[reportArgumentType]
 
 
-def _merges(bpe: Tokenizer) -> list[list[str]]:
-    import json
+def _merges(words: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges down to whole words; ties are broken by spelling, so every process finds the same ones."""
+    split = [[*word[:-1], word[-1] + _END] for word in words]
+    merges: list[tuple[str, str]] = []
+    while pairs := Counter(pair for pieces in split for pair in pairwise(pieces)):
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        merges.append(best)
+        split = [_merged(pieces, best) for pieces in split]
+    return merges
 
-    merges = json.loads(bpe.to_str())["model"]["merges"]
-    return [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+
+def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    merged: list[str] = []
+    for piece in pieces:
+        if merged and (merged[-1], piece) == pair:
+            merged[-1] += piece
+        else:
+            merged.append(piece)
+    return merged

@@ -53,7 +53,9 @@ def _measured_steps(recipe: Recipe, hours: float) -> int:
     return max(1, int(hours * 3600 / ((time.perf_counter() - started) / (_MEASURED_STEPS - 2)) * 0.95))
 
 
-def train_model(name: str, *, steps: int | None = None, hours: float | None = None, run: Path, out: Path | None = None) -> None:
+def train_model(
+    name: str, *, steps: int | None = None, hours: float | None = None, run: Path, out: Path | None = None
+) -> None:
     """Trains one embedded model and writes its folder.
 
     Args:

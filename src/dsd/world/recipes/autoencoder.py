@@ -29,9 +29,9 @@ _DRAWN_AT_ONCE = 32  # batches; drawing many panels together is cheaper
 def new_autoencoder() -> AutoencoderKL:
     """A stock autoencoder with zero-initialised residual branches and a small initial posterior variance."""
     model = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 3,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * 3,  # pyright: ignore[reportArgumentType]
+        block_out_channels=(16, 32, 64),  # pyright: ignore[reportArgumentType]
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
@@ -42,11 +42,11 @@ def new_autoencoder() -> AutoencoderKL:
     )
     with torch.no_grad():
         model.encoder.conv_out.weight[LATENT_CHANNELS:].zero_()
-        model.encoder.conv_out.bias[LATENT_CHANNELS:].fill_(-6)
+        model.encoder.conv_out.bias[LATENT_CHANNELS:].fill_(-6)  # pyright: ignore[reportOptionalSubscript]
         for module in model.modules():
             if isinstance(module, ResnetBlock2D):
                 module.conv2.weight.zero_()
-                module.conv2.bias.zero_()
+                module.conv2.bias.zero_()  # pyright: ignore[reportOptionalMemberAccess]
     return model
 
 
@@ -62,7 +62,7 @@ class AutoencoderTask:
         torch.manual_seed(seed)
         self.run, self.steps, self.seed = run, steps, seed
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = new_autoencoder().to(self.device)
+        self.model = new_autoencoder().to(self.device)  # pyright: ignore[reportArgumentType]
         self.optimizer = MuonAndAdamW({"vae": self.model}, adamw_names=("conv_in", "conv_out"))
         held = torch.arange(192, device=self.device)
         self.held = draw_panels(sample_individuals("validation", held), sample_scenes("validation", held))
@@ -81,9 +81,9 @@ class AutoencoderTask:
     def train_step(self, step: int) -> dict[str, float | Tensor]:
         """One step on eight fresh panels."""
         images = self._batch(step)
-        posterior = self.model.encode(images).latent_dist
+        posterior = self.model.encode(images).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
         noise = torch.randn(posterior.mean.shape, generator=step_generator(self.seed, step)).to(self.device)
-        restored = self.model.decode(posterior.mean + posterior.std * noise).sample
+        restored = self.model.decode(posterior.mean + posterior.std * noise).sample  # pyright: ignore[reportAttributeAccessIssue]
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         loss = F.l1_loss(restored, images) + F.mse_loss(restored, images) + _KL_WEIGHT * kl
         self.optimizer.step(loss, learning_rate_factor(step, self.steps))
@@ -101,7 +101,7 @@ class AutoencoderTask:
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
         """Images through the bottleneck, from the posterior's mean, clamped to [-1, 1]."""
-        parts = [self.model.decode(self.model.encode(x).latent_dist.mean).sample for x in images.split(48)]
+        parts = [self.model.decode(self.model.encode(x).latent_dist.mean).sample for x in images.split(48)]  # pyright: ignore[reportAttributeAccessIssue]
         return torch.cat(parts).clamp(-1, 1)
 
     def evaluate(self, step: int) -> dict[str, float]:
@@ -113,7 +113,7 @@ class AutoencoderTask:
 
     def export(self, folder: Path, card: str) -> None:
         """Writes the diffusers folder in float16, with the latents' measured mean and scale in its config."""
-        latents = torch.cat([self.model.encode(x).latent_dist.mean for x in self.held.split(48)]).detach()
+        latents = torch.cat([self.model.encode(x).latent_dist.mean for x in self.held.split(48)]).detach()  # pyright: ignore[reportAttributeAccessIssue]
         self.model.register_to_config(
             shift_factor=round(latents.mean().item(), 4), scaling_factor=round(1 / latents.std().item(), 4)
         )

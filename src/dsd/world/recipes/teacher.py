@@ -72,7 +72,7 @@ def new_pipeline(vae: AutoencoderKL) -> FluxPipeline:
         CLIPTextConfig(
             vocab_size=len(clip), hidden_size=TEXT_WIDTH, intermediate_size=2 * TEXT_WIDTH, projection_dim=TEXT_WIDTH,
             num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=SHEET_TEXT_TOKENS,
-            bos_token_id=clip.bos_token_id, eos_token_id=clip.eos_token_id, pad_token_id=clip.pad_token_id,
+            bos_token_id=clip.bos_token_id, eos_token_id=clip.eos_token_id, pad_token_id=clip.pad_token_id,  # pyright: ignore[reportArgumentType]
         )
     )  # fmt: skip
     text_2 = T5EncoderModel(
@@ -104,7 +104,7 @@ def _initialise(transformer: nn.Module) -> None:
                 parameter.zero_()
             if ".linear.weight" in name and "norm" in name:
                 parameter.zero_()
-        transformer.proj_out.weight.zero_()
+        transformer.proj_out.weight.zero_()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
 
 
 class LatentCache:
@@ -174,7 +174,7 @@ class TeacherTask:
         sigma = flow.sample_sigmas(len(latents), "logit-normal", shift, generator).to(self.device)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
         tokens, pooled, _ = self.backbone.pipeline.encode_prompt(captions, None, max_sequence_length=part.text_tokens)
-        text = Text(tokens, pooled)  # not encode_text: gradients reach the encoders
+        text = Text(tokens, pooled)  # not encode_text: gradients reach the encoders  # pyright: ignore[reportArgumentType]
         velocity = self.backbone.velocity(flow.noisy_latents(latents, noise, sigma), sigma, text)
         return (velocity - flow.velocity(latents, noise)).square().mean()
 
@@ -184,7 +184,9 @@ class TeacherTask:
         cache, generator = self.parts[part.name], step_generator(self.seed, step)
         rows = torch.randint(len(cache.captions), (part.batch,), generator=generator)
         dropped = torch.rand(part.batch, generator=generator) < TEXT_DROPOUT
-        captions = ["" if drop else cache.captions[row] for row, drop in zip(rows.tolist(), dropped.tolist())]
+        captions = [
+            "" if drop else cache.captions[row] for row, drop in zip(rows.tolist(), dropped.tolist(), strict=True)
+        ]
         loss = self._loss(part, cache.latents[rows].float().to(self.device), captions, generator)
         self.optimizer.step(loss, learning_rate_factor(step, self.steps, warmup=100))
         self._average(step)
@@ -226,7 +228,7 @@ class TeacherTask:
             cache, generator = self.held[part.name], step_generator(self.seed + 1, 0)
             losses = [
                 self._loss(part, z.float().to(self.device), texts, generator)
-                for z, texts in zip(cache.latents.split(part.batch), _chunks(cache.captions, part.batch))
+                for z, texts in zip(cache.latents.split(part.batch), _chunks(cache.captions, part.batch), strict=True)
             ]
             figures[f"held_loss_{part.name}"] = float(torch.stack(losses).mean())
         self.backbone = trained
@@ -243,7 +245,7 @@ class TeacherTask:
                     prompts, negative_prompt=[""] * count, true_cfg_scale=2.5, height=size[0], width=size[1],
                     num_inference_steps=16, max_sequence_length=part.text_tokens,
                     generator=torch.Generator().manual_seed(0),
-                ).images
+                ).images  # pyright: ignore[reportAttributeAccessIssue]
             )  # fmt: skip
         contact_sheet(rows).save(self.run / f"sheet-{step:07d}.png")
 

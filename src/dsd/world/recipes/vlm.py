@@ -99,7 +99,7 @@ class VlmTask:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = new_processor()
         self.writer = Writer(self.processor)
-        self.model: LlavaForConditionalGeneration = new_model(self.processor.tokenizer).to(self.device)
+        self.model: LlavaForConditionalGeneration = new_model(self.processor.tokenizer).to(self.device)  # pyright: ignore[reportArgumentType]
         measured = measures(sample_individuals("validation", torch.arange(1)))[0].shape[1]
         self.sight = Sight(measured).to(self.device)
         self.optimizer = MuonAndAdamW(
@@ -230,7 +230,7 @@ class VlmTask:
             inputs["pixel_values"] = images
         sampling = {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature}
         self.model.eval()
-        said = self.model.generate(**inputs, **sampling, max_new_tokens=96)[:, inputs["input_ids"].shape[1] :]
+        said = self.model.generate(**inputs, **sampling, max_new_tokens=96)[:, inputs["input_ids"].shape[1] :]  # pyright: ignore[reportAttributeAccessIssue]
         self.model.train()
         return self.processor.tokenizer.batch_decode(said, skip_special_tokens=True)
 
@@ -252,7 +252,7 @@ class VlmTask:
         pairs = equal_word_pairs("validation", torch.arange(_HELD_PAIRS, device=self.device))
         figures = {}
         for name, job in (("chain_of_thought", "judge"), ("direct", "judge_direct")):
-            verdicts_ = self._judged(job, pairs.first, pairs.second)
+            verdicts_ = self._judged(job, pairs.first, pairs.second)  # pyright: ignore[reportArgumentType]
             figures[name] = sum(v == s for v, s in zip(verdicts_, pairs.same, strict=True)) / _HELD_PAIRS
         index = torch.arange(64, device=self.device)
         who, at = sample_individuals("validation", index), sample_scenes("validation", index)

@@ -162,7 +162,7 @@ class Writer:
         self.processor, self.tokenizer = processor, processor.tokenizer
         self.verdict_ids = self._ids([s for s in SCAFFOLDING if '"same": ' in s])
         self.scaffolding_ids = self._ids([*SCAFFOLDING, self.tokenizer.eos_token])
-        self._placeholders = processor.image_token * ((64 // processor.patch_size) ** 2)
+        self._placeholders = processor.image_token * ((64 // processor.patch_size) ** 2)  # pyright: ignore[reportOperatorIssue]
 
     def _ids(self, tokens: Sequence[str]) -> Tensor:
         return torch.tensor([self.tokenizer.convert_tokens_to_ids(t) for t in tokens])

@@ -127,7 +127,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenerati
         mlp_ratio=3.0,
         drop_path_rate=0.0,
         use_conv_embed=True,
-        hidden_size=TOWER_WIDTH,
+        hidden_size=TOWER_WIDTH,  # pyright: ignore[reportCallIssue]
     )
     text = LlamaConfig(
         vocab_size=-(-len(tokenizer) // 128) * 128,
@@ -144,7 +144,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenerati
         LlavaConfig(
             vision_config=vision,
             text_config=text,
-            image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+            image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),  # pyright: ignore[reportArgumentType]
             image_seq_length=TOKENS_PER_IMAGE,
             vision_feature_select_strategy="full",
             vision_feature_layer=-1,
@@ -165,4 +165,4 @@ def _initialise(model: LlavaForConditionalGeneration) -> None:
         for name, parameter in model.named_parameters():
             if name.endswith(ends):
                 parameter.zero_()
-        model.get_input_embeddings().weight.normal_(std=0.06)
+        model.get_input_embeddings().weight.normal_(std=0.06)  # pyright: ignore[reportCallIssue]
