@@ -34,6 +34,12 @@ def test_flux_dev_has_the_settings_of_the_paper():
     assert config.optimizer == "adamw" and config.lora_targets == "attention"
 
 
+def test_flux_dev_curates_at_the_size_that_it_trains_at():
+    paper = recipe("flux-dev")
+    assert paper.train.frame_size == (paper.curate.panel_size, paper.curate.panel_size)
+    assert paper.curate.teacher == paper.train.base and paper.curate.templates == "default"
+
+
 def test_the_recipe_of_the_paper_runs_on_a_tiny_flux_dev(tmp_path):
     config = replace(
         recipe("flux-dev").train,

@@ -66,7 +66,7 @@ def run(command: Plan) -> None:
         ("time", f"{duration(seconds)} on {command.devices} device(s)"),
     ]
     for name, value in rows:
-        print(f"{name:<42} {value}")
+        print(f"{name:<46} {value}")
     print("estimates; activations are a rule of thumb", file=sys.stderr)
 
 

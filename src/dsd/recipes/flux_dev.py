@@ -15,7 +15,8 @@ def flux_dev() -> Recipe:
     """Returns the paper's recipe: about 400 000 pairs, rank 512, batch 160, 100 000 steps at 1e-4 with AdamW.
 
     The paper's GPT-4o and Gemini-1.5 are named as OpenAI-compatible servers; any other one, local or not, takes their
-    place with `--curate.chat` and `--curate.judge`. What the paper leaves open is chosen here: warm-up, condition
+    place with `--curate.chat` and `--curate.judge`. A sheet of which half the pairs survive gives six ordered pairs,
+    so 100 000 captions leave room for sheets that are refused. What the paper leaves open is chosen here: warm-up, condition
     dropout (both guidances need it), the noise density, and how the batch is worked through.
     """
     return Recipe(
@@ -23,8 +24,11 @@ def flux_dev() -> Recipe:
         curate=CurateConfig(
             captions="captions.parquet",
             teacher=BASE,
+            teacher_batch=4,
             chat="openai:gpt-4o@https://api.openai.com/v1",
-            judge="openai:gemini-1.5-pro@https://generativelanguage.googleapis.com/v1beta/openai",
+            judge="openai:gemini-1.5-pro@https://generativelanguage.googleapis.com/v1beta/openai#GEMINI_API_KEY",
+            templates="default",
+            chat_batch=16,
             panel_size=PANEL,
             steps=28,
             true_guidance=1.0,
