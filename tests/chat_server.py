@@ -36,7 +36,8 @@ class ChatServer(ThreadingHTTPServer):
 
     Attributes:
         requests: bodies seen so far.
-        script: what to answer next instead of the answer: a status and a body, or the text of a message.
+        script: what to answer next instead of the answer: a status and a body, or the text of a message; one that ends
+            in ``…`` reached the token limit there.
         closed_after: how many requests it answers at all; None for any number.
     """
 
@@ -70,8 +71,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(*scripted)
         schema = body["response_format"]["json_schema"]["name"]
         text = scripted if scripted is not None else json.dumps(answer(schema, body["messages"][-1]["content"]))
+        text, finish = text.removesuffix("…"), "length" if text.endswith("…") else "stop"
         message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        choice = {"index": 0, "finish_reason": finish, "message": message}
         return self._send(
             200, {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
         )

@@ -62,6 +62,15 @@ def test_the_first_attempt_is_greedy_and_later_ones_are_seeded(chat: LocalChat) 
     assert len({str(chat._ask([asked], attempt)) for asked in (one, other) for attempt in (0, 1, 2)}) == 5
 
 
+def test_a_reply_without_an_end_is_cut_off(chat: LocalChat, folder: Path) -> None:
+    (failure,) = chat.reply([question("describe", 3, max_tokens=1)])
+    assert isinstance(failure, ChatFailure)
+    assert failure.reason == "cut off"
+    every_token_ends = LocalChat(str(folder))
+    every_token_ends._ends = set(range(10_000))
+    assert all(isinstance(answer, str) for answer in every_token_ends._ask(QUESTIONS, 0))
+
+
 def test_pictures_and_their_order_count(chat: LocalChat) -> None:
     assert len(set(words(chat.reply([question("judge", *seeds) for seeds in ((1, 2), (2, 1), (1, 1))])))) > 1
 

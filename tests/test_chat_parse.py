@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field
 
 from dsd.chat.parse import ATTEMPTS, ask_until_parsed, parse_reply
 from dsd.chat.protocol import ChatFailure, ChatRequest
@@ -80,6 +82,16 @@ def test_a_grid_prompt_has_four_different_scenes(scenes: object) -> None:
 def test_words_are_stripped() -> None:
     reply = parse_reply('{"subject": " a cat\\n", "details": "red", "caption": "a red cat"}', PanelDescription)
     assert reply == PanelDescription(subject="a cat", details="red", caption="a red cat")
+
+
+def test_numbers_keep_their_range_and_type_whatever_the_schema_says_of_strictness() -> None:
+    class Score(BaseModel):
+        score: Annotated[float, Field(ge=0, le=1)]
+        votes: int
+
+    assert parse_reply('{"score": 0.5, "votes": 3}', Score) == Score(score=0.5, votes=3)
+    for text in ('{"score": 131184.67, "votes": 3}', '{"score": "0.5", "votes": 3}', '{"score": 0.5, "votes": "3"}'):
+        assert isinstance(parse_reply(text, Score), ChatFailure)
 
 
 @given(st.text())

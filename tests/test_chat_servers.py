@@ -80,6 +80,30 @@ def test_a_reply_that_stays_bad_is_a_failure(server: ChatServer, chat: OpenAICha
     assert chat.reply([question()]) == [ChatFailure("no JSON object", text="no")]
 
 
+def test_a_reply_that_reaches_its_limit_is_cut_off_unless_it_is_whole(server: ChatServer, chat: OpenAIChat) -> None:
+    server.script += ['{"sa…'] * 3 + ['{"same": true} Let me explain…']
+    assert chat.reply([question()]) == [ChatFailure("cut off", "no whole reply within 9 tokens", '{"sa')]
+    assert chat.reply([question()]) == [DirectVerdict(same=True)]
+
+
+@pytest.mark.parametrize(
+    ("finish", "refusal", "detail"),
+    [("stop", "I cannot judge people.", "I cannot judge people."), ("content_filter", None, "content filter")],
+)
+def test_a_refusal_is_a_failure_at_once(
+    server: ChatServer, chat: OpenAIChat, finish: str, refusal: str | None, detail: str
+) -> None:
+    message = {"role": "assistant", "content": None, "refusal": refusal}
+    choice = {"index": 0, "finish_reason": finish, "message": message}
+    body = {"id": "1", "object": "chat.completion", "created": 0, "model": "test", "choices": [choice]}
+    server.script.append((200, body))
+    (failure,) = chat.reply([question()])
+    assert isinstance(failure, ChatFailure)
+    assert failure.reason == "refused to answer"
+    assert detail in failure.detail
+    assert len(server.requests) == 1
+
+
 def test_a_busy_server_is_asked_again(server: ChatServer, chat: OpenAIChat) -> None:
     server.script += [(429, {"error": {"message": "slow down"}}), (503, {"error": {"message": "loading"}})]
     assert isinstance(chat.reply([question()])[0], DirectVerdict)
@@ -129,6 +153,8 @@ def test_names_lead_to_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert (chat.name, chat.revision) == ("org/model@7b", "served by https://example.org/v1")
     for name, words in {
         "openai:model": "names no server",
+        "openai:": "names no server",
+        "openai:m@localhost/v1": "names no server",
         "openai:@http://localhost/v1": "names no server",
         "openai:m@http://localhost/v1#NO_SUCH_KEY": "NO_SUCH_KEY",
         "embedded:tiny-vml": "did you mean",

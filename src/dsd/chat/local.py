@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, LogitsProcessorList
 
-from dsd.chat.parse import ask_until_parsed
-from dsd.chat.protocol import ChatFailure, ChatRequest, ImagePart, Reply
+from dsd.chat.parse import Answer, CutText, ask_until_parsed
+from dsd.chat.protocol import ChatRequest, ImagePart, Reply
 from dsd.errors import UserError
 from dsd.models import resolve, revision_of
 
@@ -49,6 +49,8 @@ class LocalChat:
                 "image-text-to-text model with a processor and safetensors weights"
             ) from error
         self._model = model.to(self._device).eval()
+        ends = model.generation_config.eos_token_id
+        self._ends = set(ends if isinstance(ends, list) else [ends])
         tokenizer = self._processor.tokenizer
         tokenizer.padding_side = "left"
         if tokenizer.pad_token_id is None:
@@ -58,12 +60,12 @@ class LocalChat:
         """See `dsd.chat.protocol.ChatModel`."""
         return ask_until_parsed(requests, self._ask)
 
-    def _ask(self, requests: Sequence[ChatRequest], attempt: int) -> list[str | ChatFailure]:
+    def _ask(self, requests: Sequence[ChatRequest], attempt: int) -> list[Answer]:
         starts = range(0, len(requests), self.batch_size)
         return [text for at in starts for text in self._generate(requests[at : at + self.batch_size], attempt)]
 
     @torch.inference_mode()
-    def _generate(self, requests: Sequence[ChatRequest], attempt: int) -> list[str]:
+    def _generate(self, requests: Sequence[ChatRequest], attempt: int) -> list[Answer]:
         inputs = self._processor.apply_chat_template(
             [_conversation(request) for request in requests],
             add_generation_prompt=True,
@@ -82,7 +84,8 @@ class LocalChat:
         )
         new = generated[:, inputs["input_ids"].shape[1] :].tolist()
         cut = [row[: request.max_tokens] for row, request in zip(new, requests, strict=True)]
-        return self._processor.tokenizer.batch_decode(cut, skip_special_tokens=True)
+        texts = self._processor.tokenizer.batch_decode(cut, skip_special_tokens=True)
+        return [CutText(t) if self._ends.isdisjoint(row) else t for t, row in zip(texts, cut, strict=True)]
 
 
 class RowSampling(LogitsProcessor):

@@ -11,7 +11,7 @@ from typing import Any
 import openai
 from pydantic import BaseModel
 
-from dsd.chat.parse import ask_until_parsed
+from dsd.chat.parse import Answer, CutText, ask_until_parsed
 from dsd.chat.protocol import ChatFailure, ChatRequest, ImagePart, Part, Reply
 from dsd.errors import UserError
 from dsd.images import encode_png
@@ -53,7 +53,7 @@ class OpenAIChat:
         """See `dsd.chat.protocol.ChatModel`."""
         return ask_until_parsed(requests, self._ask)
 
-    def _ask(self, requests: Sequence[ChatRequest], attempt: int) -> list[str | ChatFailure]:
+    def _ask(self, requests: Sequence[ChatRequest], attempt: int) -> list[Answer]:
         pool = ThreadPoolExecutor(self._concurrency)
         try:
             replies = list(pool.map(lambda request: self._ask_one(request, attempt), requests))
@@ -70,7 +70,7 @@ class OpenAIChat:
         self._answered = True
         return replies
 
-    def _ask_one(self, request: ChatRequest, attempt: int) -> str | ChatFailure:
+    def _ask_one(self, request: ChatRequest, attempt: int) -> Answer:
         try:
             completion = self._client.chat.completions.create(
                 model=self.name,
@@ -84,10 +84,13 @@ class OpenAIChat:
             return ChatFailure(_BAD_REQUEST, _sentence(error))
         if not completion.choices:
             return ""
-        message = completion.choices[0].message
+        message, finish = completion.choices[0].message, completion.choices[0].finish_reason
         if message.refusal:
             return ChatFailure("refused to answer", message.refusal)
-        return message.content or ""
+        if finish == "content_filter":
+            return ChatFailure("refused to answer", "the server's content filter", message.content or "")
+        text = message.content or ""
+        return CutText(text) if finish == "length" else text
 
 
 _BAD_REQUEST = "request refused"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,6 +20,17 @@ ATTEMPTS = 3
 """How often a question is asked before its failure counts."""
 
 _THOUGHTS = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class CutText:
+    """What a model had written when it reached the token limit of its question."""
+
+    text: str
+
+
+Answer: TypeAlias = str | CutText | ChatFailure
+"""The text of a reply, or a failure that asking again would not mend."""
 
 
 def parse_reply(text: str, schema: type[BaseModel]) -> Reply:
@@ -43,31 +55,44 @@ def parse_reply(text: str, schema: type[BaseModel]) -> Reply:
     if any(other != objects[0] for other in objects[1:]):
         return ChatFailure("several JSON objects", f"{len(objects)} different objects", text)
     try:
-        return schema.model_validate_json(json.dumps(objects[0]))
+        return schema.model_validate_json(json.dumps(objects[0]), strict=True)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'object'}: {e['msg']}" for e in error.errors())
         return ChatFailure("not in the schema", problems, text)
 
 
 def ask_until_parsed(
-    requests: Sequence[ChatRequest], ask: Callable[[Sequence[ChatRequest], int], Sequence[str | ChatFailure]]
+    requests: Sequence[ChatRequest], ask: Callable[[Sequence[ChatRequest], int], Sequence[Answer]]
 ) -> list[Reply]:
     """Asks all questions, and those whose replies do not parse again, up to `ATTEMPTS` times in all.
 
     Args:
         requests: the questions.
-        ask: given questions and the number of the attempt (from 0), gives the text of each reply, or a failure when
-            asking is in vain.
+        ask: given questions and the number of the attempt (from 0), gives the answer to each.
+
+    Returns:
+        The replies in order. One that is cut short and does not parse fails with the reason ``cut off``.
     """
     replies: list[Reply] = [ChatFailure("not asked")] * len(requests)
     waiting = list(range(len(requests)))
     for attempt in range(ATTEMPTS):
-        texts = ask([requests[index] for index in waiting], attempt) if waiting else ()
-        for index, text in zip(waiting, texts, strict=True):
-            replies[index] = text if isinstance(text, ChatFailure) else parse_reply(text, requests[index].schema)
-        in_vain = {index for index, text in zip(waiting, texts, strict=True) if isinstance(text, ChatFailure)}
+        answers = ask([requests[index] for index in waiting], attempt) if waiting else ()
+        for index, answer in zip(waiting, answers, strict=True):
+            replies[index] = _read(answer, requests[index])
+        in_vain = {index for index, answer in zip(waiting, answers, strict=True) if isinstance(answer, ChatFailure)}
         waiting = [i for i in waiting if isinstance(replies[i], ChatFailure) and i not in in_vain]
     return replies
+
+
+def _read(answer: Answer, request: ChatRequest) -> Reply:
+    if isinstance(answer, ChatFailure):
+        return answer
+    if isinstance(answer, str):
+        return parse_reply(answer, request.schema)
+    reply = parse_reply(answer.text, request.schema)
+    if isinstance(reply, ChatFailure):
+        return replace(reply, reason="cut off", detail=f"no whole reply within {request.max_tokens} tokens")
+    return reply
 
 
 class _RepeatedKey(Exception):
