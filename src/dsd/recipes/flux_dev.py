@@ -16,8 +16,8 @@ def flux_dev() -> Recipe:
 
     The paper's GPT-4o and Gemini-1.5 are named as OpenAI-compatible servers; any other one, local or not, takes their
     place with `--curate.chat` and `--curate.judge`. A sheet of which half the pairs survive gives six ordered pairs,
-    so 100 000 captions leave room for sheets that are refused. What the paper leaves open is chosen here: warm-up, condition
-    dropout (both guidances need it), the noise density, and how the batch is worked through.
+    so 100 000 captions leave room for sheets that are refused. What the paper leaves open is chosen here: warm-up,
+    condition dropout (both guidances need it), the noise density, and how the batch is worked through.
     """
     return Recipe(
         summary="FLUX.1-dev with the paper's settings, on a cluster",
