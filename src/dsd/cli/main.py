@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,7 +70,7 @@ def _dispatch(words: list[str]) -> None:
 
         print(f"dsd {version('dsd')}")
         return
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice on torchvision is not for us
+    _quiet_libraries()
     name, rest = words[0], words[1:]
     if name not in VERBS:
         raise UserError(f'there is no verb "{name}"; {did_you_mean(name, VERBS)}')
@@ -79,6 +80,14 @@ def _dispatch(words: list[str]) -> None:
         _show(verb, command)
     else:
         verb.run(command)
+
+
+def _quiet_libraries() -> None:
+    """Before they are imported: advice to programmers is not for people at a terminal, nor bars for log files."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _show(verb: Verb, command: Any) -> None:
