@@ -27,7 +27,8 @@ def answer(schema: str, content: list[dict[str, Any]]) -> dict[str, Any]:
         return {"subject": "cat", "details": f"in {word}", "caption": f"a cat of {word}"}
     same = digest[1] % 2 == 0
     if schema == "PairVerdict":
-        return {"common_subject": "cat", "first_details": f"in {word}", "second_details": "in red", "same": same}
+        details = {"first_details": f"in {word}", "second_details": "in red"}
+        return {"common_subject": "cat", **details, "comparison": "same colour", "same": same}
     return {"same": same}
 
 

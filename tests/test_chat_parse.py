@@ -14,7 +14,13 @@ from dsd.chat.parse import ATTEMPTS, ask_until_parsed, parse_reply
 from dsd.chat.protocol import ChatFailure, ChatRequest
 from dsd.curate.schemas import DirectVerdict, GridPromptReply, PairVerdict, PanelDescription
 
-VERDICT = {"common_subject": "a cat", "first_details": "red, striped", "second_details": "red, spotted", "same": False}
+VERDICT = {
+    "common_subject": "a cat",
+    "first_details": "red, striped",
+    "second_details": "red, spotted",
+    "comparison": "other pattern",
+    "same": False,
+}
 GOOD = json.dumps(VERDICT)
 
 

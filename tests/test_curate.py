@@ -176,7 +176,15 @@ def test_changed_weights_under_the_same_name_are_told(finished: Path, config: Cu
 def test_failures_are_counted_where_they_happen(config: CurateConfig, server: ChatServer, tmp_path: Path) -> None:
     prompt = json.dumps({"subject": "a cat", "scenes": ["a", "b", "c", "d"]})
     panel = json.dumps({"subject": "cat", "details": "red", "caption": "a red cat"})
-    verdict = json.dumps({"common_subject": "cat", "first_details": "red", "second_details": "red", "same": True})
+    verdict = json.dumps(
+        {
+            "common_subject": "cat",
+            "first_details": "red",
+            "second_details": "red",
+            "comparison": "same colour",
+            "same": True,
+        }
+    )
     in_order = dataclasses.replace(config, units=1, chat_batch=1)
 
     server.script += ["no", prompt, "no", "no"]  # what fails is asked again after the others

@@ -41,6 +41,7 @@ def pair(number: int) -> Pair:
         subject="cat",
         first_details="red",
         second_details="",
+        comparison="same colour",
         judge=JUDGE,
     )
 

@@ -66,7 +66,7 @@ def test_a_dataset_folder_trains_like_its_pairs(tmp_path: Path) -> None:
     pairs = [
         Pair(
             **vars(pair), reference_panel="", target_panel="", reference_caption="", subject="", first_details="",
-            second_details="", judge=Model(name="test", revision="0"),
+            second_details="", comparison="", judge=Model(name="test", revision="0"),
         )
         for pair in simple_pairs()
     ]  # fmt: skip

@@ -106,5 +106,6 @@ def _verdict(pair: Candidate, reply: Reply) -> Verdict | ChatFailure:
         common_subject=first.subject if first.subject == second.subject else "",
         first_details=first.details,
         second_details=second.details,
+        comparison="",
         same=cast(DirectVerdict, reply).same,
     )

@@ -38,6 +38,7 @@ def settle(candidate: Candidate, verdict: Verdict | ChatFailure, judge: Model) -
         common_subject=verdict.common_subject,
         first_details=verdict.second_details,
         second_details=verdict.first_details,
+        comparison=verdict.comparison,
         same=True,
     )
     return pair, _pair(Candidate(candidate.second, candidate.first), turned, judge)
@@ -57,6 +58,7 @@ def _pair(candidate: Candidate, verdict: Verdict | None, judge: Model) -> Pair:
         subject=verdict.common_subject if verdict else reference.description.subject,
         first_details=verdict.first_details if verdict else "",
         second_details=verdict.second_details if verdict else "",
+        comparison=verdict.comparison if verdict else "",
         judge=judge,
     )
 

@@ -39,11 +39,12 @@ class PanelDescription(_Reply):
 
 
 class PairVerdict(_Reply):
-    """Chain of thought over two panels: common subject, details of each, decision."""
+    """Chain of thought over two panels: common subject, details of each, comparison point by point, decision."""
 
     common_subject: Words
     first_details: Words
     second_details: Words
+    comparison: Words
     same: bool
 
 

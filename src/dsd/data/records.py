@@ -112,11 +112,13 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A judge's decision on two panels, with its reasons; a direct verdict takes the panels' own descriptions."""
+    """A judge's decision on two panels, with its reasons; a direct verdict takes the panels' own descriptions
+    and compares nothing."""
 
     common_subject: str
     first_details: str
     second_details: str
+    comparison: str
     same: bool
 
 
@@ -129,6 +131,7 @@ class Pair:
         grid, reference_panel, target_panel: ids.
         subject: what both have in common.
         first_details, second_details: the judge's words on the reference and on the target; empty without a verdict.
+        comparison: what the judge found same and other; empty without its chain of thought.
         judge: who judged.
     """
 
@@ -143,6 +146,7 @@ class Pair:
     subject: str
     first_details: str
     second_details: str
+    comparison: str
     judge: Model
 
 

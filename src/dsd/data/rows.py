@@ -26,6 +26,7 @@ _PAIR_COLUMNS: dict[str, str] = {
     "subject": "string",
     "first_details": "string",
     "second_details": "string",
+    "comparison": "string",
     "reference_panel": "string",
     "target_panel": "string",
     "grid": "string",

@@ -72,5 +72,6 @@ def _words(pair: Pair) -> dict[str, str]:
         "subject": pair.subject,
         "first": pair.first_details,
         "second": pair.second_details,
+        "comparison": pair.comparison,
         "caption": pair.target_caption,
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dsd.world.individuals import ACCESSORIES, COLORS, KINDS, PATTERNS, Individuals
@@ -115,6 +115,50 @@ def detail_pieces() -> list[str]:
         *(f", {knob} of" for knob in KNOBS.values() if knob not in sized),
         *(f", {worn} of" for worn in ACCESSORIES[1:]),
     ]
+
+
+PARTS = ("colour", "second colour", "pattern", "build", "top", "eyes", "accessory")
+"""What a comparison goes through, in this order; ``top`` is ears, handle, shade or cabin, ``eyes`` also wheels."""
+
+
+def _turned(a: Tensor, b: Tensor, period: float = 1.0) -> Tensor:
+    """How far apart two positions on a circle are."""
+    apart = (a - b).abs() % period
+    return torch.minimum(apart, period - apart)
+
+
+def differences(first: Individuals, second: Individuals) -> Bool[Tensor, "n parts"]:
+    """Which of `PARTS` an eye would call other: beyond a few per cent of a measure's range, where it can be seen."""
+    a, b = first, second
+    striped, spotted, halved = (a.pattern == PATTERNS.index(word) for word in ("striped", "spotted", "halved"))
+    turned = (striped & (_turned(a.angle, b.angle, math.pi) > 0.25)) | (halved & ((a.angle - b.angle).abs() > 0.25))
+    turned |= spotted & (_turned(a.angle, b.angle, math.pi / 2) > 0.2)
+    paced = (striped | spotted) & ((a.frequency - b.frequency).abs() > 0.4)
+    shade = (a.saturation - b.saturation).abs().maximum((a.value - b.value).abs())
+    second_shade = (a.second_saturation - b.second_saturation).abs().maximum((a.second_value - b.second_value).abs())
+    other = (
+        (_turned(a.hue, b.hue) > 0.04) | (shade > 0.15),
+        (_turned(a.second_hue, b.second_hue) > 0.05) | (second_shade > 0.2),
+        (a.pattern != b.pattern) | turned | paced,
+        ((a.width - b.width).abs() > 0.06) | (a.kind != b.kind),
+        ((a.ears - b.ears).abs() > 0.12) | (a.kind != b.kind),
+        (_turned(a.eye_hue, b.eye_hue) > 0.06) | ((a.eye_size - b.eye_size).abs() > 0.12),
+        (a.accessory != b.accessory) | ((a.accessory > 0) & (_turned(a.accessory_hue, b.accessory_hue) > 0.06)),
+    )
+    return torch.stack(other, 1)
+
+
+def comparison_phrases(first: Individuals, second: Individuals) -> list[str]:
+    """``same colour, other second colour, same pattern, ...``: every part in its order, for each pair of rows."""
+    return [
+        ", ".join(f"{'other' if other else 'same'} {part}" for part, other in zip(PARTS, row, strict=True))
+        for row in differences(first, second).tolist()
+    ]
+
+
+def comparison_pieces() -> list[str]:
+    """The pieces that comparisons are made of, each worth one token."""
+    return [f"{word} {part}{end}" for part in PARTS for word in ("same", "other") for end in (", ", "")]
 
 
 def measures(individuals: Individuals) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:

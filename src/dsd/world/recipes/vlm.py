@@ -57,7 +57,7 @@ Job = Literal["grid", "describe", "judge", "judge_direct"]
 BATCH = 16  # panels a step
 _GRID_PROMPTS = 24  # a step
 _DRAWN_AT_ONCE = 16  # steps
-_SEEING_UNTIL, _DESCRIBING_UNTIL = 0.36, 0.48  # shares of the run
+_SEEING_UNTIL, _DESCRIBING_UNTIL = 0.34, 0.48  # shares of the run
 _HELD_PAIRS = 256
 _CATEGORIES = (len(KINDS), len(PATTERNS), len(ACCESSORIES), len(PLACES), len(POSITIONS), len(MOODS))
 
@@ -205,7 +205,7 @@ class VlmTask:
                     losses |= self._describe(individuals, scenes, features)
                 else:
                     losses |= self._judge(individuals, features)
-        factor = learning_rate_factor(step, self.steps, decay_from=0.5)
+        factor = learning_rate_factor(step, self.steps, decay_from=0.7)
         self.optimizer.step(torch.stack(list(losses.values())).sum(), factor)
         return {name: loss.detach() for name, loss in losses.items()}
 

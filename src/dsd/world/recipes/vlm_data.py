@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import LlavaProcessor
 
 from dsd.world.captions import panel_captions, subject_phrases
-from dsd.world.details import detail_phrases
+from dsd.world.details import comparison_phrases, detail_phrases
 from dsd.world.draw import draw_panels
 from dsd.world.individuals import (
     ACCESSORIES,
@@ -128,10 +128,12 @@ def _common_subject(first: Individuals, second: Individuals) -> list[str]:
 
 
 def verdicts(first: Individuals, second: Individuals, same: list[bool]) -> list[str]:
-    """The true reply to "judge" for each pair, details before the decision."""
-    columns = zip(_common_subject(first, second), detail_phrases(first), detail_phrases(second), same, strict=True)
+    """The true reply to "judge" for each pair: details, then what is same and other, then the decision."""
+    details, comparisons = (detail_phrases(first), detail_phrases(second)), comparison_phrases(first, second)
+    columns = zip(_common_subject(first, second), *details, comparisons, same, strict=True)
     return [
-        json.dumps({"common_subject": c, "first_details": a, "second_details": b, "same": s}) for c, a, b, s in columns
+        json.dumps({"common_subject": c, "first_details": a, "second_details": b, "comparison": p, "same": s})
+        for c, a, b, p, s in columns
     ]
 
 

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from dsd.world.captions import PLACE_PHRASES, POSITION_PHRASES, vocabulary
-from dsd.world.details import HUES, detail_pieces
+from dsd.world.details import HUES, comparison_pieces, detail_pieces
 from dsd.world.draw import PANEL_SIZE
 from dsd.world.individuals import ACCESSORIES, COLORS, MOODS
 from dsd.world.recipes.vlm_words import COMMON_WORDS, SYNONYMS
@@ -44,6 +44,7 @@ SCAFFOLDING = (
     '{"common_subject": "',
     '", "first_details": "in',
     '", "second_details": "in',
+    '", "comparison": "',
     '", "same": true}',
     '", "same": false}',
     '{"same": true}',
@@ -85,6 +86,7 @@ def new_tokenizer() -> PreTrainedTokenizerFast:
     phrases = [*POSITION_PHRASES, *(f" {p}" for p in (*POSITION_PHRASES, *PLACE_PHRASES))]
     phrases += [f" with a {worn}" for worn in ACCESSORIES[1:]]
     phrases += [piece for piece in detail_pieces() if piece[1:] not in HUES]
+    phrases += comparison_pieces()
     tokenizer.add_tokens([AddedToken(p, normalized=False) for p in (*SCAFFOLDING, *phrases)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
