@@ -32,7 +32,7 @@ class TrainModel:
     """Trains one of the embedded models. Run the same command again to resume."""
 
     name: tyro.conf.Positional[str]
-    """autoencoder, teacher, vlm, dino or clip."""
+    """autoencoder, teacher, vlm, dino, clip, or student (made by curation and training from the others)."""
     steps: int | None = None
     """Optimizer steps in all."""
     hours: float | None = None

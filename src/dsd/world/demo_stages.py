@@ -25,17 +25,17 @@ from dsd.files import write_atomic
 from dsd.log import console
 from dsd.models import resolve
 from dsd.train.trainer import train
-from dsd.world import captions
 from dsd.world.benchmark import DrawnBenchmark, Truth
 from dsd.world.demo import CAPTIONS_FILE, DemoConfig
 from dsd.world.demo_data import judged_pairs, pair_views, training_curves
+from dsd.world.recipes.student import write_world_captions
 
 _SHEET_ROWS = 12
 
 
 def write_captions(config: DemoConfig, out: Path) -> None:
     """Captions of training individuals, in the layout of LAION."""
-    captions.write_captions(out / CAPTIONS_FILE, "training", config.curate.units * config.curate.unit_size)
+    write_world_captions(out / CAPTIONS_FILE, config.curate)
 
 
 def curate_pairs(config: DemoConfig, out: Path) -> None:

@@ -18,6 +18,8 @@ from dsd.log import console
 from dsd.train import loop
 
 RECIPES = {name: f"dsd.world.recipes.{name}" for name in ("autoencoder", "teacher", "vlm", "dino", "clip")}
+STUDENT = "student"
+"""Not a task of its own: its recipe is curation and training as any user runs them."""
 _MEASURED_STEPS = 12
 
 
@@ -59,7 +61,7 @@ def train_model(
     """Trains one embedded model and writes its folder.
 
     Args:
-        name: a key of `RECIPES`.
+        name: a key of `RECIPES`, or `STUDENT`.
         steps: optimizer steps; or
         hours: a wall-clock budget, from which the first start measures the steps.
         run: the run's folder (checkpoints, metrics, contact sheets); re-running resumes.
@@ -68,8 +70,11 @@ def train_model(
     Raises:
         UserError: for an unknown name or a missing budget.
     """
+    if name == STUDENT:
+        _train_student(steps, hours, run, out)
+        return
     if name not in RECIPES:
-        raise UserError(f"unknown embedded model {name!r}{did_you_mean(name, list(RECIPES))}")
+        raise UserError(f'there is no embedded model "{name}"; {did_you_mean(name, [*RECIPES, STUDENT])}')
     module = importlib.import_module(RECIPES[name])
     run.mkdir(parents=True, exist_ok=True)
     budget_file = run / "budget.json"
@@ -97,6 +102,14 @@ def train_model(
     folder = out if out is not None else run / "model"
     recipe.export(folder, _card(name, budget, figures, time.perf_counter() - started))
     console.print(f"{name}: {json.dumps(figures)} -> {folder}")
+
+
+def _train_student(steps: int | None, hours: float | None, run: Path, out: Path | None) -> None:
+    from dsd.world.recipes.student import train_student
+
+    if hours is not None:
+        raise UserError("the student's length is counted in steps; give --steps in place of --hours")
+    train_student(run, out if out is not None else run / "model", steps=steps)
 
 
 def _card(name: str, budget: Budget, figures: dict[str, float], seconds: float) -> str:
