@@ -1,4 +1,4 @@
-"""Draws the first eight held-out individuals, not chosen: reference | four prompts by the shipped student | truth of the last.
+"""Draws the first eight held-out individuals, not chosen: reference | four prompts by the student | truth of the last.
 
 python examples/first_eight.py docs/images/first_eight.png
 """

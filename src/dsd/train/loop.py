@@ -103,6 +103,7 @@ def run(
         log_every: steps between lines of ``metrics.jsonl``; their metrics are means over these steps.
         writes: False on all processes of a parallel run but the first.
     """
+    torch.set_flush_denormal(True)  # optimizer states of rarely used rows decay to denormals, which CPUs crawl on
     found = checkpoint.latest(folder / "checkpoints")
     start = 0
     if found is not None:

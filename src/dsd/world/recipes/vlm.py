@@ -35,6 +35,7 @@ from dsd.world.individuals import (
     Scenes,
     sample_individuals,
     sample_scenes,
+    uniforms,
 )
 from dsd.world.recipes.soften import softened
 from dsd.world.recipes.vlm_captions import PANELS, inspiration
@@ -49,16 +50,21 @@ from dsd.world.recipes.vlm_data import (
     direct_verdicts,
     equal_word_pairs,
     families,
+    from_token_on,
+    misread,
     verdicts,
 )
 from dsd.world.recipes.vlm_model import TOWER_WIDTH, new_model, new_processor
 
 Job = Literal["grid", "describe", "judge", "judge_direct"]
 BATCH = 16  # panels a step
+_READ_FAMILIES = 8  # families a step whose words alone are compared
 _GRID_PROMPTS = 24  # a step
 _DRAWN_AT_ONCE = 16  # steps
 _SEEING_UNTIL, _DESCRIBING_UNTIL = 0.34, 0.48  # shares of the run
 _HELD_PAIRS = 256
+_READ_ONLY = 1 << 30  # individuals whom the vision tower never sees
+_MISREADING_STREAM = 23
 _CATEGORIES = (len(KINDS), len(PATTERNS), len(ACCESSORIES), len(PLACES), len(POSITIONS), len(MOODS))
 
 
@@ -174,10 +180,24 @@ class VlmTask:
         talk = self.writer.write(prompts, replies, torch.empty(len(replies), 0, dtype=torch.long))
         return {"grid": self._losses(talk, None)[0].mean()}
 
+    def _compare_words(self, step: int) -> dict[str, Tensor]:
+        """Comparisons of words without pictures: many pairs for little, described as imperfect eyes see them."""
+        index = torch.arange(step * _READ_FAMILIES, (step + 1) * _READ_FAMILIES) + _READ_ONLY
+        who, _ = families("training", index)
+        pairs, same = _pairs_of(len(who))
+        u = uniforms(self.seed, _MISREADING_STREAM, torch.arange(2 * len(pairs)) + step * 2 * len(pairs), 10)
+        first, second = (who.take(pairs[:, k]) for k in (0, 1))
+        seen = (misread(first, u[: len(pairs)]), misread(second, u[len(pairs) :]))
+        question = [{"role": "user", "content": [{"type": "text", "text": "judge"}]}]
+        replies = verdicts(first, second, same, seen)
+        talk = self.writer.write(
+            [self.writer.prompt(question)] * len(pairs), replies, torch.empty(len(pairs), 0).long()
+        )
+        losses, _ = self._losses(from_token_on(talk, self.writer.comparison_id), None)
+        return {"compare": losses.mean()}
+
     def _judge(self, individuals: Individuals, features: Tensor) -> dict[str, Tensor]:
-        starts = torch.arange(0, BATCH, FAMILY)[:, None, None]
-        pairs = (starts + torch.tensor((*SAME_PAIRS, *OTHER_PAIRS))).flatten(0, 1)
-        same = [i % FAMILY < len(SAME_PAIRS) for i in range(len(pairs))]
+        pairs, same = _pairs_of(BATCH)
         first, second = (individuals.take(pairs[:, k]) for k in (0, 1))
         prompts = [self.writer.prompt(messages("judge"))] * len(pairs)
         talk = self.writer.write(prompts, verdicts(first, second, same), pairs)
@@ -204,7 +224,7 @@ class VlmTask:
                 if share < _DESCRIBING_UNTIL or step % 8 == 3:
                     losses |= self._describe(individuals, scenes, features)
                 else:
-                    losses |= self._judge(individuals, features)
+                    losses |= self._judge(individuals, features) | self._compare_words(step)
         factor = learning_rate_factor(step, self.steps, decay_from=0.7)
         self.optimizer.step(torch.stack(list(losses.values())).sum(), factor)
         return {name: loss.detach() for name, loss in losses.items()}
@@ -272,6 +292,13 @@ class VlmTask:
         self.model.float()
         self.processor.save_pretrained(folder)
         (folder / "README.md").write_text(card)
+
+
+def _pairs_of(panels: int) -> tuple[Tensor, list[bool]]:
+    """Rows of both panels of each pair within the families of so many panels, and whether it shows one individual."""
+    starts = torch.arange(0, panels, FAMILY)[:, None, None]
+    pairs = (starts + torch.tensor((*SAME_PAIRS, *OTHER_PAIRS))).flatten(0, 1)
+    return pairs, [i % FAMILY < len(SAME_PAIRS) for i in range(len(pairs))]
 
 
 def _parsed(reply: str) -> dict:

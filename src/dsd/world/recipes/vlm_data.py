@@ -127,9 +127,35 @@ def _common_subject(first: Individuals, second: Individuals) -> list[str]:
     return [a if a == b else KINDS[k] if k == other else "nothing" for a, b, k, other in rows]
 
 
-def verdicts(first: Individuals, second: Individuals, same: list[bool]) -> list[str]:
-    """The true reply to "judge" for each pair: details, then what is same and other, then the decision."""
-    details, comparisons = (detail_phrases(first), detail_phrases(second)), comparison_phrases(first, second)
+def misread(who: Individuals, u: Float[Tensor, "n 10"]) -> Individuals:
+    """The individuals as a describer with imperfect eyes sees them: every measure off by some of its range."""
+    noise = (2 * u - 1) * (u.roll(1, 1) + 0.3)  # mostly small, sometimes large
+    return dataclasses.replace(
+        who,
+        hue=(who.hue + 0.07 * noise[:, 0]) % 1,
+        second_hue=(who.second_hue + 0.1 * noise[:, 1]) % 1,
+        eye_hue=(who.eye_hue + 0.2 * noise[:, 2]) % 1,
+        accessory_hue=(who.accessory_hue + 0.1 * noise[:, 3]) % 1,
+        width=who.width + 0.12 * noise[:, 4],
+        ears=who.ears + 0.25 * noise[:, 5],
+        eye_size=who.eye_size + 0.25 * noise[:, 6],
+        frequency=who.frequency + noise[:, 7],
+        angle=(who.angle + 0.5 * noise[:, 8]) % torch.pi,
+    )
+
+
+def verdicts(
+    first: Individuals, second: Individuals, same: list[bool], seen: tuple[Individuals, Individuals] | None = None
+) -> list[str]:
+    """The reply to "judge" for each pair: details, then what is same and other, then the decision.
+
+    Args:
+        first, second: the true individuals.
+        same: the true decisions.
+        seen: whom the details describe instead of the true ones.
+    """
+    a, b = seen or (first, second)
+    details, comparisons = (detail_phrases(a), detail_phrases(b)), comparison_phrases(first, second)
     columns = zip(_common_subject(first, second), *details, comparisons, same, strict=True)
     return [
         json.dumps({"common_subject": c, "first_details": a, "second_details": b, "comparison": p, "same": s})
@@ -164,6 +190,7 @@ class Writer:
         self.processor, self.tokenizer = processor, processor.tokenizer
         self.verdict_ids = self._ids([s for s in SCAFFOLDING if '"same": ' in s])
         self.scaffolding_ids = self._ids([*SCAFFOLDING, self.tokenizer.eos_token])
+        self.comparison_id = int(self._ids(['", "comparison": "'])[0])
         self._placeholders = processor.image_token * ((64 // processor.patch_size) ** 2)  # pyright: ignore[reportOperatorIssue]
 
     def _ids(self, tokens: Sequence[str]) -> Tensor:
@@ -185,6 +212,12 @@ class Writer:
             ids[row, : len(question) + len(answer)] = torch.tensor(question + answer)
             labels[row, len(question) - 1 : len(question) + len(answer) - 1] = torch.tensor(answer)
         return Conversations(ids=ids[:, :length], labels=labels, images=images)
+
+
+def from_token_on(talk: Conversations, token: int) -> Conversations:
+    """The same rows, learning only what follows a token of the reply."""
+    reached = (talk.labels == token).cumsum(1) > 0
+    return Conversations(ids=talk.ids, labels=torch.where(reached, talk.labels, IGNORED), images=talk.images)
 
 
 @dataclass(frozen=True, kw_only=True)
