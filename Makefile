@@ -4,7 +4,6 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 export OMP_NUM_THREADS ?= 2
-export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test check
 

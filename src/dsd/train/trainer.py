@@ -42,6 +42,7 @@ def train(config: TrainConfig, data: Path | Sequence[TrainingPair], out: Path) -
     Raises:
         UserError: the folder holds a run of another config or other data, or the data does not fit.
     """
+    loop.flush_denormals()
     accelerator = Accelerator()
     finished = out / "adapter"
     claim(out, config)

@@ -99,7 +99,10 @@ def demo(config: DemoConfig, out: Path) -> Path:
         UserError: the folder holds a demo with other settings, or the weights of the embedded models are missing.
     """
     _claim(config, out)
+    from dsd.train.loop import flush_denormals
     from dsd.world import demo_stages as stages_of
+
+    flush_denormals()
 
     stages = Stages(out / "stages.json")
     stages.run("captions", lambda: stages_of.write_captions(config, out))

@@ -70,6 +70,7 @@ def train_model(
     Raises:
         UserError: for an unknown name or a missing budget.
     """
+    loop.flush_denormals()
     if name == STUDENT:
         _train_student(steps, hours, run, out)
         return
