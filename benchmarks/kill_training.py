@@ -8,15 +8,16 @@ The moments spread over the whole run: encoding, steps, checkpoints, sample shee
 from __future__ import annotations
 
 import random
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import killing
 import torch
 import tyro
+from killing import file_bytes
 from PIL import Image
 
 import dsd.backbones.flux  # noqa: F401  (before "ready", or most kills would land in this import)
@@ -95,42 +96,14 @@ def run_here(settings: Settings, folder: Path) -> float:
 
 
 def run_killed(settings: Settings, folder: Path, seconds: float, *, wait_for: Path | None = None) -> bool:
-    """Starts or resumes the run in a process of its own and kills it with SIGKILL.
-
-    Args:
-        settings: what is run.
-        folder: of the run.
-        seconds: from the end of the process's imports to the kill.
-        wait_for: a path that must exist before the seconds count.
-
-    Returns:
-        False when the run ended before.
-    """
-    command = [sys.executable, __file__, "--child", to_json(settings), str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stderr is not None
-        if process.stdout.readline() != "ready\n":
-            raise RuntimeError(process.stderr.read())
-        while wait_for is not None and not wait_for.exists() and process.poll() is None:
-            time.sleep(0.01)
-        try:
-            process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return True
-        if process.returncode:
-            raise RuntimeError(f"the run failed with status {process.returncode}")
-        return False
+    """Starts or resumes the run in a process of its own and kills it; see `killing.run_killed`."""
+    return killing.run_killed(__file__, to_json(settings), folder, seconds, wait_for=wait_for)
 
 
 def differences(one: Path, other: Path) -> list[str]:
     """Files of two finished runs that are not byte for byte the same, or are missing on a side."""
     files = {str(path.relative_to(root)) for root in (one, other) for glob in COMPARED for path in root.glob(glob)}
-    return sorted(name for name in files if _bytes(one / name) != _bytes(other / name))
-
-
-def _bytes(path: Path) -> bytes | None:
-    return path.read_bytes() if path.exists() else None
+    return sorted(name for name in files if file_bytes(one / name) != file_bytes(other / name))
 
 
 def _steps_done(folder: Path) -> int:
