@@ -160,7 +160,7 @@ def test_own_words_replace_details_and_keep_the_frame(task: VlmTask) -> None:
     replies = verdicts(who.take(pairs[:, 0]), who.take(pairs[:, 1]), [True, False])
     talk = writer.write([writer.prompt(messages("judge"))] * 2, replies, pairs)
     features = task.model.model.multi_modal_projector(task._tower(draw_panels(who, at)))
-    own = task._in_own_words(talk, features)
+    own = task._in_own_words(talk, features, step=0)
     assert torch.equal(own.labels, talk.labels)
     assert not torch.equal(own.ids, talk.ids)
     framed = torch.isin(talk.ids, writer.scaffolding_ids) | (talk.ids == writer.tokenizer.pad_token_id)
@@ -192,3 +192,14 @@ def test_resumed_training_has_the_same_bits(tmp_path: Path) -> None:
 def test_captions_of_the_truth_are_the_panel_captions(people) -> None:
     who, at = people
     assert [json.loads(d)["caption"] for d in description(who, at)] == panel_captions(who, at)
+
+
+def test_a_scrambled_comparison_says_nothing_of_the_next(task: VlmTask) -> None:
+    who, _ = families("training", torch.arange(64))
+    replies = verdicts(who.take(torch.arange(64)), who.take(torch.arange(64)), [True] * 64)
+    writer = task.writer
+    talk = writer.write([writer.prompt(messages("judge"))] * 64, replies, torch.empty(64, 0, dtype=torch.long))
+    scrambled = writer.scrambled(talk.ids, torch.Generator().manual_seed(0))
+    changed = scrambled != talk.ids
+    assert torch.equal(writer.opposite[scrambled[changed]], talk.ids[changed])
+    assert 0.4 < changed.sum().item() / (64 * 7) < 0.6

@@ -154,9 +154,13 @@ class VlmTask:
         return F.cross_entropy(self.model.lm_head(hidden), labels, reduction="none"), labels
 
     @torch.no_grad()
-    def _in_own_words(self, talk: Conversations, features: Tensor) -> Conversations:
-        """The same rows with the words of the replies as the model would say them; scaffolding stays."""
-        hidden = self._hidden(talk, talk.ids.to(self.device), features.detach())
+    def _in_own_words(self, talk: Conversations, features: Tensor | None, step: int) -> Conversations:
+        """The same rows with the words of the replies as the model would say them; scaffolding stays.
+
+        Comparisons are scrambled in the rows that it reads: the true ones would tell what the next one is.
+        """
+        ids = self.writer.scrambled(talk.ids, step_generator(self.seed + 1, step))
+        hidden = self._hidden(talk, ids.to(self.device), None if features is None else features.detach())
         said = self.model.lm_head(hidden).argmax(1).cpu()
         true = talk.labels[talk.labels != IGNORED]
         fixed = torch.isin(true, self.writer.scaffolding_ids) | torch.isin(said, self.writer.scaffolding_ids)
@@ -193,15 +197,16 @@ class VlmTask:
         talk = self.writer.write(
             [self.writer.prompt(question)] * len(pairs), replies, torch.empty(len(pairs), 0).long()
         )
-        losses, _ = self._losses(from_token_on(talk, self.writer.comparison_id), None)
+        talk = self._in_own_words(from_token_on(talk, self.writer.comparison_id), None, step)
+        losses, _ = self._losses(talk, None)
         return {"compare": losses.mean()}
 
-    def _judge(self, individuals: Individuals, features: Tensor) -> dict[str, Tensor]:
+    def _judge(self, individuals: Individuals, features: Tensor, step: int) -> dict[str, Tensor]:
         pairs, same = _pairs_of(BATCH)
         first, second = (individuals.take(pairs[:, k]) for k in (0, 1))
         prompts = [self.writer.prompt(messages("judge"))] * len(pairs)
         talk = self.writer.write(prompts, verdicts(first, second, same), pairs)
-        losses, labels = self._losses(self._in_own_words(talk, features), features)
+        losses, labels = self._losses(self._in_own_words(talk, features, step), features)
         decisions = torch.isin(labels, self.writer.verdict_ids.to(self.device))
         prompts = [self.writer.prompt(messages("judge_direct"))] * len(pairs)
         direct, _ = self._losses(self.writer.write(prompts, direct_verdicts(same), pairs.flip(1)), features)
@@ -224,7 +229,7 @@ class VlmTask:
                 if share < _DESCRIBING_UNTIL or step % 8 == 3:
                     losses |= self._describe(individuals, scenes, features)
                 else:
-                    losses |= self._judge(individuals, features) | self._compare_words(step)
+                    losses |= self._judge(individuals, features, step) | self._compare_words(step)
         factor = learning_rate_factor(step, self.steps, decay_from=0.7)
         self.optimizer.step(torch.stack(list(losses.values())).sum(), factor)
         return {name: loss.detach() for name, loss in losses.items()}

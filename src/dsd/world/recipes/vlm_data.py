@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import LlavaProcessor
 
 from dsd.world.captions import panel_captions, subject_phrases
-from dsd.world.details import comparison_phrases, detail_phrases
+from dsd.world.details import comparison_phrases, comparison_pieces, detail_phrases
 from dsd.world.draw import draw_panels
 from dsd.world.individuals import (
     ACCESSORIES,
@@ -191,10 +191,18 @@ class Writer:
         self.verdict_ids = self._ids([s for s in SCAFFOLDING if '"same": ' in s])
         self.scaffolding_ids = self._ids([*SCAFFOLDING, self.tokenizer.eos_token])
         self.comparison_id = int(self._ids(['", "comparison": "'])[0])
+        pieces = comparison_pieces()
+        opposite = [p.replace("same", "other") if p.startswith("same") else p.replace("other", "same") for p in pieces]
+        self.opposite = torch.arange(len(self.tokenizer))
+        self.opposite[self._ids(pieces)] = self._ids(opposite)
         self._placeholders = processor.image_token * ((64 // processor.patch_size) ** 2)  # pyright: ignore[reportOperatorIssue]
 
     def _ids(self, tokens: Sequence[str]) -> Tensor:
         return torch.tensor([self.tokenizer.convert_tokens_to_ids(t) for t in tokens])
+
+    def scrambled(self, ids: Int[Tensor, "n length"], generator: torch.Generator) -> Int[Tensor, "n length"]:
+        """The rows with every ``same`` and ``other`` of a comparison thrown anew, so that none tells of the next."""
+        return torch.where(torch.rand(ids.shape, generator=generator) < 0.5, self.opposite[ids], ids)
 
     def prompt(self, messages: list[dict]) -> str:
         """The text that the model continues, placeholders already expanded."""
