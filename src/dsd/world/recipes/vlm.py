@@ -53,6 +53,7 @@ from dsd.world.recipes.vlm_data import (
     from_token_on,
     misread,
     verdicts,
+    without_second_details,
 )
 from dsd.world.recipes.vlm_model import TOWER_WIDTH, new_model, new_processor
 
@@ -206,13 +207,16 @@ class VlmTask:
         first, second = (individuals.take(pairs[:, k]) for k in (0, 1))
         prompts = [self.writer.prompt(messages("judge"))] * len(pairs)
         talk = self.writer.write(prompts, verdicts(first, second, same), pairs)
-        losses, labels = self._losses(self._in_own_words(talk, features, step), features)
+        own = without_second_details(self._in_own_words(talk, features, step), same, self.writer)
+        losses, labels = self._losses(own, features)
+        compared = torch.isin(labels, self.writer.comparison_ids.to(self.device))
         decisions = torch.isin(labels, self.writer.verdict_ids.to(self.device))
         prompts = [self.writer.prompt(messages("judge_direct"))] * len(pairs)
         direct, _ = self._losses(self.writer.write(prompts, direct_verdicts(same), pairs.flip(1)), features)
         decision, end = direct.view(-1, 2).mean(0)
-        reasons = losses[~decisions].mean() + 0.1 * end
-        return {"reasons": reasons, "verdict": losses[decisions].mean(), "direct": decision}
+        reasons = losses[~decisions & ~compared].mean() + 0.1 * end
+        told = {"reasons": reasons, "comparison": losses[compared].mean()}
+        return told | {"verdict": losses[decisions].mean(), "direct": decision}
 
     def train_step(self, step: int) -> dict[str, float | Tensor]:
         """One step of the stage that the step belongs to; every eighth step writes grid prompts."""

@@ -191,10 +191,12 @@ class Writer:
         self.verdict_ids = self._ids([s for s in SCAFFOLDING if '"same": ' in s])
         self.scaffolding_ids = self._ids([*SCAFFOLDING, self.tokenizer.eos_token])
         self.comparison_id = int(self._ids(['", "comparison": "'])[0])
+        self.second_details_id = int(self._ids(['", "second_details": "in'])[0])
         pieces = comparison_pieces()
         opposite = [p.replace("same", "other") if p.startswith("same") else p.replace("other", "same") for p in pieces]
+        self.comparison_ids = self._ids(pieces)
         self.opposite = torch.arange(len(self.tokenizer))
-        self.opposite[self._ids(pieces)] = self._ids(opposite)
+        self.opposite[self.comparison_ids] = self._ids(opposite)
         self._placeholders = processor.image_token * ((64 // processor.patch_size) ** 2)  # pyright: ignore[reportOperatorIssue]
 
     def _ids(self, tokens: Sequence[str]) -> Tensor:
@@ -220,6 +222,18 @@ class Writer:
             ids[row, : len(question) + len(answer)] = torch.tensor(question + answer)
             labels[row, len(question) - 1 : len(question) + len(answer) - 1] = torch.tensor(answer)
         return Conversations(ids=ids[:, :length], labels=labels, images=images)
+
+
+def without_second_details(talk: Conversations, rows: Sequence[bool], writer: Writer) -> Conversations:
+    """The same rows, where some do not learn the second details.
+
+    Of a pair that is the same, the second details are best guessed by repeating the first; a judge that learns this
+    sees no difference any more.
+    """
+    begun = (talk.labels == writer.second_details_id).cumsum(1) > 0
+    ended = (talk.labels == writer.comparison_id).cumsum(1) > 0
+    skipped = begun & ~ended & torch.tensor(list(rows))[:, None]
+    return Conversations(ids=talk.ids, labels=talk.labels.masked_fill(skipped, IGNORED), images=talk.images)
 
 
 def from_token_on(talk: Conversations, token: int) -> Conversations:
