@@ -10,7 +10,7 @@ import torch
 
 from dsd.chat.local import LocalChat, RowSampling
 from dsd.chat.protocol import ChatFailure, ChatRequest, ImagePart, Message, TextPart
-from dsd.curate.schemas import DirectVerdict
+from dsd.curate.schemas import PairVerdict
 from dsd.world.recipes.vlm_model import new_model, new_processor
 
 
@@ -37,7 +37,7 @@ def chat(folder: Path) -> LocalChat:
 
 def question(text: str, *seeds: int, seed: int = 0, max_tokens: int = 12) -> ChatRequest:
     parts = (*(ImagePart(tiny.picture(seed=number)) for number in seeds), TextPart(text))
-    return ChatRequest(messages=(Message("user", parts),), schema=DirectVerdict, seed=seed, max_tokens=max_tokens)
+    return ChatRequest(messages=(Message("user", parts),), schema=PairVerdict, seed=seed, max_tokens=max_tokens)
 
 
 QUESTIONS = [question("judge", 1, 2), question("grid prompt: a red cat at sea"), question("describe", 3, max_tokens=5)]

@@ -27,6 +27,7 @@ from dsd.train.task import TwoFrameTask
 __all__ = ["TrainConfig", "train"]
 
 
+@loop.flushed_denormals()
 def train(config: TrainConfig, data: Path | Sequence[TrainingPair], out: Path) -> Path:
     """Trains a student and writes its adapter.
 
@@ -42,7 +43,6 @@ def train(config: TrainConfig, data: Path | Sequence[TrainingPair], out: Path) -
     Raises:
         UserError: the folder holds a run of another config or other data, or the data does not fit.
     """
-    loop.flush_denormals()
     accelerator = Accelerator()
     finished = out / "adapter"
     claim(out, config)

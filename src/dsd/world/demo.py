@@ -99,18 +99,17 @@ def demo(config: DemoConfig, out: Path) -> Path:
         UserError: the folder holds a demo with other settings, or the weights of the embedded models are missing.
     """
     _claim(config, out)
-    from dsd.train.loop import flush_denormals
+    from dsd.train.loop import flushed_denormals
     from dsd.world import demo_stages as stages_of
 
-    flush_denormals()
-
     stages = Stages(out / "stages.json")
-    stages.run("captions", lambda: stages_of.write_captions(config, out))
-    stages.run("curate", lambda: stages_of.curate_pairs(config, out))
-    stages.run("train", lambda: stages_of.train_student(config, out))
-    stages.run("generate", lambda: stages_of.draw_pictures(config, out))
-    stages.run("evaluate", lambda: stages_of.measure(config, out))
-    stages.run("report", lambda: stages_of.write_report(config, out, dict(stages.seconds)))
+    with flushed_denormals():
+        stages.run("captions", lambda: stages_of.write_captions(config, out))
+        stages.run("curate", lambda: stages_of.curate_pairs(config, out))
+        stages.run("train", lambda: stages_of.train_student(config, out))
+        stages.run("generate", lambda: stages_of.draw_pictures(config, out))
+        stages.run("evaluate", lambda: stages_of.measure(config, out))
+        stages.run("report", lambda: stages_of.write_report(config, out, dict(stages.seconds)))
     stages_of.write_summary(out, stages.seconds)
     return out / "report" / "index.html"
 

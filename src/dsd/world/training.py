@@ -55,6 +55,7 @@ def _measured_steps(recipe: Recipe, hours: float) -> int:
     return max(1, int(hours * 3600 / ((time.perf_counter() - started) / (_MEASURED_STEPS - 2)) * 0.95))
 
 
+@loop.flushed_denormals()
 def train_model(
     name: str, *, steps: int | None = None, hours: float | None = None, run: Path, out: Path | None = None
 ) -> None:
@@ -70,7 +71,6 @@ def train_model(
     Raises:
         UserError: for an unknown name or a missing budget.
     """
-    loop.flush_denormals()
     if name == STUDENT:
         _train_student(steps, hours, run, out)
         return
