@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +117,15 @@ def test_a_resumed_run_ends_with_the_same_bits(changes: dict, tmp_path: Path) ->
     assert all(torch.equal(resumed[name], value) for name, value in undisturbed.items())
     lines = (tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 3, 4, 6]
+
+
+def test_denormals_are_flushed_inside_and_kept_outside() -> None:
+    smallest = float.__mul__(sys.float_info.min, 1.0)
+    with loop.flushed_denormals():
+        with loop.flushed_denormals():
+            assert smallest / 2 == 0
+        assert smallest / 2 == 0
+    assert smallest / 2 > 0
 
 
 def test_the_flux_dev_recipe_trains_a_tiny_flux_dev(tmp_path: Path) -> None:
