@@ -17,7 +17,8 @@ from dsd.errors import UserError
 from dsd.evaluate.measure import METRICS
 from dsd.train.config import TrainConfig
 from dsd.world import demo_stages
-from dsd.world.demo import DemoConfig, Stages, demo
+from dsd.world.demo import Stages, demo
+from dsd.world.demo_config import DemoConfig
 
 PANEL = 32
 

@@ -49,7 +49,8 @@ def load_image(source: ImageSource) -> Image.Image:
             raise UserError(f"{name} is not a picture that can be read; give a PNG, JPEG or WebP file") from error
         except Image.DecompressionBombError as error:
             raise UserError(
-                f"{name} has far too many pixels; at most {MAX_PIXELS // 1_000_000} million are read; scale it down first"
+                f"{name} has far too many pixels, "
+                f"but at most {MAX_PIXELS // 1_000_000} million are read; scale it down first"
             ) from error
         except (ValueError, SyntaxError, OSError) as error:
             raise UserError(f"{name} cannot be read as a picture ({error}); give a PNG, JPEG or WebP file") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dsd.log import console
 from dsd.recipes.registry import recipe
-from dsd.world.demo import DemoConfig, demo
+from dsd.world.demo_config import DemoConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,8 @@ def plan(command: Demo) -> list[str]:
 
 
 def run(command: Demo) -> None:
+    from dsd.world.demo import demo
+
     report = demo(command.demo, command.out)
     table = command.out / "evaluation" / "table.md"
     console.print(f"report: {report}")

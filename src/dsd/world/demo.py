@@ -1,4 +1,4 @@
-"""`dsd demo`: the whole loop on the embedded models, from captions to a report. Reading this file loads no torch."""
+"""`dsd demo`: the whole loop on the embedded models, from captions to a report."""
 
 from __future__ import annotations
 
@@ -6,46 +6,15 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from dsd.config import from_json, to_json
-from dsd.curate.config import CurateConfig
 from dsd.errors import UserError
 from dsd.files import make_folder, write_atomic
 from dsd.log import console, duration
-from dsd.train.config import TrainConfig
-
-CAPTIONS_FILE = "captions.parquet"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """Settings of the demo. The defaults take about ten minutes on two CPU cores.
-
-    Attributes:
-        curate: phases 1 and 2; its captions are written by the demo itself.
-        train: phase 3; its base is also the text-only teacher of the comparison.
-        shipped_student: a trained adapter to compare with; None leaves it out.
-        subjects: held-out individuals, each asked for under four prompts.
-        steps: denoising steps of students and teacher in the comparison.
-        text_scale: true guidance of the students by the text.
-        image_scale: true guidance of the students by the picture.
-        teacher_guidance: true guidance of the text-only teacher.
-        identity_encoder: measures identity; nothing else in the loop uses it.
-        agreement_encoder: measures prompt following; nothing else in the loop uses it.
-    """
-
-    curate: CurateConfig = field(default_factory=CurateConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    shipped_student: str | None = "embedded:tiny-student"
-    subjects: int = 64
-    steps: int = 16
-    text_scale: float = 1.5
-    image_scale: float = 1.0
-    teacher_guidance: float = 2.5
-    identity_encoder: str = "embedded:tiny-dino"
-    agreement_encoder: str = "embedded:tiny-clip"
+from dsd.train.loop import flushed_denormals
+from dsd.world import demo_stages
+from dsd.world.demo_config import DemoConfig
 
 
 class Stages:
@@ -99,18 +68,15 @@ def demo(config: DemoConfig, out: Path) -> Path:
         UserError: the folder holds a demo with other settings, or the weights of the embedded models are missing.
     """
     _claim(config, out)
-    from dsd.train.loop import flushed_denormals
-    from dsd.world import demo_stages as stages_of
-
     stages = Stages(out / "stages.json")
     with flushed_denormals():
-        stages.run("captions", lambda: stages_of.write_captions(config, out))
-        stages.run("curate", lambda: stages_of.curate_pairs(config, out))
-        stages.run("train", lambda: stages_of.train_student(config, out))
-        stages.run("generate", lambda: stages_of.draw_pictures(config, out))
-        stages.run("evaluate", lambda: stages_of.measure(config, out))
-        stages.run("report", lambda: stages_of.write_report(config, out, dict(stages.seconds)))
-    stages_of.write_summary(out, stages.seconds)
+        stages.run("captions", lambda: demo_stages.write_captions(config, out))
+        stages.run("curate", lambda: demo_stages.curate_pairs(config, out))
+        stages.run("train", lambda: demo_stages.train_student(config, out))
+        stages.run("generate", lambda: demo_stages.draw_pictures(config, out))
+        stages.run("evaluate", lambda: demo_stages.measure(config, out))
+        stages.run("report", lambda: demo_stages.write_report(config, out, dict(stages.seconds)))
+    demo_stages.write_summary(out, stages.seconds)
     return out / "report" / "index.html"
 
 

@@ -26,21 +26,22 @@ from dsd.log import console
 from dsd.models import resolve
 from dsd.train.trainer import train
 from dsd.world.benchmark import DrawnBenchmark, Truth
-from dsd.world.demo import CAPTIONS_FILE, DemoConfig
+from dsd.world.demo_config import DemoConfig
 from dsd.world.demo_data import judged_pairs, pair_views, training_curves
 from dsd.world.recipes.student import write_world_captions
 
+_CAPTIONS_FILE = "captions.parquet"
 _SHEET_ROWS = 12
 
 
 def write_captions(config: DemoConfig, out: Path) -> None:
     """Captions of training individuals, in the layout of LAION."""
-    write_world_captions(out / CAPTIONS_FILE, config.curate)
+    write_world_captions(out / _CAPTIONS_FILE, config.curate)
 
 
 def curate_pairs(config: DemoConfig, out: Path) -> None:
     """Phases 1 and 2."""
-    curate(dataclasses.replace(config.curate, captions=str(out / CAPTIONS_FILE)), out / "dataset")
+    curate(dataclasses.replace(config.curate, captions=str(out / _CAPTIONS_FILE)), out / "dataset")
 
 
 def train_student(config: DemoConfig, out: Path) -> None:

@@ -1,0 +1,37 @@
+"""What the demo is told: one frozen config, readable without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dsd.curate.config import CurateConfig
+from dsd.train.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Settings of the demo. The defaults take about ten minutes on two CPU cores.
+
+    Attributes:
+        curate: phases 1 and 2; its captions are written by the demo itself.
+        train: phase 3; its base is also the text-only teacher of the comparison.
+        shipped_student: a trained adapter to compare with; None leaves it out.
+        subjects: held-out individuals, each asked for under four prompts.
+        steps: denoising steps of students and teacher in the comparison.
+        text_scale: true guidance of the students by the text.
+        image_scale: true guidance of the students by the picture.
+        teacher_guidance: true guidance of the text-only teacher.
+        identity_encoder: measures identity; nothing else in the loop uses it.
+        agreement_encoder: measures prompt following; nothing else in the loop uses it.
+    """
+
+    curate: CurateConfig = field(default_factory=CurateConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    shipped_student: str | None = "embedded:tiny-student"
+    subjects: int = 64
+    steps: int = 16
+    text_scale: float = 1.5
+    image_scale: float = 1.0
+    teacher_guidance: float = 2.5
+    identity_encoder: str = "embedded:tiny-dino"
+    agreement_encoder: str = "embedded:tiny-clip"
