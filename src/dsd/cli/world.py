@@ -37,6 +37,8 @@ class TrainModel:
     """Optimizer steps in all."""
     hours: float | None = None
     """Instead of steps: how long it may take."""
+    start: str | None = None
+    """A finished pipeline to go on from, such as embedded:tiny-flux (autoencoder: its decoder only; teacher)."""
     out: Path | None = None
     """Run folder; runs/world/NAME when left out. The finished model goes to its folder `model`."""
     dry_run: bool = False
@@ -56,7 +58,8 @@ def plan(command: Draw | TrainModel) -> list[str]:
         return [f"draw {command.count} {what} of the {command.split} split into {command.out}"]
     length = f"{command.steps} steps" if command.steps else f"{command.hours} hours" if command.hours else "a budget"
     budget = "" if command.steps or command.hours else " (give --steps or --hours)"
-    return [f"train the embedded {command.name} for {length}{budget} in {_run_folder(command)}"]
+    start = f", going on from {command.start}," if command.start else ""
+    return [f"train the embedded {command.name}{start} for {length}{budget} in {_run_folder(command)}"]
 
 
 def run(command: Draw | TrainModel) -> None:
@@ -67,7 +70,7 @@ def run(command: Draw | TrainModel) -> None:
         return
     from dsd.world.training import train_model
 
-    train_model(command.name, steps=command.steps, hours=command.hours, run=_run_folder(command))
+    train_model(command.name, steps=command.steps, hours=command.hours, run=_run_folder(command), start=command.start)
 
 
 def _run_folder(command: TrainModel) -> Path:

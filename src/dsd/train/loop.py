@@ -7,9 +7,10 @@ and started again ends with the same bits as one that was not.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -90,6 +91,11 @@ class Metrics:
             write_atomic(path, "".join(line + "\n" for line in kept))
         self.file = path.open("a")
 
+    def best(self, score: Callable[[dict[str, float]], float], names: Iterable[str]) -> float:
+        """The best score of the lines so far that have these figures."""
+        lines = [json.loads(line) for line in self.path.read_text().splitlines()]
+        return max((score(line) for line in lines if set(names) <= line.keys()), default=-math.inf)
+
     def write(self, step: int, values: dict[str, float]) -> None:
         """Adds a line for a step."""
         rounded = {k: round(v, 6) for k, v in values.items()}
@@ -107,6 +113,7 @@ def run(
     description: str,
     log_every: int = 20,
     writes: bool = True,
+    score: Callable[[dict[str, float]], float] | None = None,
 ) -> None:
     """Trains a task to ``steps`` steps, from its newest checkpoint on if there is one.
 
@@ -119,6 +126,7 @@ def run(
         description: words for the progress bar.
         log_every: steps between lines of ``metrics.jsonl``; their metrics are means over these steps.
         writes: False on all processes of a parallel run but the first.
+        score: of held-out figures, higher is better; the state that scored best is kept in ``best/``.
     """
     found = checkpoint.latest(folder / "checkpoints")
     start = 0
@@ -139,7 +147,10 @@ def run(
             line = {name: float(torch.as_tensor(values, dtype=torch.float32).mean()) for name, values in sums.items()}
             sums = {}
         if done % evaluate_every == 0 or done == steps:
-            line |= task.evaluate(done)
+            figures = task.evaluate(done)
+            line |= figures
+            if score is not None and figures and score(figures) >= metrics.best(score, figures.keys()):
+                checkpoint.save(folder / "best", done, task.tensors(), keep=1)
         if line:
             metrics.write(done, line)
         if done % checkpoint_every == 0 or done == steps:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +17,8 @@ from dsd.config import did_you_mean
 from dsd.errors import UserError
 from dsd.files import write_atomic
 from dsd.log import console
-from dsd.train import loop
+from dsd.models import resolve
+from dsd.train import checkpoint, loop
 
 RECIPES = {name: f"dsd.world.recipes.{name}" for name in ("autoencoder", "teacher", "vlm", "dino", "clip")}
 STUDENT = "student"
@@ -31,15 +34,21 @@ class Budget:
         steps: optimizer steps in all.
         checkpoint_every: steps between checkpoints.
         evaluate_every: steps between held-out figures and contact sheets.
+        start: the finished model that the run goes on from; None for a fresh one.
     """
 
     steps: int
     checkpoint_every: int
     evaluate_every: int
+    start: str | None = None
 
 
 class Recipe(loop.Task, Protocol):
-    """A task that also knows where its model goes."""
+    """A task that also knows which state of it is best and where its model goes."""
+
+    def score(self, figures: dict[str, float]) -> float:
+        """One number of the held-out figures of `evaluate`; higher is better."""
+        ...
 
     def export(self, folder: Path, card: str) -> None:
         """Writes the model's standard folder (float16 safetensors) with ``card`` as its README.md."""
@@ -57,7 +66,13 @@ def _measured_steps(recipe: Recipe, hours: float) -> int:
 
 @loop.flushed_denormals()
 def train_model(
-    name: str, *, steps: int | None = None, hours: float | None = None, run: Path, out: Path | None = None
+    name: str,
+    *,
+    steps: int | None = None,
+    hours: float | None = None,
+    run: Path,
+    out: Path | None = None,
+    start: str | None = None,
 ) -> None:
     """Trains one embedded model and writes its folder.
 
@@ -67,29 +82,32 @@ def train_model(
         hours: a wall-clock budget, from which the first start measures the steps.
         run: the run's folder (checkpoints, metrics, contact sheets); re-running resumes.
         out: the folder of the finished model; ``run/model`` when absent.
+        start: a finished pipeline (``embedded:NAME`` or a folder) to go on from, for autoencoder and teacher.
 
     Raises:
-        UserError: for an unknown name or a missing budget.
+        UserError: for an unknown name, a missing budget or a model that cannot go on from another.
     """
     if name == STUDENT:
         _train_student(steps, hours, run, out)
         return
     if name not in RECIPES:
         raise UserError(f'there is no embedded model "{name}"; {did_you_mean(name, [*RECIPES, STUDENT])}')
-    module = importlib.import_module(RECIPES[name])
+    build = _builder(name, start)
     run.mkdir(parents=True, exist_ok=True)
     budget_file = run / "budget.json"
     if budget_file.exists():
         budget = Budget(**json.loads(budget_file.read_text()))
+        if budget.start != start:
+            raise UserError(f'"{run}" holds a run that started from {budget.start or "nothing"}; give another folder')
     else:
         if steps is None:
             if hours is None:
                 raise UserError(f"no budget for {name}: give --steps or --hours")
-            steps = _measured_steps(module.build(run, steps=1000), hours)
+            steps = _measured_steps(build(run, steps=1000), hours)
         every = max(1, steps // 12)
-        budget = Budget(steps=steps, checkpoint_every=every, evaluate_every=every)
+        budget = Budget(steps=steps, checkpoint_every=every, evaluate_every=every, start=start)
         write_atomic(budget_file, json.dumps(asdict(budget)) + "\n")
-    recipe: Recipe = module.build(run, steps=budget.steps)
+    recipe = build(run, steps=budget.steps)
     started = time.perf_counter()
     loop.run(
         recipe,
@@ -98,11 +116,24 @@ def train_model(
         checkpoint_every=budget.checkpoint_every,
         evaluate_every=budget.evaluate_every,
         description=f"training {name}",
+        score=recipe.score,
     )
-    figures = recipe.evaluate(budget.steps)
+    best = checkpoint.latest(run / "best")
+    if best is not None:
+        recipe.restore(best[1])
+    figures = recipe.evaluate(best[0] if best is not None else budget.steps)
     folder = out if out is not None else run / "model"
     recipe.export(folder, _card(name, budget, figures, time.perf_counter() - started))
     console.print(f"{name}: {json.dumps(figures)} -> {folder}")
+
+
+def _builder(name: str, start: str | None) -> Callable[..., Recipe]:
+    module = importlib.import_module(RECIPES[name])
+    if start is None:
+        return module.build
+    if not hasattr(module, "go_on"):
+        raise UserError(f"{name} cannot go on from a finished model; leave out --start")
+    return functools.partial(module.go_on, start=Path(resolve(start)))
 
 
 def _train_student(steps: int | None, hours: float | None, run: Path, out: Path | None) -> None:
@@ -116,8 +147,9 @@ def _train_student(steps: int | None, hours: float | None, run: Path, out: Path 
 def _card(name: str, budget: Budget, figures: dict[str, float], seconds: float) -> str:
     lines = "\n".join(f"| {key} | {value:.4g} |" for key, value in figures.items())
     device = "GPU" if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    start = f" --start {budget.start}" if budget.start else ""
     return (
         f"# tiny {name}\n\nAn embedded model of `dsd`, trained on the drawn world by `dsd world train {name} "
-        f"--steps {budget.steps}` ({device}; {seconds / 60:.0f} minutes since its last start).\n\n"
+        f"--steps {budget.steps}{start}` ({device}; {seconds / 60:.0f} minutes since its last start).\n\n"
         f"| held-out figure | value |\n|---|---|\n{lines}\n"
     )

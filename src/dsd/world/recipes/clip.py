@@ -224,6 +224,10 @@ class ClipTask:
                     figures[f"accuracy_{part}"] = ahead.all(1).float().mean().item()
         return figures
 
+    def score(self, figures: dict[str, float]) -> float:
+        """Accuracy among distractors, crisp and blurred."""
+        return figures["accuracy"] + figures["accuracy_blurred"]
+
     def export(self, folder: Path, card: str) -> None:
         """Writes the pair (float16) with its processor, as `AutoModel` and `AutoProcessor` read them."""
         self.model.half().save_pretrained(folder)

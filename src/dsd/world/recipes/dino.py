@@ -112,6 +112,10 @@ class DinoTask:
         self.model.eval()
         return separation(self.model, VALIDATION_GROUPS, self.device)
 
+    def score(self, figures: dict[str, float]) -> float:
+        """Areas under both curves."""
+        return figures["auc_stranger"] + figures["auc_drifted"]
+
     def export(self, folder: Path, card: str) -> None:
         """Writes network (float16) and image processor, as `AutoModel` and `AutoImageProcessor` read them."""
         self.model.half().save_pretrained(folder)

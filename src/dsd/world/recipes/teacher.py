@@ -38,6 +38,7 @@ EMA_DECAY = 0.999
 _ADAMW = ("x_embedder", "context_embedder", "proj_out", "time_text_embed", ".linear.", "shared", "embed",
           "relative_attention_bias")  # fmt: skip
 AUTOENCODER = "autoencoder/model"
+_FURTHER = 1 << 17  # first individual of a run that goes on from a finished model
 
 
 @dataclass(frozen=True)
@@ -108,20 +109,31 @@ def _initialise(transformer: nn.Module) -> None:
 
 
 class LatentCache:
-    """Latents and captions of one part, encoded once and kept in the run's folder."""
+    """Latents and captions of one part, encoded once and kept in the run's folder.
 
-    def __init__(self, folder: Path, part: Part, backbone: FluxBackbone, split: Split, count: int) -> None:
+    Args:
+        folder: of all caches of the run.
+        part: what is drawn.
+        backbone: encodes the pictures.
+        split: whose individuals.
+        count: pictures.
+        first: number of the first individual.
+    """
+
+    def __init__(
+        self, folder: Path, part: Part, backbone: FluxBackbone, split: Split, count: int, first: int = 0
+    ) -> None:
         path = folder / f"{part.name}-{split}"
         if not path.exists():
-            _write_cache(path, part, backbone, split, count)
+            _write_cache(path, part, backbone, split, torch.arange(first, first + count, device=backbone.device))
         self.latents = load_file(str(path / "latents.safetensors"))["latents"]
         self.captions = (path / "captions.txt").read_text().splitlines()
 
 
 @torch.no_grad()
-def _write_cache(path: Path, part: Part, backbone: FluxBackbone, split: Split, count: int) -> None:
-    latents, captions, device = [], [], backbone.device
-    blocks = torch.arange(count, device=device).split(max(1, 96 // (part.layout[0] * part.layout[1])))
+def _write_cache(path: Path, part: Part, backbone: FluxBackbone, split: Split, numbers: Tensor) -> None:
+    latents, captions = [], []
+    blocks = numbers.split(max(1, 96 // (part.layout[0] * part.layout[1])))
     for index in progress(blocks, description=f"encoding {part.name}", total=len(blocks)):
         if part.layout == (1, 1):
             individuals, scenes = sample_individuals(split, index), sample_scenes(split, index)
@@ -138,9 +150,16 @@ def _write_cache(path: Path, part: Part, backbone: FluxBackbone, split: Split, c
 
 
 class TeacherTask:
-    """Rectified flow on cached latents, text encoders and transformer together."""
+    """Rectified flow on cached latents, text encoders and transformer together.
 
-    def __init__(self, run: Path, steps: int, seed: int = 1) -> None:
+    Args:
+        run: the run's folder; the autoencoder is taken from the sibling run, else from the package.
+        steps: optimizer steps in all.
+        seed: of everything random.
+        start: a trained pipeline to go on from, at half the learning rate and on other individuals.
+    """
+
+    def __init__(self, run: Path, steps: int, seed: int = 1, start: FluxPipeline | None = None) -> None:
         folder = run.parent / AUTOENCODER
         source = folder if folder.exists() else Path(resolve("embedded:tiny-flux")) / "vae"
         if not source.exists():
@@ -149,9 +168,14 @@ class TeacherTask:
         self.run, self.steps, self.seed = run, steps, seed
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         vae = AutoencoderKL.from_pretrained(source, torch_dtype=torch.float32)
-        self.pipeline = new_pipeline(vae).to(self.device)
+        if start is None:
+            self.pipeline = new_pipeline(vae).to(self.device)
+        else:
+            self.pipeline = start.to(self.device)
+            self.pipeline.vae = vae.to(self.device)  # pyright: ignore[reportArgumentType]
         self.backbone = FluxBackbone.from_pipeline(self.pipeline)
-        self.parts = {p.name: LatentCache(run / "cache", p, self.backbone, "training", p.count) for p in CYCLE}
+        first = 0 if start is None else _FURTHER
+        self.parts = {p.name: LatentCache(run / "cache", p, self.backbone, "training", p.count, first) for p in CYCLE}
         self.held = {
             p.name: LatentCache(run / "cache", p, self.backbone, "validation", 256 // p.layout[0] // p.layout[1])
             for p in CYCLE
@@ -167,6 +191,7 @@ class TeacherTask:
         self.optimizer = MuonAndAdamW(
             self.trained, adamw_names=_ADAMW, muon_lr=0.015, weight_decay=0.01, betas=(0.9, 0.98)
         )
+        self.highest_rate = 1.0 if start is None else 0.5
 
     def _loss(self, part: Part, latents: Tensor, captions: list[str], generator: torch.Generator) -> Tensor:
         sides = [side * self.backbone.pixels_per_latent for side in latents.shape[2:]]
@@ -188,7 +213,7 @@ class TeacherTask:
             "" if drop else cache.captions[row] for row, drop in zip(rows.tolist(), dropped.tolist(), strict=True)
         ]
         loss = self._loss(part, cache.latents[rows].float().to(self.device), captions, generator)
-        self.optimizer.step(loss, learning_rate_factor(step, self.steps, warmup=100))
+        self.optimizer.step(loss, self.highest_rate * learning_rate_factor(step, self.steps, warmup=100))
         self._average(step)
         return {f"loss_{part.name}": loss.detach()}
 
@@ -249,6 +274,10 @@ class TeacherTask:
             )  # fmt: skip
         contact_sheet(rows).save(self.run / f"sheet-{step:07d}.png")
 
+    def score(self, figures: dict[str, float]) -> float:
+        """Less loss is better."""
+        return -sum(figures.values())
+
     def export(self, folder: Path, card: str) -> None:
         """Writes the `FluxPipeline` folder in float16."""
         pipeline = copy.deepcopy(self.averaged_pipeline()).to(dtype=torch.float16)
@@ -261,5 +290,11 @@ def _chunks(values: list[str], size: int) -> list[list[str]]:
 
 
 def build(run: Path, *, steps: int) -> TeacherTask:
-    """The task for a run of ``steps`` steps; the autoencoder is taken from the sibling run, else from the package."""
+    """The task for a run of ``steps`` steps."""
     return TeacherTask(run, steps)
+
+
+def go_on(run: Path, *, steps: int, start: Path) -> TeacherTask:
+    """The task that trains a finished pipeline further."""
+    pipeline = FluxPipeline.from_pretrained(start, torch_dtype=torch.float32, use_safetensors=True)
+    return TeacherTask(run, steps, seed=2, start=pipeline)

@@ -295,6 +295,10 @@ class VlmTask:
         torch.set_rng_state(state)
         return figures
 
+    def score(self, figures: dict[str, float]) -> float:
+        """Accuracy of the verdicts with chain of thought."""
+        return figures["chain_of_thought"]
+
     def export(self, folder: Path, card: str) -> None:
         """Writes the standard folder: model in float16, processor, chat template."""
         self.model.half().save_pretrained(folder)
