@@ -62,7 +62,7 @@ def test_large_templates_show_both_pictures_and_the_schema() -> None:
 
 
 def test_labels_name_set_and_version() -> None:
-    assert Templates.load("compact").judge.label == "compact/judge 2"
+    assert Templates.load("compact").judge.label == "compact/judge 3"
     assert Templates.load("default").judge.max_tokens == 1024
 
 

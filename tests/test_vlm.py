@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from random import Random
 
@@ -12,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dsd.images import to_pil
 from dsd.world.captions import panel_captions, subject_phrases
-from dsd.world.details import HUES, detail_phrases, hue_bin, measures
+from dsd.world.details import HUES, PARTS, detail_phrases, differences, hue_bin, measures
 from dsd.world.draw import draw_panels
 from dsd.world.individuals import PLACES, color_word, drifted, sample_individuals, sample_scenes, strangers
 from dsd.world.recipes.vlm import VlmTask, messages
@@ -61,7 +62,7 @@ def test_replies_survive_the_tokenizer_in_few_tokens(people) -> None:
     for reply in replies:
         ids = tokenizer(reply, add_special_tokens=False)["input_ids"]
         assert tokenizer.decode(ids, skip_special_tokens=True) == reply
-        assert len(ids) <= 38
+        assert len(ids) <= 72
 
 
 @pytest.mark.parametrize(
@@ -161,8 +162,13 @@ def test_own_words_replace_details_and_keep_the_frame(task: VlmTask) -> None:
     talk = writer.write([writer.prompt(messages("judge"))] * 2, replies, pairs)
     features = task.model.model.multi_modal_projector(task._tower(draw_panels(who, at)))
     own = task._in_own_words(talk, features, step=0)
-    assert torch.equal(own.labels, talk.labels)
     assert not torch.equal(own.ids, talk.ids)
+    for row in range(2):
+        again = writer.said_before(talk.labels[row])
+        others = [place for place in range(talk.labels.shape[1]) if place not in again]
+        assert torch.equal(own.labels[row, others], talk.labels[row, others]), "what is true stays true"
+        for place, source in again.items():
+            assert own.labels[row, place] == own.ids[row, place + 1] == own.ids[row, source + 1], "and is said alike"
     framed = torch.isin(talk.ids, writer.scaffolding_ids) | (talk.ids == writer.tokenizer.pad_token_id)
     assert torch.equal(own.ids[framed], talk.ids[framed])
 
@@ -192,6 +198,32 @@ def test_resumed_training_has_the_same_bits(tmp_path: Path) -> None:
 def test_captions_of_the_truth_are_the_panel_captions(people) -> None:
     who, at = people
     assert [json.loads(d)["caption"] for d in description(who, at)] == panel_captions(who, at)
+
+
+def test_comparisons_say_every_word_of_the_details_again(task: VlmTask, people) -> None:
+    who, _ = people
+    writer, other = task.writer, sample_individuals("validation", torch.arange(len(who)) + 1000)
+    replies = verdicts(who, other, [False] * len(who))
+    talk = writer.write(
+        [writer.prompt(messages("judge"))] * len(who), replies, torch.empty(len(who), 0, dtype=torch.long)
+    )
+    shape = re.compile("; ".join(rf"{part}(,? [^:;]+): (?:same|other)" for part in PARTS))
+    for row, reply in enumerate(replies):
+        again = writer.said_before(talk.labels[row])
+        assert all(talk.labels[row, place] == talk.labels[row, source] for place, source in again.items())
+        told = json.loads(reply)
+        words = sum(len(told[k].replace(" and", "").split()) - 1 for k in ("first_details", "second_details"))
+        pieces = shape.fullmatch(told["comparison"])
+        assert pieces is not None
+        assert sum(len(p.replace(" nothing", "").replace(",", "").split()) for p in pieces.groups()) == words
+        assert len(set(again.values())) == len(again)
+
+
+def test_mixed_strangers_differ_in_some_parts_and_agree_in_others() -> None:
+    who, _ = families("training", torch.arange(2000))
+    index = torch.arange(0, len(who.hue), FAMILY)
+    others = differences(who.take(index), who.take(index + 2)).sum(1)
+    assert ((others > 0) & (others < 6)).float().mean() > 0.5
 
 
 def test_a_scrambled_comparison_says_nothing_of_the_next(task: VlmTask) -> None:

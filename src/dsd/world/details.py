@@ -33,6 +33,8 @@ ANGLES = ("upright", "tilted", "slanted", "sloping", "level", "rising", "climbin
 SPOT_ANGLES = ("square", "turned", "diamond", "twisted")
 TOPS = {"mug": "handle", "lamp": "shade", "car": "cabin"}
 KNOBS = {"mug": "drink", "lamp": "knob", "car": "wheels"}
+PARTS = ("colour", "second colour", "pattern", "build", "top", "eyes", "accessory")
+"""What a comparison goes through, in this order; ``top`` is ears, handle, shade or cabin, ``eyes`` also wheels."""
 
 
 def hue_bin(hue: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
@@ -58,16 +60,8 @@ def _skin(pattern: str, frequency: int, stripe: int, spot: int, half: int) -> st
     return pattern
 
 
-def detail_phrases(individuals: Individuals) -> list[str]:
-    """The description of each individual in fine words.
-
-    Args:
-        individuals: ``n`` of them.
-
-    Returns:
-        ``n`` phrases such as ``in scarlet and azure, broad slanted stripes, slim, small ears, big eyes of violet, hat
-        of amber``. Equal phrases need not mean equal individuals: a word spans a range.
-    """
+def detail_parts(individuals: Individuals) -> list[tuple[str, ...]]:
+    """The words for each of `PARTS`, for each individual, with what joins them; empty for no accessory."""
     who = individuals
     columns = zip(
         who.kind.tolist(),
@@ -86,17 +80,36 @@ def detail_phrases(individuals: Individuals) -> list[str]:
         _level(who.angle, 0.0, math.pi, len(ANGLES)),
         strict=True,
     )
-    phrases = []
+    rows = []
     for kind, pattern, worn, hue, second, eye, worn_hue, width, top, eye_size, frequency, stripe, spot, half in columns:
         name = KINDS[kind]
         knob = KNOBS.get(name, "eyes")
         sized = f"{EYE_SIZES[eye_size]} {knob}" if knob in ("eyes", "wheels") else knob
-        phrase = (
-            f"in {HUES[hue]} and {HUES[second]}, {_skin(PATTERNS[pattern], frequency, stripe, spot, half)}, "
-            f"{WIDTHS[width]}, {SIZES[top]} {TOPS.get(name, 'ears')}, {sized} of {HUES[eye]}"
+        rows.append(
+            (
+                f" {HUES[hue]}",
+                f" {HUES[second]}",
+                f", {_skin(PATTERNS[pattern], frequency, stripe, spot, half)}",
+                f", {WIDTHS[width]}",
+                f", {SIZES[top]} {TOPS.get(name, 'ears')}",
+                f", {sized} of {HUES[eye]}",
+                f", {ACCESSORIES[worn]} of {HUES[worn_hue]}" if worn else "",
+            )
         )
-        phrases.append(phrase + (f", {ACCESSORIES[worn]} of {HUES[worn_hue]}" if worn else ""))
-    return phrases
+    return rows
+
+
+def detail_phrases(individuals: Individuals) -> list[str]:
+    """The description of each individual in fine words.
+
+    Args:
+        individuals: ``n`` of them.
+
+    Returns:
+        ``n`` phrases such as ``in scarlet and azure, broad slanted stripes, slim, small ears, big eyes of violet, hat
+        of amber``. Equal phrases need not mean equal individuals: a word spans a range.
+    """
+    return [f"in{first} and{''.join(rest)}" for first, *rest in detail_parts(individuals)]
 
 
 def detail_pieces() -> list[str]:
@@ -115,10 +128,6 @@ def detail_pieces() -> list[str]:
         *(f", {knob} of" for knob in KNOBS.values() if knob not in sized),
         *(f", {worn} of" for worn in ACCESSORIES[1:]),
     ]
-
-
-PARTS = ("colour", "second colour", "pattern", "build", "top", "eyes", "accessory")
-"""What a comparison goes through, in this order; ``top`` is ears, handle, shade or cabin, ``eyes`` also wheels."""
 
 
 def _turned(a: Tensor, b: Tensor, period: float = 1.0) -> Tensor:
@@ -148,17 +157,36 @@ def differences(first: Individuals, second: Individuals) -> Bool[Tensor, "n part
     return torch.stack(other, 1)
 
 
-def comparison_phrases(first: Individuals, second: Individuals) -> list[str]:
-    """``same colour, other second colour, same pattern, ...``: every part in its order, for each pair of rows."""
+SAME, OTHER, NOTHING = ": same", ": other", " nothing"
+
+
+def comparison_phrases(
+    first: Individuals, second: Individuals, seen: tuple[Individuals, Individuals] | None = None
+) -> list[str]:
+    """Part by part the words of both and whether an eye would call them other, for each pair of rows.
+
+    Such as ``colour scarlet crimson: other; second colour azure azure: same; ...; accessory nothing, hat of jade:
+    other``.
+
+    Args:
+        first, second: the true individuals, who decide what is other.
+        seen: whose words are said instead of the true ones.
+    """
+    rows = zip(
+        *(detail_parts(who) for who in seen or (first, second)), differences(first, second).tolist(), strict=True
+    )
     return [
-        ", ".join(f"{'other' if other else 'same'} {part}" for part, other in zip(PARTS, row, strict=True))
-        for row in differences(first, second).tolist()
+        "; ".join(
+            f"{part}{a or NOTHING}{b or NOTHING}{OTHER if other else SAME}"
+            for part, a, b, other in zip(PARTS, ours, theirs, others, strict=True)
+        )
+        for ours, theirs, others in rows
     ]
 
 
 def comparison_pieces() -> list[str]:
-    """The pieces that comparisons are made of, each worth one token."""
-    return [f"{word} {part}{end}" for part in PARTS for word in ("same", "other") for end in (", ", "")]
+    """The pieces that comparisons are made of besides details, each worth one token."""
+    return [SAME, OTHER, *(f"; {part}" for part in PARTS[1:])]
 
 
 def measures(individuals: Individuals) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:

@@ -112,6 +112,7 @@ class VlmTask:
         self.optimizer = MuonAndAdamW(
             {"model": self.model, "sight": self.sight},
             adamw_names=("embed_tokens", "embeddings.", "focal_layers", "sight."),
+            weight_decay=0.05,  # without it attention grows until it saturates and learns nothing new
         )
         self.block = -1
         self.panels: tuple[Individuals, Scenes, Tensor] | None = None
@@ -155,11 +156,22 @@ class VlmTask:
         return F.cross_entropy(self.model.lm_head(hidden), labels, reduction="none"), labels
 
     @torch.no_grad()
-    def _in_own_words(self, talk: Conversations, features: Tensor | None, step: int) -> Conversations:
+    def _in_own_words(
+        self, talk: Conversations, features: Tensor | None, step: int, learned: Conversations | None = None
+    ) -> Conversations:
         """The same rows with the words of the replies as the model would say them; scaffolding stays.
 
-        Comparisons are scrambled in the rows that it reads: the true ones would tell what the next one is.
+        Comparisons are scrambled in the rows that it reads: the true ones would tell what the next one is. What they
+        say again of the details is what stands there.
+
+        Args:
+            talk: whole replies.
+            features: of the pictures.
+            step: of training, for the scrambling.
+            learned: the same rows with the labels that are learnt, where these are not all; other words stay.
         """
+        again = [self.writer.said_before(row) for row in talk.labels]
+        talk = learned or talk
         ids = self.writer.scrambled(talk.ids, step_generator(self.seed + 1, step))
         hidden = self._hidden(talk, ids.to(self.device), None if features is None else features.detach())
         said = self.model.lm_head(hidden).argmax(1).cpu()
@@ -167,9 +179,13 @@ class VlmTask:
         fixed = torch.isin(true, self.writer.scaffolding_ids) | torch.isin(said, self.writer.scaffolding_ids)
         own = talk.labels.clone()
         own[talk.labels != IGNORED] = torch.where(fixed, true, said)
+        labels = talk.labels.clone()
+        for row, sources in enumerate(again):
+            places, words = list(sources), own[row, list(sources.values())]
+            own[row, places] = labels[row, places] = torch.where(words != IGNORED, words, labels[row, places])
         ids = talk.ids.clone()
         ids[:, 1:] = torch.where(own[:, :-1] != IGNORED, own[:, :-1], ids[:, 1:])
-        return Conversations(ids=ids, labels=talk.labels, images=talk.images)
+        return Conversations(ids=ids, labels=labels, images=talk.images)
 
     def _describe(self, individuals: Individuals, scenes: Scenes, features: Tensor) -> dict[str, Tensor]:
         rows = torch.arange(0, BATCH)
@@ -186,21 +202,32 @@ class VlmTask:
         return {"grid": self._losses(talk, None)[0].mean()}
 
     def _compare_words(self, step: int) -> dict[str, Tensor]:
-        """Comparisons of words without pictures: many pairs for little, described as imperfect eyes see them."""
+        """Comparisons of words without pictures: many pairs for little, half described as imperfect eyes see them.
+
+        They begin with the run: a decoder that has learnt other things first takes thousands of steps to look back.
+        """
         index = torch.arange(step * _READ_FAMILIES, (step + 1) * _READ_FAMILIES) + _READ_ONLY
         who, _ = families("training", index)
         pairs, same = _pairs_of(len(who))
         u = uniforms(self.seed, _MISREADING_STREAM, torch.arange(2 * len(pairs)) + step * 2 * len(pairs), 10)
         first, second = (who.take(pairs[:, k]) for k in (0, 1))
+        u[::2] = 0.5  # these are seen as they are
         seen = (misread(first, u[: len(pairs)]), misread(second, u[len(pairs) :]))
         question = [{"role": "user", "content": [{"type": "text", "text": "judge"}]}]
         replies = verdicts(first, second, same, seen)
         talk = self.writer.write(
             [self.writer.prompt(question)] * len(pairs), replies, torch.empty(len(pairs), 0).long()
         )
-        talk = self._in_own_words(from_token_on(talk, self.writer.comparison_id), None, step)
-        losses, _ = self._losses(talk, None)
-        return {"compare": losses.mean()}
+        talk = self._in_own_words(talk, None, step, learned=from_token_on(talk, self.writer.comparison_id))
+        point, verdict, words = self._by_kind(*self._losses(talk, None))
+        return {"compare": point, "decide": verdict, "repeat": 0.3 * words}
+
+    def _by_kind(self, losses: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean losses of the points of comparisons, of verdicts and of all other tokens."""
+        point, verdict = (
+            torch.isin(labels, ids.to(self.device)) for ids in (self.writer.point_ids, self.writer.verdict_ids)
+        )
+        return losses[point].mean(), losses[verdict].mean(), losses[~point & ~verdict].mean()
 
     def _judge(self, individuals: Individuals, features: Tensor, step: int) -> dict[str, Tensor]:
         pairs, same = _pairs_of(BATCH)
@@ -208,15 +235,11 @@ class VlmTask:
         prompts = [self.writer.prompt(messages("judge"))] * len(pairs)
         talk = self.writer.write(prompts, verdicts(first, second, same), pairs)
         own = without_second_details(self._in_own_words(talk, features, step), same, self.writer)
-        losses, labels = self._losses(own, features)
-        compared = torch.isin(labels, self.writer.comparison_ids.to(self.device))
-        decisions = torch.isin(labels, self.writer.verdict_ids.to(self.device))
+        point, verdict, words = self._by_kind(*self._losses(own, features))
         prompts = [self.writer.prompt(messages("judge_direct"))] * len(pairs)
         direct, _ = self._losses(self.writer.write(prompts, direct_verdicts(same), pairs.flip(1)), features)
         decision, end = direct.view(-1, 2).mean(0)
-        reasons = losses[~decisions & ~compared].mean() + 0.1 * end
-        told = {"reasons": reasons, "comparison": losses[compared].mean()}
-        return told | {"verdict": losses[decisions].mean(), "direct": decision}
+        return {"reasons": words + 0.1 * end, "comparison": point, "verdict": verdict, "direct": decision}
 
     def train_step(self, step: int) -> dict[str, float | Tensor]:
         """One step of the stage that the step belongs to; every eighth step writes grid prompts."""
@@ -233,7 +256,9 @@ class VlmTask:
                 if share < _DESCRIBING_UNTIL or step % 8 == 3:
                     losses |= self._describe(individuals, scenes, features)
                 else:
-                    losses |= self._judge(individuals, features, step) | self._compare_words(step)
+                    losses |= self._judge(individuals, features, step)
+            if step % 2 == 0:
+                losses |= self._compare_words(step)
         factor = learning_rate_factor(step, self.steps, decay_from=0.7)
         self.optimizer.step(torch.stack(list(losses.values())).sum(), factor)
         return {name: loss.detach() for name, loss in losses.items()}
@@ -259,7 +284,7 @@ class VlmTask:
             inputs["pixel_values"] = images
         sampling = {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature}
         self.model.eval()
-        said = self.model.generate(**inputs, **sampling, max_new_tokens=96)[:, inputs["input_ids"].shape[1] :]  # pyright: ignore[reportAttributeAccessIssue]
+        said = self.model.generate(**inputs, **sampling, max_new_tokens=112)[:, inputs["input_ids"].shape[1] :]  # pyright: ignore[reportAttributeAccessIssue]
         self.model.train()
         return self.processor.tokenizer.batch_decode(said, skip_special_tokens=True)
 

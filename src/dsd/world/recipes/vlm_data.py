@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import LlavaProcessor
 
 from dsd.world.captions import panel_captions, subject_phrases
-from dsd.world.details import comparison_phrases, comparison_pieces, detail_phrases
+from dsd.world.details import FREQUENCIES, NOTHING, OTHER, PARTS, SAME, comparison_phrases, detail_phrases
 from dsd.world.draw import draw_panels
 from dsd.world.individuals import (
     ACCESSORIES,
@@ -38,8 +38,17 @@ from dsd.world.recipes.vlm_model import PICTURE, SCAFFOLDING
 
 FAMILY = 4
 SAME_PAIRS, OTHER_PAIRS = ((0, 1), (3, 2)), ((0, 2), (3, 1))
-_OTHER_STREAM, _TOLERANCE_STREAM = 21, 22
-_STRANGER_SHARE, _DRIFTED_SHARE, _ONE_WORD_SHARE = 0.45, 0.35, 0.12
+_OTHER_STREAM, _TOLERANCE_STREAM, _MIXED_STREAM = 21, 22, 24
+_STRANGER_SHARE, _DRIFTED_SHARE, _ONE_WORD_SHARE, _MIXED_SHARE = 0.3, 0.25, 0.1, 0.25
+_FIELDS_OF_PARTS = (
+    ("hue", "saturation", "value"),
+    ("second_hue", "second_saturation", "second_value"),
+    ("pattern", "angle", "frequency"),
+    ("width",),
+    ("ears",),
+    ("eye_hue", "eye_size"),
+    ("accessory", "accessory_hue"),
+)
 _TOLERANCE = 0.06
 IGNORED = -100
 
@@ -66,6 +75,18 @@ def _one_word_changed(who: Individuals, u: Float[Tensor, "n 4"]) -> Individuals:
     )
 
 
+def _mixed(one: Individuals, other: Individuals, u: Float[Tensor, "n 8"]) -> Individuals:
+    """Individuals whose parts come from the one or the other by coin, at least one from the other."""
+    swapped = u[:, : len(PARTS)] < 0.5
+    swapped |= torch.arange(len(PARTS), device=u.device) == (u[:, -1:] * len(PARTS)).long()
+    changes = {
+        name: torch.where(swapped[:, part], getattr(other, name), getattr(one, name))
+        for part, names in enumerate(_FIELDS_OF_PARTS)
+        for name in names
+    }
+    return dataclasses.replace(one, **changes)
+
+
 def within_tolerance(who: Individuals, u: Float[Tensor, "n 10"]) -> Individuals:
     """The same individuals as an imperfect hand draws them again: measures moved by a few per cent of their range."""
     shift = _TOLERANCE * (2 * u - 1)
@@ -89,7 +110,8 @@ def families(split: Split, index: Int[Tensor, " n"]) -> tuple[Individuals, Scene
     """The panels of families number ``index``: rows ``0, 1`` of each four show one individual, ``2, 3`` another one.
 
     In half of the families the second panel of an individual is drawn `within_tolerance`. The other one is a
-    stranger with the same words, a drifted copy, a copy with one word changed, or anybody.
+    stranger with the same words, a drifted copy, a copy with one word changed, a mixture with the stranger, or
+    anybody.
 
     Returns:
         Individuals and scenes of ``4 n`` panels.
@@ -97,9 +119,11 @@ def families(split: Split, index: Int[Tensor, " n"]) -> tuple[Individuals, Scene
     number = {"training": 1, "validation": 2, "evaluation": 3}[split]
     u = uniforms(number, _OTHER_STREAM, index, 5)
     one = sample_individuals(split, index)
-    bounds = (_STRANGER_SHARE, _STRANGER_SHARE + _DRIFTED_SHARE, _STRANGER_SHARE + _DRIFTED_SHARE + _ONE_WORD_SHARE)
-    kinds = torch.bucketize(u[:, 0].contiguous(), torch.tensor(bounds, device=u.device))
-    choices = (strangers(one, split, index), drifted(one, split, index), _one_word_changed(one, u[:, 1:]))
+    shares = torch.tensor((_STRANGER_SHARE, _DRIFTED_SHARE, _ONE_WORD_SHARE, _MIXED_SHARE), device=u.device)
+    kinds = torch.bucketize(u[:, 0].contiguous(), shares.cumsum(0))
+    stranger = strangers(one, split, index)
+    mixed = _mixed(one, stranger, uniforms(number, _MIXED_STREAM, index, len(PARTS) + 1))
+    choices = (stranger, drifted(one, split, index), _one_word_changed(one, u[:, 1:]), mixed)
     other = _blend([(kinds == i, c) for i, c in enumerate(choices)], sample_individuals(split, index + (1 << 40)))
     both = Individuals(
         **{
@@ -152,10 +176,10 @@ def verdicts(
     Args:
         first, second: the true individuals.
         same: the true decisions.
-        seen: whom the details describe instead of the true ones.
+        seen: whom the words describe instead of the true ones.
     """
     a, b = seen or (first, second)
-    details, comparisons = (detail_phrases(a), detail_phrases(b)), comparison_phrases(first, second)
+    details, comparisons = (detail_phrases(a), detail_phrases(b)), comparison_phrases(first, second, seen)
     columns = zip(_common_subject(first, second), *details, comparisons, same, strict=True)
     return [
         json.dumps({"common_subject": c, "first_details": a, "second_details": b, "comparison": p, "same": s})
@@ -189,21 +213,54 @@ class Writer:
     def __init__(self, processor: LlavaProcessor) -> None:
         self.processor, self.tokenizer = processor, processor.tokenizer
         self.verdict_ids = self._ids([s for s in SCAFFOLDING if '"same": ' in s])
-        self.scaffolding_ids = self._ids([*SCAFFOLDING, self.tokenizer.eos_token])
-        self.comparison_id = int(self._ids(['", "comparison": "'])[0])
-        self.second_details_id = int(self._ids(['", "second_details": "in'])[0])
-        pieces = comparison_pieces()
-        opposite = [p.replace("same", "other") if p.startswith("same") else p.replace("other", "same") for p in pieces]
-        self.comparison_ids = self._ids(pieces)
+        self.scaffolding_ids = self._ids([*SCAFFOLDING, *(f"; {p}" for p in PARTS[1:]), self.tokenizer.eos_token])
+        self.first_details_id, self.second_details_id, self.comparison_id = self._ids(
+            ['", "first_details": "in', '", "second_details": "in', '", "comparison": "colour']
+        ).tolist()
+        self.point_ids = self._ids([SAME, OTHER])
         self.opposite = torch.arange(len(self.tokenizer))
-        self.opposite[self.comparison_ids] = self._ids(opposite)
+        self.opposite[self.point_ids] = self.point_ids.flip(0)
+        self._nothing_id, self._and_id = self._encoded(NOTHING)[0], self._encoded(" and")[0]
+        self._frequency_ids = {self._encoded(f", {word}")[0] for word in FREQUENCIES}
         self._placeholders = processor.image_token * ((64 // processor.patch_size) ** 2)  # pyright: ignore[reportOperatorIssue]
 
     def _ids(self, tokens: Sequence[str]) -> Tensor:
         return torch.tensor([self.tokenizer.convert_tokens_to_ids(t) for t in tokens])
 
+    def _encoded(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def said_before(self, labels: Int[Tensor, " length"]) -> dict[int, int]:
+        """For each word of details that a verdict's comparison says again: its place, and the place it comes from."""
+        row = labels.tolist()
+        if self.first_details_id not in row:
+            return {}
+        first, second, comparison = (
+            row.index(i) for i in (self.first_details_id, self.second_details_id, self.comparison_id)
+        )
+        words = [
+            iter([place for place in range(start + 1, end) if row[place] != self._and_id])
+            for start, end in ((first, second), (second, comparison))
+        ]
+        found, place = {}, comparison + 1
+        for part in PARTS:
+            for source in words:
+                length = self._words(part, row[place])
+                if row[place] == self._nothing_id:
+                    place += 1
+                    continue
+                for _ in range(length):
+                    found[place] = next(source)
+                    place += 1
+            place += 2  # same or other, and the name of the next part
+        return found
+
+    def _words(self, part: str, token: int) -> int:
+        """How many tokens the words for a part take, of which this is the first."""
+        return 2 if part in ("eyes", "accessory") or token in self._frequency_ids else 1
+
     def scrambled(self, ids: Int[Tensor, "n length"], generator: torch.Generator) -> Int[Tensor, "n length"]:
-        """The rows with every ``same`` and ``other`` of a comparison thrown anew, so that none tells of the next."""
+        """The rows with every ``: same`` and ``: other`` of a comparison thrown anew, so none tells of the next."""
         return torch.where(torch.rand(ids.shape, generator=generator) < 0.5, self.opposite[ids], ids)
 
     def prompt(self, messages: list[dict]) -> str:

@@ -44,7 +44,7 @@ SCAFFOLDING = (
     '{"common_subject": "',
     '", "first_details": "in',
     '", "second_details": "in',
-    '", "comparison": "',
+    '", "comparison": "colour',
     '", "same": true}',
     '", "same": false}',
     '{"same": true}',
