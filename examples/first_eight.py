@@ -17,7 +17,7 @@ student = TwoFrameStudent.load("embedded:tiny-flux", "embedded:tiny-student", Dr
 with tempfile.TemporaryDirectory() as folder:
     drawn = pictures.draw(benchmark, student, Path(folder)).pictures
 rows = [
-    [subject.reference, *of_student, subject.truths[-1]]
+    [subject.reference, *of_student[: len(subject.prompts)], subject.truths[-1]]
     for subject, of_student in zip(benchmark.subjects, drawn, strict=True)
 ]
 labels = ["reference", "1", "2", "3", "4", "truth of 4"]
