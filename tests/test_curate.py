@@ -107,7 +107,7 @@ def test_rows_name_where_they_come_from(finished: Path, config: CurateConfig) ->
         assert pair.target in LAYOUT.split(sheet.grid.image)
         assert (sheet.grid.prompt, sheet.prompt.caption) == (sheet.prompt.id, sheet.caption.id)
         assert sheet.grid.teacher.name == config.teacher
-        assert (sheet.prompt.writer.template, pair.judge.template) == ("compact/grid_prompt 1", "compact/judge 2")
+        assert (sheet.prompt.writer.template, pair.judge.template) == ("compact/grid_prompt 1", "compact/judge 3")
 
 
 def test_datasets_opens_what_was_curated(finished: Path, tmp_path: Path) -> None:
