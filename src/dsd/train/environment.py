@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 from importlib import metadata
 from pathlib import Path
 
@@ -13,6 +14,13 @@ import torch
 from dsd.files import write_atomic
 
 _PACKAGES = ("dsd", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow")
+
+
+def machine() -> str:
+    """The GPU's name, or the processor's and its threads, in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def describe() -> dict[str, object]:
@@ -27,6 +35,15 @@ def describe() -> dict[str, object]:
         "gpus": gpus,
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
     }
+
+
+def commit() -> str:
+    """The commit of the code that runs, from the checkout that holds it; the package's version when there is none."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return f"version {_version('dsd')}"
 
 
 def record(path: Path) -> None:

@@ -11,14 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
 from dsd.config import did_you_mean
 from dsd.errors import UserError
 from dsd.files import write_atomic
 from dsd.log import console
 from dsd.models import resolve
-from dsd.train import checkpoint, loop
+from dsd.train import checkpoint, environment, loop
 
 RECIPES = {name: f"dsd.world.recipes.{name}" for name in ("autoencoder", "teacher", "vlm", "dino", "clip")}
 STUDENT = "student"
@@ -146,10 +144,10 @@ def _train_student(steps: int | None, hours: float | None, run: Path, out: Path 
 
 def _card(name: str, budget: Budget, figures: dict[str, float], seconds: float) -> str:
     lines = "\n".join(f"| {key} | {value:.4g} |" for key, value in figures.items())
-    device = "GPU" if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     start = f" --start {budget.start}" if budget.start else ""
     return (
         f"# tiny {name}\n\nAn embedded model of `dsd`, trained on the drawn world by `dsd world train {name} "
-        f"--steps {budget.steps}{start}` ({device}; {seconds / 60:.0f} minutes since its last start).\n\n"
+        f"--steps {budget.steps}{start}`.\n\n"
+        f"Commit {environment.commit()}; {environment.machine()}; {seconds / 60:.0f} minutes since its last start.\n\n"
         f"| held-out figure | value |\n|---|---|\n{lines}\n"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from dsd.backbones.adapter import LowRank, load_adapter, save_adapter
 from dsd.curate.config import CurateConfig
 from dsd.curate.pipeline import curate
+from dsd.train import environment
 from dsd.train.config import TrainConfig
 from dsd.train.trainer import train
 from dsd.world.captions import write_captions
@@ -58,7 +59,8 @@ def train_student(run: Path, out: Path, *, steps: int | None = None, config: Stu
     (out / "README.md").write_text(
         "# tiny student\n\nA two-frame adapter of `embedded:tiny-flux`, made by `dsd world train student`: "
         f"{funnel.pairs} pairs that the teacher drew and tiny-vlm judged, {settings.steps} steps of "
-        f"{settings.batch_size}. Its measured quality stands in the demo's table as `shipped-student`.\n"
+        f"{settings.batch_size}, at commit {environment.commit()}. Its measured quality stands in the demo's table as "
+        "`shipped-student`.\n"
     )
 
 
