@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -63,11 +64,17 @@ def test_a_trained_autoencoder_goes_on_with_its_decoder_alone(tmp_path: Path, mo
     assert {name for name in before if name.startswith("encoder.")} <= same
     assert any(name.startswith("decoder.") for name in before.keys() - same)
     configs = [AutoencoderKL.load_config(path) for path in (f"{resolve('embedded:tiny-flux')}/vae", tmp_path / "model")]
+    assert not configs[1].get("_name_or_path")
     assert configs[0]["scaling_factor"] == configs[1]["scaling_factor"]
     assert "--start embedded:tiny-flux" in (tmp_path / "model" / "README.md").read_text()
     assert json.loads((tmp_path / "budget.json").read_text())["start"] == "embedded:tiny-flux"
     with pytest.raises(UserError, match="started from embedded:tiny-flux"):
         train_model("autoencoder", steps=4, run=tmp_path)
+
+
+def test_no_embedded_model_tells_where_it_was_made() -> None:
+    weights = Path(resolve("embedded:tiny-flux")).parent
+    assert not [path for path in weights.rglob("*.json") if re.search(r'_name_or_path": "[^"]', path.read_text())]
 
 
 def test_what_cannot_go_on_says_so(tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ class AutoencoderTask:
             self.model.register_to_config(
                 shift_factor=round(latents.mean().item(), 4), scaling_factor=round(1 / latents.std().item(), 4)
             )
+        self.model.register_to_config(_name_or_path="")  # else the folder it was loaded from
         self.model.half().save_pretrained(folder)
         self.model.float()
         (folder / "README.md").write_text(card)

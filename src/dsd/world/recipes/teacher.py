@@ -281,6 +281,8 @@ class TeacherTask:
     def export(self, folder: Path, card: str) -> None:
         """Writes the `FluxPipeline` folder in float16."""
         pipeline = copy.deepcopy(self.averaged_pipeline()).to(dtype=torch.float16)
+        for module in (pipeline.vae, pipeline.transformer):
+            module.register_to_config(_name_or_path="")  # else the folder it was loaded from
         pipeline.save_pretrained(folder)
         (folder / "README.md").write_text(card)
 
