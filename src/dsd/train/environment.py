@@ -20,7 +20,7 @@ def machine() -> str:
     """The GPU's name, or the processor's and its threads, in words."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{_processor()}, {torch.get_num_threads()} threads"
 
 
 def describe() -> dict[str, object]:
@@ -29,7 +29,7 @@ def describe() -> dict[str, object]:
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpus": gpus,
@@ -52,6 +52,10 @@ def record(path: Path) -> None:
     now = describe()
     if not seen or seen[-1] != now:
         write_atomic(path, json.dumps([*seen, now], indent=2) + "\n")
+
+
+def _processor() -> str:
+    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

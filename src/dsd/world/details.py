@@ -7,6 +7,7 @@ eyes of violet, hat of amber``, and names only what can be seen: a plain skin ha
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -109,7 +110,13 @@ def detail_phrases(individuals: Individuals) -> list[str]:
         ``n`` phrases such as ``in scarlet and azure, broad slanted stripes, slim, small ears, big eyes of violet, hat
         of amber``. Equal phrases need not mean equal individuals: a word spans a range.
     """
-    return [f"in{first} and{''.join(rest)}" for first, *rest in detail_parts(individuals)]
+    return [detail_phrase(parts) for parts in detail_parts(individuals)]
+
+
+def detail_phrase(parts: Sequence[str]) -> str:
+    """One individual's row of `detail_parts` as its description."""
+    first, *rest = parts
+    return f"in{first} and{''.join(rest)}"
 
 
 def detail_pieces() -> list[str]:
@@ -158,35 +165,29 @@ def differences(first: Individuals, second: Individuals) -> Bool[Tensor, "n part
 
 
 SAME, OTHER, NOTHING = ": same", ": other", " nothing"
+NEXT_PARTS = tuple(f"; {part}" for part in PARTS[1:])
+"""What leads from a part of a comparison to the next one."""
 
 
-def comparison_phrases(
-    first: Individuals, second: Individuals, seen: tuple[Individuals, Individuals] | None = None
-) -> list[str]:
-    """Part by part the words of both and whether an eye would call them other, for each pair of rows.
+def comparison_phrase(first: Sequence[str], second: Sequence[str], others: Sequence[bool]) -> str:
+    """Part by part the words of both and whether they are other.
 
     Such as ``colour scarlet crimson: other; second colour azure azure: same; ...; accessory nothing, hat of jade:
     other``.
 
     Args:
-        first, second: the true individuals, who decide what is other.
-        seen: whose words are said instead of the true ones.
+        first, second: a row of `detail_parts` each.
+        others: the pair's row of `differences`.
     """
-    rows = zip(
-        *(detail_parts(who) for who in seen or (first, second)), differences(first, second).tolist(), strict=True
+    return "; ".join(
+        f"{part}{a or NOTHING}{b or NOTHING}{OTHER if other else SAME}"
+        for part, a, b, other in zip(PARTS, first, second, others, strict=True)
     )
-    return [
-        "; ".join(
-            f"{part}{a or NOTHING}{b or NOTHING}{OTHER if other else SAME}"
-            for part, a, b, other in zip(PARTS, ours, theirs, others, strict=True)
-        )
-        for ours, theirs, others in rows
-    ]
 
 
 def comparison_pieces() -> list[str]:
     """The pieces that comparisons are made of besides details, each worth one token."""
-    return [SAME, OTHER, *(f"; {part}" for part in PARTS[1:])]
+    return [SAME, OTHER, *NEXT_PARTS]
 
 
 def measures(individuals: Individuals) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:

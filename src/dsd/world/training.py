@@ -86,6 +86,8 @@ def train_model(
         UserError: for an unknown name, a missing budget or a model that cannot go on from another.
     """
     if name == STUDENT:
+        if start is not None:
+            raise UserError("student cannot go on from a finished model; leave out --start")
         _train_student(steps, hours, run, out)
         return
     if name not in RECIPES:

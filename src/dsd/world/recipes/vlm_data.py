@@ -17,7 +17,19 @@ from torch import Tensor
 from transformers import LlavaProcessor
 
 from dsd.world.captions import panel_captions, subject_phrases
-from dsd.world.details import FREQUENCIES, NOTHING, OTHER, PARTS, SAME, comparison_phrases, detail_phrases
+from dsd.world.details import (
+    FREQUENCIES,
+    NEXT_PARTS,
+    NOTHING,
+    OTHER,
+    PARTS,
+    SAME,
+    comparison_phrase,
+    detail_parts,
+    detail_phrase,
+    detail_phrases,
+    differences,
+)
 from dsd.world.draw import draw_panels
 from dsd.world.individuals import (
     ACCESSORIES,
@@ -178,12 +190,20 @@ def verdicts(
         same: the true decisions.
         seen: whom the words describe instead of the true ones.
     """
-    a, b = seen or (first, second)
-    details, comparisons = (detail_phrases(a), detail_phrases(b)), comparison_phrases(first, second, seen)
-    columns = zip(_common_subject(first, second), *details, comparisons, same, strict=True)
+    parts = [detail_parts(who) for who in seen or (first, second)]
+    others = differences(first, second).tolist()
+    columns = zip(_common_subject(first, second), *parts, others, same, strict=True)
     return [
-        json.dumps({"common_subject": c, "first_details": a, "second_details": b, "comparison": p, "same": s})
-        for c, a, b, p, s in columns
+        json.dumps(
+            {
+                "common_subject": subject,
+                "first_details": detail_phrase(a),
+                "second_details": detail_phrase(b),
+                "comparison": comparison_phrase(a, b, other),
+                "same": decision,
+            }
+        )
+        for subject, a, b, other, decision in columns
     ]
 
 
@@ -213,7 +233,7 @@ class Writer:
     def __init__(self, processor: LlavaProcessor) -> None:
         self.processor, self.tokenizer = processor, processor.tokenizer
         self.verdict_ids = self._ids([s for s in SCAFFOLDING if '"same": ' in s])
-        self.scaffolding_ids = self._ids([*SCAFFOLDING, *(f"; {p}" for p in PARTS[1:]), self.tokenizer.eos_token])
+        self.scaffolding_ids = self._ids([*SCAFFOLDING, *NEXT_PARTS, self.tokenizer.eos_token])
         self.first_details_id, self.second_details_id, self.comparison_id = self._ids(
             ['", "first_details": "in', '", "second_details": "in', '", "comparison": "colour']
         ).tolist()
@@ -233,8 +253,6 @@ class Writer:
     def said_before(self, labels: Int[Tensor, " length"]) -> dict[int, int]:
         """For each word of details that a verdict's comparison says again: its place, and the place it comes from."""
         row = labels.tolist()
-        if self.first_details_id not in row:
-            return {}
         first, second, comparison = (
             row.index(i) for i in (self.first_details_id, self.second_details_id, self.comparison_id)
         )
@@ -245,11 +263,10 @@ class Writer:
         found, place = {}, comparison + 1
         for part in PARTS:
             for source in words:
-                length = self._words(part, row[place])
                 if row[place] == self._nothing_id:
                     place += 1
                     continue
-                for _ in range(length):
+                for _ in range(self._words(part, row[place])):
                     found[place] = next(source)
                     place += 1
             place += 2  # same or other, and the name of the next part
