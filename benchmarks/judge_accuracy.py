@@ -1,41 +1,53 @@
-"""The judge against the world's truth, on drawn pairs at equal caption words, half same and half different.
+"""The judge against the world's truth, with chain of thought and without, and against tiny-dino on a teacher's sheets.
 
-    python benchmarks/judge_accuracy.py --pairs 2000
+    python benchmarks/judge_accuracy.py --pairs 2000 --parts 400 --sheets 128
 
-Questions go the way of curation: its templates, its chat layer, its reply schemas. Both forms judge the same pairs.
+Drawn pairs have equal caption words, half of them the same individual. Questions go the way of curation: its
+templates, its chat layer, its reply schemas. Both forms judge the same pairs.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import combinations
+from typing import Any, Literal
 
 import torch
 import tyro
 
-from dsd.chat.protocol import ChatFailure
-from dsd.chat.registry import load_chat
-from dsd.curate.judge import Candidate, judge_pairs
-from dsd.curate.panels import Described
+from dsd.chat.local import LocalChat
+from dsd.curate.config import CurateConfig
+from dsd.curate.grids import Teacher
+from dsd.curate.judge import Candidate
+from dsd.curate.panels import cut
 from dsd.curate.templates import Templates
-from dsd.data.records import Description, Panel, Verdict
+from dsd.data.records import GridPrompt, Model
 from dsd.evaluate.bootstrap import bootstrap
-from dsd.images import to_pil
-from dsd.world.recipes.vlm_data import equal_word_pairs
+from dsd.evaluate.encoders import ImageEncoder
+from dsd.world.details import PARTS
+from dsd.world.judge_quality import Judged, candidate_pairs, judged, pair_of
+from dsd.world.recipes.dino import auc
+from dsd.world.recipes.vlm_data import equal_word_pairs, one_part_pairs
+from dsd.world.sheets import describe_sheets
+from dsd.world.teacher_quality import CONSISTENT, SameOrOther, panel_agreement
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is measured.
+    """What is measured; a count of 0 leaves a part out.
 
     Attributes:
-        judge: a chat model's name.
+        judge: a chat model that runs in this process.
         templates: of the questions.
-        pairs: how many, half of them the same individual.
+        pairs: drawn pairs at equal caption words, half of them the same individual.
         other: whom the different pairs show: a ``stranger`` with the same caption words, or a ``drifted`` copy.
         first: number of the first pair of the evaluation split.
+        parts: individuals for each kind of difference, where one part alone is a stranger's.
+        sheets: of a teacher, judged against tiny-dino's verdict.
+        teacher: who draws them.
     """
 
     judge: str = "embedded:tiny-vlm"
@@ -43,40 +55,95 @@ class Settings:
     pairs: int = 2000
     other: Literal["stranger", "drifted"] = "stranger"
     first: int = 0
+    parts: int = 0
+    sheets: int = 0
+    teacher: str = "embedded:tiny-flux"
+
+
+class Examination:
+    """A judge and its templates."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.judge, self.templates = LocalChat(settings.judge), Templates.load(settings.templates)
+
+    def both(self, pairs: Sequence[Candidate]) -> dict[str, tuple[Judged, float]]:
+        """Verdicts and seconds of both forms."""
+        found = {}
+        for chain_of_thought in (True, False):
+            started = time.perf_counter()
+            verdicts = judged(self.judge, self.templates, pairs, chain_of_thought=chain_of_thought)
+            name = "chain_of_thought" if chain_of_thought else "direct"
+            found[name] = (verdicts, time.perf_counter() - started)
+        return found
+
+    def drawn(self) -> None:
+        """A line a form; then a line a kind of difference."""
+        settings = self.settings
+        index = torch.arange(settings.first, settings.first + settings.pairs)
+        drawn = equal_word_pairs("evaluation", index, settings.other)
+        forms = self.both(candidate_pairs(drawn))
+        for name, (verdicts, seconds) in forms.items():
+            _print({"form": name, "other": settings.other, **_figures(verdicts, drawn.same), "seconds": round(seconds)})
+        true = {name: _of(verdicts.confidence, drawn.same) for name, (verdicts, _) in forms.items()}
+        for part in PARTS if settings.parts else ():
+            differing = one_part_pairs("evaluation", torch.arange(settings.parts), part)
+            figures: dict[str, Any] = {"only": part, "pairs": len(differing.same)}
+            for name, (verdicts, _) in self.both(candidate_pairs(differing)).items():
+                noticed = bootstrap([float(v is False) for v in verdicts.same]).as_dict()
+                area = auc(torch.tensor(true[name]), torch.tensor(verdicts.confidence))
+                figures[name] = {"noticed": noticed, "auc": round(area, 4)}
+            _print(figures)
+
+    def sheets(self) -> None:
+        """A line a form: pairs of panels that a teacher drew; the truth is tiny-dino's verdict."""
+        config = CurateConfig(teacher=self.settings.teacher)
+        _, _, _, captions = describe_sheets("evaluation", torch.arange(self.settings.sheets))
+        nobody = Model(name="", revision="")
+        prompts = [GridPrompt(caption="", subject="", scenes=(), text=text, writer=nobody) for text in captions]
+        cuts = [cut(grid, config.panel_size) for grid in Teacher(config).draw(prompts, seed=0)]
+        panels = [c for c in cuts if isinstance(c, list)]
+        encoder = ImageEncoder()
+        same = panel_agreement(panels, encoder, SameOrOther.measured(encoder)) >= CONSISTENT
+        pairs = [pair_of(str(i), a, b) for i, sheet in enumerate(panels) for a, b in combinations(sheet, 2)]
+        groups = [str(i) for i, sheet in enumerate(panels) for _ in combinations(sheet, 2)]
+        for name, (verdicts, _) in self.both(pairs).items():
+            figures = _figures(verdicts, same.flatten().tolist(), groups)
+            share = round(same.float().mean().item(), 4)
+            _print({"form": name, "sheets": len(panels), "same_by_tiny_dino": share, **figures})
+
+
+def _figures(verdicts: Judged, same: list[bool], groups: Sequence[str] | None = None) -> dict[str, Any]:
+    """Accuracy counts a failed reply as wrong; the rates are of the replies."""
+    right = [float(said == truth) for said, truth in zip(verdicts.same, same, strict=True)]
+    said = [(v, truth) for v, truth in zip(verdicts.same, same, strict=True) if v is not None]
+    kept = [truth for decision, truth in said if decision]
+    positive, negative = (_of(verdicts.confidence, same, wanted) for wanted in (True, False))
+    return {
+        "accuracy": bootstrap(right, groups=groups).as_dict(),
+        "auc": round(auc(torch.tensor(positive), torch.tensor(negative)), 4),
+        "precision": round(sum(kept) / max(len(kept), 1), 4),
+        "recall": round(sum(kept) / max(sum(truth for _, truth in said), 1), 4),
+        "pairs": len(right),
+        "failed": len(right) - len(said),
+    }
+
+
+def _of(confidence: Sequence[float], same: Sequence[bool], wanted: bool = True) -> list[float]:
+    return [c for c, truth in zip(confidence, same, strict=True) if truth is wanted]
+
+
+def _print(line: dict[str, Any]) -> None:
+    print(json.dumps(line), flush=True)
 
 
 def main(settings: Settings) -> None:
-    """Prints one line of JSON a form of judging."""
-    judge, templates = load_chat(settings.judge), Templates.load(settings.templates)
-    drawn = equal_word_pairs(
-        "evaluation", torch.arange(settings.first, settings.first + settings.pairs), settings.other
-    )
-    pairs = [
-        Candidate(
-            *(Described(Panel(grid=str(i), number=n, image=p, description=Description())) for n, p in enumerate(two))
-        )
-        for i, two in enumerate(zip(to_pil(drawn.first), to_pil(drawn.second), strict=True))
-    ]
-    for chain_of_thought in (True, False):
-        started = time.perf_counter()
-        verdicts = judge_pairs(pairs, judge, templates, chain_of_thought=chain_of_thought, seed=0)
-        print(json.dumps(_figures(verdicts, drawn.same, chain_of_thought, time.perf_counter() - started)), flush=True)
-
-
-def _figures(verdicts: list[Verdict | ChatFailure], same: list[bool], chain_of_thought: bool, seconds: float) -> dict:
-    """Accuracy counts a failed reply as wrong; the rates are of the replies."""
-    right = [isinstance(v, Verdict) and v.same == truth for v, truth in zip(verdicts, same, strict=True)]
-    said = [(v.same, truth) for v, truth in zip(verdicts, same, strict=True) if isinstance(v, Verdict)]
-    kept = [truth for decision, truth in said if decision]
-    return {
-        "chain_of_thought": chain_of_thought,
-        "accuracy": bootstrap([float(r) for r in right]).as_dict(),
-        "pairs": len(verdicts),
-        "failed": len(verdicts) - len(said),
-        "precision": round(sum(kept) / max(len(kept), 1), 4),
-        "recall": round(sum(kept) / max(sum(truth for _, truth in said), 1), 4),
-        "seconds": round(seconds, 1),
-    }
+    """Prints lines of JSON."""
+    examination = Examination(settings)
+    if settings.pairs:
+        examination.drawn()
+    if settings.sheets:
+        examination.sheets()
 
 
 if __name__ == "__main__":

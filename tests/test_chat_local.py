@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
 from dsd.chat.local import LocalChat, RowSampling
 from dsd.chat.protocol import ChatFailure, ChatRequest, ImagePart, Message, TextPart
@@ -73,6 +74,23 @@ def test_a_reply_without_an_end_is_cut_off(chat: LocalChat, folder: Path) -> Non
 
 def test_pictures_and_their_order_count(chat: LocalChat) -> None:
     assert len(set(words(chat.reply([question("judge", *seeds) for seeds in ((1, 2), (2, 1), (1, 1))])))) > 1
+
+
+def test_the_likelihood_of_a_reply_is_the_models_own_and_does_not_depend_on_the_batch(
+    chat: LocalChat, folder: Path
+) -> None:
+    replies = ['{"same": true}', "a red cat at sea", "hello"]
+    together = chat.log_likelihoods(QUESTIONS, replies)
+    alone = [chat.log_likelihoods([q], [r])[0] for q, r in zip(QUESTIONS, replies, strict=True)]
+    assert together == pytest.approx(alone, abs=1e-3)
+    model = LlavaForConditionalGeneration.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompt = tokenizer("<|user|>grid prompt: a red cat at sea<|assistant|>", add_special_tokens=False)["input_ids"]
+    reply = tokenizer(replies[1], add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        chances = model(input_ids=torch.tensor([prompt + reply])).logits[0].log_softmax(-1)
+    own = sum(chances[len(prompt) - 1 + i, token].item() for i, token in enumerate(reply))
+    assert together[1] == pytest.approx(own, abs=1e-3)
 
 
 def test_row_sampling_draws_from_the_tempered_distribution() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -15,7 +16,9 @@ from torch import Tensor
 from dsd.errors import UserError
 from dsd.models import resolve
 from dsd.train import checkpoint, loop
-from dsd.world.training import train_model
+from dsd.world.recipes import teacher
+from dsd.world.recipes.siblings import trained
+from dsd.world.training import RECIPES, train_model
 
 
 class Wandering(loop.Task):
@@ -72,12 +75,76 @@ def test_a_trained_autoencoder_goes_on_with_its_decoder_alone(tmp_path: Path, mo
         train_model("autoencoder", steps=4, run=tmp_path)
 
 
+@pytest.fixture
+def small_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A teacher's run on a handful of pictures."""
+    small = {
+        name: dataclasses.replace(part, count=8, batch=2)
+        for name, part in (("PANELS", teacher.PANELS), ("SHEETS", teacher.SHEETS), ("STRIPS", teacher.STRIPS))
+    }
+    for name, part in small.items():
+        monkeypatch.setattr(teacher, name, part)
+    monkeypatch.setattr(teacher, "CYCLE", (small["PANELS"], small["SHEETS"], small["STRIPS"]))
+    monkeypatch.setattr(teacher, "HELD_PANELS", 4)
+    monkeypatch.setattr(teacher.TeacherTask, "_write_pictures", lambda *_: None)
+
+
+def test_a_teacher_that_was_stopped_has_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_teacher: None
+) -> None:
+    train_model("teacher", steps=6, run=tmp_path / "whole")
+    step = teacher.TeacherTask.train_step
+
+    def stopping(task: teacher.TeacherTask, number: int) -> dict[str, float | Tensor]:
+        if number == 4:
+            raise KeyboardInterrupt
+        return step(task, number)
+
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr(teacher.TeacherTask, "train_step", stopping)
+        train_model("teacher", steps=6, run=tmp_path / "stopped")
+    train_model("teacher", steps=6, run=tmp_path / "stopped")
+    weights = "model/transformer/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "whole" / weights).read_bytes() == (tmp_path / "stopped" / weights).read_bytes()
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert "alignment" in lines[-1], "the middle block was aligned in the first half"
+
+
+def test_all_models_are_trained_in_an_order_that_lets_them_build_on_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, float, Path]] = []
+    monkeypatch.setattr(
+        "dsd.world.training._train_recipe",
+        lambda name, steps, hours, run, folder, start: asked.append((name, hours, folder)),
+    )
+    monkeypatch.setattr(
+        "dsd.world.recipes.student.train_student",
+        lambda run, out, *, steps, hours: asked.append(("student", hours, out)),
+    )
+    train_model("all", hours=7, run=tmp_path)
+    names = [name for name, _, _ in asked]
+    assert sorted(names) == sorted([*RECIPES, "student"])
+    assert names.index("autoencoder") < names.index("teacher") > names.index("vlm")
+    assert names[-1] == "student"
+    assert sum(hours for _, hours, _ in asked) == pytest.approx(7)
+    assert all(folder == tmp_path / name / "model" for name, _, folder in asked)
+    with pytest.raises(UserError, match="give --hours"):
+        train_model("all", steps=10, run=tmp_path)
+
+
+def test_models_of_runs_beside_come_first(tmp_path: Path) -> None:
+    assert trained(tmp_path / "teacher", "autoencoder") == Path(resolve("embedded:tiny-flux")) / "vae"
+    (tmp_path / "autoencoder" / "model").mkdir(parents=True)
+    assert trained(tmp_path / "teacher", "autoencoder") == tmp_path / "autoencoder" / "model"
+
+
 def test_no_embedded_model_tells_where_it_was_made() -> None:
     weights = Path(resolve("embedded:tiny-flux")).parent
     assert not [path for path in weights.rglob("*.json") if re.search(r'_name_or_path": "[^"]', path.read_text())]
 
 
-@pytest.mark.parametrize("name", ["vlm", "student"])
+@pytest.mark.parametrize("name", ["vlm", "student", "all"])
 def test_what_cannot_go_on_says_so(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=f"{name} cannot go on"):
         train_model(name, steps=4, run=tmp_path, start="embedded:tiny-flux")

@@ -60,6 +60,40 @@ class LocalChat:
         """See `dsd.chat.protocol.ChatModel`."""
         return ask_until_parsed(requests, self._ask)
 
+    @torch.inference_mode()
+    def log_likelihoods(self, requests: Sequence[ChatRequest], replies: Sequence[str]) -> list[float]:
+        """How likely each reply is after its question, as the sum of its tokens' log-probabilities.
+
+        Differences between two replies to one question rank its answers, as a verdict's confidence does.
+
+        Args:
+            requests: questions.
+            replies: one each, without the token that ends a turn.
+        """
+        found: list[float] = []
+        for at in range(0, len(requests), self.batch_size):
+            rows = slice(at, at + self.batch_size)
+            found += self._log_likelihoods(requests[rows], replies[rows]).tolist()
+        return found
+
+    def _log_likelihoods(self, requests: Sequence[ChatRequest], replies: Sequence[str]) -> Tensor:
+        talks = [_conversation(request) for request in requests]
+        prompts = self._processor.apply_chat_template(talks, add_generation_prompt=True, tokenize=False)
+        images = [[p["image"] for m in talk for p in m["content"] if p["type"] == "image"] for talk in talks]
+        pictures = images if any(images) else None
+        read = lambda texts: self._processor(  # noqa: E731
+            text=texts, images=pictures, padding=True, return_tensors="pt", add_special_tokens=False
+        )
+        starts = read(prompts)["attention_mask"].sum(1)
+        inputs = read([p + r for p, r in zip(prompts, replies, strict=True)])
+        inputs = inputs.to(self._device, dtype=self._model.dtype)
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        place = mask.cumsum(1) - 1  # of each token in its own row; the padding is on the left
+        replied = ((place >= starts.to(ids.device)[:, None]) & mask.bool())[:, 1:]
+        logits = self._model(**inputs).logits[:, :-1].float()
+        said = logits.log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
+        return (said * replied).sum(1).cpu()
+
     def _ask(self, requests: Sequence[ChatRequest], attempt: int) -> list[Answer]:
         starts = range(0, len(requests), self.batch_size)
         return [text for at in starts for text in self._generate(requests[at : at + self.batch_size], attempt)]

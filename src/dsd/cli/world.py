@@ -32,7 +32,7 @@ class TrainModel:
     """Trains one of the embedded models. Run the same command again to resume."""
 
     name: tyro.conf.Positional[str]
-    """autoencoder, teacher, vlm, dino, clip, or student (made by curation and training from the others)."""
+    """autoencoder, vlm, teacher, dino, clip, student (made by curation and training from the others), or all."""
     steps: int | None = None
     """Optimizer steps in all."""
     hours: float | None = None
@@ -40,7 +40,8 @@ class TrainModel:
     start: str | None = None
     """A finished pipeline to go on from, such as embedded:tiny-flux (autoencoder: its decoder only; teacher)."""
     out: Path | None = None
-    """Run folder; runs/world/NAME when left out. The finished model goes to its folder `model`."""
+    """Run folder; runs/world/NAME when left out. The finished model goes to its folder `model`; with `all` each model
+    has a folder of its own in it."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
 
@@ -59,7 +60,8 @@ def plan(command: Draw | TrainModel) -> list[str]:
     length = f"{command.steps} steps" if command.steps else f"{command.hours} hours" if command.hours else "a budget"
     budget = "" if command.steps or command.hours else " (give --steps or --hours)"
     start = f", going on from {command.start}," if command.start else ""
-    return [f"train the embedded {command.name}{start} for {length}{budget} in {_run_folder(command)}"]
+    what = "all embedded models, in order," if command.name == "all" else f"the embedded {command.name}"
+    return [f"train {what}{start} for {length}{budget} in {_run_folder(command)}"]
 
 
 def run(command: Draw | TrainModel) -> None:
@@ -74,4 +76,6 @@ def run(command: Draw | TrainModel) -> None:
 
 
 def _run_folder(command: TrainModel) -> Path:
-    return command.out if command.out is not None else Path("runs/world") / command.name
+    if command.out is not None:
+        return command.out
+    return Path("runs/world") / ("" if command.name == "all" else command.name)

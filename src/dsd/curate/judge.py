@@ -71,19 +71,24 @@ def judge_pairs(
     Returns:
         For each pair the verdict, or why there is none.
     """
-    template = _template(templates, chain_of_thought)
-    replies = judge.reply(
-        [
-            ChatRequest(
-                messages=(template.message({"first": p.first.panel.image, "second": p.second.panel.image}),),
-                schema=PairVerdict if chain_of_thought else DirectVerdict,
-                seed=derive_seed(seed, "judge", p.first.panel.id, p.second.panel.id),
-                max_tokens=template.max_tokens,
-            )
-            for p in pairs
-        ]
-    )
+    replies = judge.reply(questions(pairs, templates, chain_of_thought=chain_of_thought, seed=seed))
     return [_verdict(pair, reply) for pair, reply in zip(pairs, replies, strict=True)]
+
+
+def questions(
+    pairs: Sequence[Candidate], templates: Templates, *, chain_of_thought: bool, seed: int
+) -> list[ChatRequest]:
+    """What `judge_pairs` asks, a question a pair."""
+    template = _template(templates, chain_of_thought)
+    return [
+        ChatRequest(
+            messages=(template.message({"first": p.first.panel.image, "second": p.second.panel.image}),),
+            schema=PairVerdict if chain_of_thought else DirectVerdict,
+            seed=derive_seed(seed, "judge", p.first.panel.id, p.second.panel.id),
+            max_tokens=template.max_tokens,
+        )
+        for p in pairs
+    ]
 
 
 def judge_of(judge: ChatModel, templates: Templates, chain_of_thought: bool) -> Model:

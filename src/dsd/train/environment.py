@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
 from pathlib import Path
 
@@ -44,6 +45,16 @@ def commit() -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return f"version {_version('dsd')}"
+
+
+def batch_factor() -> int:
+    """How many times the batch of a CPU a recipe takes here: a GPU is hardly busy with it."""
+    return 8 if torch.cuda.is_available() else 1
+
+
+def mixed_precision() -> AbstractContextManager[object]:
+    """bfloat16 where a GPU multiplies; everything in float32 on a CPU."""
+    return torch.autocast("cuda", torch.bfloat16) if torch.cuda.is_available() else nullcontext()
 
 
 def record(path: Path) -> None:

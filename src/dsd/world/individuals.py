@@ -145,7 +145,7 @@ class Scenes(_Batch):
         place, position, mood: indices into `PLACES`, `POSITIONS`, `MOODS`.
         shift_x, shift_y: offset from the position, in half panels.
         size: scale of the subject, 0.92 to 1.12.
-        lean: rotation in radians, -0.2 to 0.2.
+        lean: rotation in radians, -0.1 to 0.1.
         horizon: height of the horizon, 0.35 to 0.5 in half panels below the middle.
         prop, prop_phase: where the sun, moon, window, trees, dunes or waves are, each in [0, 1].
         light_azimuth: direction that the light comes from, in radians.
@@ -248,7 +248,7 @@ def sample_scenes(split: Split, index: Int[Tensor, "n"]) -> Scenes:
         shift_x=0.12 * (u[:, 3] - 0.5),
         shift_y=0.08 * (u[:, 4] - 0.5),
         size=0.92 + 0.2 * u[:, 5],
-        lean=0.4 * (u[:, 6] - 0.5),
+        lean=0.2 * (u[:, 6] - 0.5),
         horizon=0.35 + 0.15 * u[:, 7],
         prop=u[:, 8],
         prop_phase=u[:, 9],

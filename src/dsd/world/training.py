@@ -21,7 +21,13 @@ from dsd.train import checkpoint, environment, loop
 RECIPES = {name: f"dsd.world.recipes.{name}" for name in ("autoencoder", "teacher", "vlm", "dino", "clip")}
 STUDENT = "student"
 """Not a task of its own: its recipe is curation and training as any user runs them."""
+ALL = "all"
+HOURS = {"autoencoder": 0.6, "vlm": 1.5, "teacher": 4.0, "dino": 0.2, "clip": 0.4, STUDENT: 1.0}
+"""The order in which models build on each other, and how `ALL` shares out its time: about so many hours of two cores
+were spent on each shipped one.
+"""
 _MEASURED_STEPS = 12
+_EVALUATED_EVERY = 1000  # steps, of a long run: a few minutes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,59 +78,92 @@ def train_model(
     out: Path | None = None,
     start: str | None = None,
 ) -> None:
-    """Trains one embedded model and writes its folder.
+    """Trains one embedded model, or all of them, and writes their folders.
 
     Args:
-        name: a key of `RECIPES`, or `STUDENT`.
+        name: a key of `RECIPES`, `STUDENT` or `ALL`.
         steps: optimizer steps; or
         hours: a wall-clock budget, from which the first start measures the steps.
-        run: the run's folder (checkpoints, metrics, contact sheets); re-running resumes.
+        run: the run's folder (checkpoints, metrics, contact sheets; of `ALL` a folder a model); re-running resumes.
         out: the folder of the finished model; ``run/model`` when absent.
         start: a finished pipeline (``embedded:NAME`` or a folder) to go on from, for autoencoder and teacher.
 
     Raises:
         UserError: for an unknown name, a missing budget or a model that cannot go on from another.
     """
-    if name == STUDENT:
-        if start is not None:
-            raise UserError("student cannot go on from a finished model; leave out --start")
-        _train_student(steps, hours, run, out)
-        return
-    if name not in RECIPES:
-        raise UserError(f'there is no embedded model "{name}"; {did_you_mean(name, [*RECIPES, STUDENT])}')
+    if name not in (*RECIPES, STUDENT, ALL):
+        raise UserError(f'there is no embedded model "{name}"; {did_you_mean(name, [*RECIPES, STUDENT, ALL])}')
+    if start is not None and name in (STUDENT, ALL):
+        raise UserError(f"{name} cannot go on from a finished model; leave out --start")
+    folder = out if out is not None else run / "model"
+    if name == ALL:
+        _train_all(steps, hours, run)
+    elif name == STUDENT:
+        from dsd.world.recipes.student import train_student
+
+        train_student(run, folder, steps=steps, hours=hours)
+    else:
+        _train_recipe(name, steps, hours, run, folder, start)
+
+
+def _train_all(steps: int | None, hours: float | None, run: Path) -> None:
+    """Each model in a folder beside the others, where those that build on it find it."""
+    if steps is not None or hours is None:
+        raise UserError("the models share a budget of time; give --hours in place of --steps")
+    whole = sum(HOURS.values())
+    for name, share in HOURS.items():
+        train_model(name, hours=hours * share / whole, run=run / name)
+
+
+def _train_recipe(
+    name: str, steps: int | None, hours: float | None, run: Path, folder: Path, start: str | None
+) -> None:
     build = _builder(name, start)
     run.mkdir(parents=True, exist_ok=True)
-    budget_file = run / "budget.json"
-    if budget_file.exists():
-        budget = Budget(**json.loads(budget_file.read_text()))
-        if budget.start != start:
-            raise UserError(f'"{run}" holds a run that started from {budget.start or "nothing"}; give another folder')
-    else:
-        if steps is None:
-            if hours is None:
-                raise UserError(f"no budget for {name}: give --steps or --hours")
-            steps = _measured_steps(build(run, steps=1000), hours)
-        every = max(1, steps // 12)
-        budget = Budget(steps=steps, checkpoint_every=every, evaluate_every=every, start=start)
-        write_atomic(budget_file, json.dumps(asdict(budget)) + "\n")
-    recipe = build(run, steps=budget.steps)
     started = time.perf_counter()
-    loop.run(
-        recipe,
-        folder=run,
-        steps=budget.steps,
-        checkpoint_every=budget.checkpoint_every,
-        evaluate_every=budget.evaluate_every,
-        description=f"training {name}",
-        score=recipe.score,
-    )
-    best = checkpoint.latest(run / "best")
-    if best is not None:
-        recipe.restore(best[1])
-    figures = recipe.evaluate(best[0] if best is not None else budget.steps)
-    folder = out if out is not None else run / "model"
+    with environment.mixed_precision():
+        budget = _budget(name, build, steps, hours, run, start)
+        recipe = build(run, steps=budget.steps)
+        loop.run(
+            recipe,
+            folder=run,
+            steps=budget.steps,
+            checkpoint_every=budget.checkpoint_every,
+            evaluate_every=budget.evaluate_every,
+            description=f"training {name}",
+            score=recipe.score,
+        )
+        best = checkpoint.latest(run / "best")
+        if best is not None:
+            recipe.restore(best[1])
+        figures = recipe.evaluate(best[0] if best is not None else budget.steps)
     recipe.export(folder, _card(name, budget, figures, time.perf_counter() - started))
     console.print(f"{name}: {json.dumps(figures)} -> {folder}")
+
+
+def _budget(
+    name: str,
+    build: Callable[..., Recipe],
+    steps: int | None,
+    hours: float | None,
+    run: Path,
+    start: str | None,
+) -> Budget:
+    """The budget of the run's first start."""
+    path = run / "budget.json"
+    if path.exists():
+        budget = Budget(**json.loads(path.read_text()))
+        if budget.start != start:
+            raise UserError(f'"{run}" holds a run that started from {budget.start or "nothing"}; give another folder')
+        return budget
+    if steps is None:
+        if hours is None:
+            raise UserError(f"no budget for {name}: give --steps or --hours")
+        steps = _measured_steps(build(run, steps=1000), hours)
+    every = max(1, min(steps // 12, _EVALUATED_EVERY))
+    budget = Budget(steps=steps, checkpoint_every=every, evaluate_every=every, start=start)
+    write_atomic(path, json.dumps(asdict(budget)) + "\n")
+    return budget
 
 
 def _builder(name: str, start: str | None) -> Callable[..., Recipe]:
@@ -134,14 +173,6 @@ def _builder(name: str, start: str | None) -> Callable[..., Recipe]:
     if not hasattr(module, "go_on"):
         raise UserError(f"{name} cannot go on from a finished model; leave out --start")
     return functools.partial(module.go_on, start=Path(resolve(start)))
-
-
-def _train_student(steps: int | None, hours: float | None, run: Path, out: Path | None) -> None:
-    from dsd.world.recipes.student import train_student
-
-    if hours is not None:
-        raise UserError("the student's length is counted in steps; give --steps in place of --hours")
-    train_student(run, out if out is not None else run / "model", steps=steps)
 
 
 def _card(name: str, budget: Budget, figures: dict[str, float], seconds: float) -> str:

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from dsd.images import contact_sheet, to_pil
 from dsd.train import checkpoint
+from dsd.train.environment import batch_factor
 from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.optim import MuonAndAdamW
 from dsd.world.draw import draw_panels
 from dsd.world.individuals import sample_individuals, sample_scenes
 from dsd.world.sheets import draw_sheets
 
-BATCH = 8  # panels, or their pixels in sheets
+BATCH = 8 * batch_factor()  # panels, or their pixels in sheets
 LATENT_CHANNELS = 8
 PIXELS_PER_LATENT = 4
 _KL_WEIGHT = 1e-4

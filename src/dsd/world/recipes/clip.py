@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from dsd.train import checkpoint
+from dsd.train.environment import batch_factor
 from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.optim import MuonAndAdamW
 from dsd.world.benchmark import DISTRACTORS, distractor_phrases, shows_mood
@@ -48,7 +49,7 @@ from dsd.world.recipes.dino import image_processor
 from dsd.world.recipes.soften import softened
 from dsd.world.tokenizers import t5_tokenizer
 
-BATCH = 8
+BATCH = 8 * batch_factor()
 """Subjects a batch, in nine scenes each."""
 TEXT_TOKENS = 24
 VALIDATION_SUBJECTS = 256

@@ -18,6 +18,7 @@ from transformers import ResNetConfig, ResNetModel
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from dsd.train import checkpoint
+from dsd.train.environment import batch_factor
 from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.optim import MuonAndAdamW
 from dsd.world.draw import PANEL_SIZE, draw_panels
@@ -33,7 +34,7 @@ from dsd.world.recipes.soften import blurred, softened
 
 _FAR = 1 << 20  # keeps the scenes of strangers and drifted copies apart from everyone's own
 VALIDATION_GROUPS = 128
-BATCH = 16
+BATCH = 16 * batch_factor()
 """Individuals a batch; each brings a stranger of the same caption and a drifted copy, two panels each."""
 _WIDTHS, _DEPTHS = [32, 64, 128], [1, 2, 2]
 _TEMPERATURE = 0.15

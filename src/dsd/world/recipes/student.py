@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dsd.backbones.adapter import LowRank, load_adapter, save_adapter
 from dsd.curate.config import CurateConfig
 from dsd.curate.pipeline import curate
+from dsd.files import write_atomic
 from dsd.train import environment
 from dsd.train.config import TrainConfig
 from dsd.train.trainer import train
 from dsd.world.captions import write_captions
+from dsd.world.recipes.siblings import beside
 
+BASE = "embedded:tiny-flux"
 _SPARE_CAPTIONS = 1.25  # near-duplicates are dropped
 _FIRST_CAPTION = 1 << 20  # far from the demo's captions
+_MEASURED_STEPS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,30 +45,71 @@ def write_world_captions(path: Path, config: CurateConfig, first: int = 0) -> No
     write_captions(path, "training", int(config.units * config.unit_size * _SPARE_CAPTIONS), first)
 
 
-def train_student(run: Path, out: Path, *, steps: int | None = None, config: StudentConfig | None = None) -> None:
-    """Curates a dataset with the embedded models and trains the shipped student on it; re-running resumes.
+def train_student(
+    run: Path, out: Path, *, steps: int | None = None, hours: float | None = None, config: StudentConfig | None = None
+) -> None:
+    """Curates a dataset and trains the shipped student on it; re-running resumes.
+
+    Teacher and judge come from the runs beside this one, else from the package.
 
     Args:
         run: gets ``captions.parquet``, ``dataset/`` and ``train/``.
-        out: the adapter's folder, in float16, with a card.
-        steps: of training; the config's when absent.
+        out: the adapter's folder, in float16, with a card. It names ``embedded:tiny-flux`` as its base, and by a hash
+            the very weights.
+        steps: of training; or
+        hours: that curation and training may take; the config's steps when both are absent.
         config: everything else.
     """
-    config = config or StudentConfig()
-    settings = config.train if steps is None else dataclasses.replace(config.train, steps=steps)
+    started = time.perf_counter()
+    config = _with_trained_models(config or StudentConfig(), run)
     captions = run / "captions.parquet"
     if not captions.exists():
         write_world_captions(captions, config.curate, _FIRST_CAPTION)
     funnel = curate(dataclasses.replace(config.curate, captions=str(captions)), run / "dataset")
-    adapter = train(settings, run / "dataset", run / "train")
-    updates, metadata = load_adapter(adapter)
-    save_adapter(out, {name: _half(update) for name, update in updates.items()}, metadata)
+    if steps is None and hours is not None:
+        steps = _steps_within(config.train, run, hours * 3600 - (time.perf_counter() - started))
+    settings = config.train if steps is None else dataclasses.replace(config.train, steps=steps)
+    updates, metadata = load_adapter(train(settings, run / "dataset", run / "train"))
+    save_adapter(
+        out, {name: _half(update) for name, update in updates.items()}, dataclasses.replace(metadata, base=BASE)
+    )
     (out / "README.md").write_text(
         "# tiny student\n\nA two-frame adapter of `embedded:tiny-flux`, made by `dsd world train student`: "
         f"{funnel.pairs} pairs that the teacher drew and tiny-vlm judged, {settings.steps} steps of "
         f"{settings.batch_size}, at commit {environment.commit()}. Its measured quality stands in the demo's table as "
         "`shipped-student`.\n"
     )
+
+
+def _with_trained_models(config: StudentConfig, run: Path) -> StudentConfig:
+    """The embedded teacher and judge replaced by those of the runs beside, where there are such."""
+    teacher, judge = (str(folder) if folder else None for folder in (beside(run, "teacher"), beside(run, "vlm")))
+    curation = dataclasses.replace(
+        config.curate,
+        teacher=teacher or config.curate.teacher,
+        chat=judge or config.curate.chat,
+        judge=judge or config.curate.judge,
+    )
+    return dataclasses.replace(
+        config, curate=curation, train=dataclasses.replace(config.train, base=teacher or config.train.base)
+    )
+
+
+def _steps_within(settings: TrainConfig, run: Path, seconds: float) -> int:
+    """The steps of a time budget, measured at the first start and recorded in ``budget.json``."""
+    path = run / "budget.json"
+    if path.exists():
+        return json.loads(path.read_text())["steps"]
+    took = []
+    for steps in (1, 1 + _MEASURED_STEPS):
+        started = time.perf_counter()
+        short = dataclasses.replace(settings, steps=steps, sample_every=1 << 30, checkpoint_every=1 << 30)
+        train(short, run / "dataset", run / f"measuring-{steps}")
+        took.append(time.perf_counter() - started)
+        shutil.rmtree(run / f"measuring-{steps}")
+    steps = max(1, int(0.9 * seconds / ((took[1] - took[0]) / _MEASURED_STEPS)))
+    write_atomic(path, json.dumps({"steps": steps}) + "\n")
+    return steps
 
 
 def _half(update: LowRank) -> LowRank:

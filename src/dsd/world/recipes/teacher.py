@@ -1,4 +1,8 @@
-"""tiny-flux: a stock `FluxPipeline` trained as a plain text-to-image model on single panels, strips and sheets."""
+"""tiny-flux: a stock `FluxPipeline` trained as a plain text-to-image model on single panels, strips and sheets.
+
+In the first half of the run a middle block is also aligned to what tiny-vlm's vision tower sees in the same place, see
+`dsd.world.recipes.alignment`; that it should end early is found by Wang et al. 2025 (HASTE, arXiv 2505.16792).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from einops import rearrange
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
@@ -16,28 +21,31 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 from dsd import flow
 from dsd.backbones.flux import FluxBackbone
 from dsd.backbones.protocol import Text
-from dsd.errors import UserError
 from dsd.files import atomic_folder
 from dsd.images import contact_sheet
 from dsd.log import progress
-from dsd.models import resolve
 from dsd.train import checkpoint
+from dsd.train.environment import batch_factor
 from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.optim import MuonAndAdamW
 from dsd.world.captions import PANEL_TEXT_TOKENS, SHEET_TEXT_TOKENS, panel_captions
 from dsd.world.draw import draw_panels
 from dsd.world.individuals import Split, sample_individuals, sample_scenes
+from dsd.world.recipes.alignment import Alignment, Tower, standardised
 from dsd.world.recipes.autoencoder import LATENT_CHANNELS
-from dsd.world.sheets import draw_sheets
+from dsd.world.recipes.siblings import trained
+from dsd.world.sheets import draw_sheets, join_panels
 from dsd.world.tokenizers import clip_tokenizer, t5_tokenizer
 
 WIDTH, HEADS, DOUBLE_BLOCKS, SINGLE_BLOCKS = 128, 4, 2, 5
 TEXT_WIDTH = 64
 TEXT_DROPOUT = 0.1
 EMA_DECAY = 0.999
-_ADAMW = ("x_embedder", "context_embedder", "proj_out", "time_text_embed", ".linear.", "shared", "embed",
+MUON_LR = 0.03
+ALIGNED_BLOCK, ALIGNMENT, ALIGNED_UNTIL = 1, 1.0, 0.5
+"""The single-stream block that is aligned, the weight of its loss, and the share of the run that it ends after."""
+_ADAMW = ("x_embedder", "context_embedder", "transformer.proj_out", "time_text_embed", ".linear.", "shared", "embed",
           "relative_attention_bias")  # fmt: skip
-AUTOENCODER = "autoencoder/model"
 _FURTHER = 1 << 17  # first individual of a run that goes on from a finished model
 
 
@@ -60,10 +68,11 @@ class Part:
     text_tokens: int
 
 
-PANELS = Part("panels", (1, 1), 16_000, 32, PANEL_TEXT_TOKENS)
-SHEETS = Part("sheets", (2, 2), 5_000, 8, SHEET_TEXT_TOKENS)
-STRIPS = Part("strips", (1, 2), 3_000, 16, SHEET_TEXT_TOKENS)
+PANELS = Part("panels", (1, 1), 16_000, 32 * batch_factor(), PANEL_TEXT_TOKENS)
+SHEETS = Part("sheets", (2, 2), 5_000, 8 * batch_factor(), SHEET_TEXT_TOKENS)
+STRIPS = Part("strips", (1, 2), 3_000, 16 * batch_factor(), SHEET_TEXT_TOKENS)
 CYCLE = (PANELS, SHEETS, PANELS, SHEETS, STRIPS)
+HELD_PANELS = 256
 
 
 def new_pipeline(vae: AutoencoderKL) -> FluxPipeline:
@@ -109,31 +118,40 @@ def _initialise(transformer: nn.Module) -> None:
 
 
 class LatentCache:
-    """Latents and captions of one part, encoded once and kept in the run's folder.
+    """Latents, features and captions of one part, made once and kept in the run's folder.
 
     Args:
         folder: of all caches of the run.
         part: what is drawn.
         backbone: encodes the pictures.
+        tower: sees the panels.
         split: whose individuals.
         count: pictures.
         first: number of the first individual.
+
+    Attributes:
+        latents: ``(count, c, h, w)``, float16.
+        features: of the tower, a place a token, ``(count, d, h / 2, w / 2)``, float16.
+        captions: a text a picture.
     """
 
     def __init__(
-        self, folder: Path, part: Part, backbone: FluxBackbone, split: Split, count: int, first: int = 0
+        self, folder: Path, part: Part, backbone: FluxBackbone, tower: Tower, split: Split, count: int, first: int = 0
     ) -> None:
         path = folder / f"{part.name}-{split}"
         if not path.exists():
-            _write_cache(path, part, backbone, split, torch.arange(first, first + count, device=backbone.device))
-        self.latents = load_file(str(path / "latents.safetensors"))["latents"]
+            numbers = torch.arange(first, first + count, device=backbone.device)
+            _write_cache(path, part, backbone, tower, split, numbers)
+        tensors = load_file(str(path / "tensors.safetensors"))
+        self.latents, self.features = tensors["latents"], tensors["features"]
         self.captions = (path / "captions.txt").read_text().splitlines()
 
 
 @torch.no_grad()
-def _write_cache(path: Path, part: Part, backbone: FluxBackbone, split: Split, numbers: Tensor) -> None:
-    latents, captions = [], []
-    blocks = numbers.split(max(1, 96 // (part.layout[0] * part.layout[1])))
+def _write_cache(path: Path, part: Part, backbone: FluxBackbone, tower: Tower, split: Split, numbers: Tensor) -> None:
+    latents, features, captions = [], [], []
+    rows, columns = part.layout
+    blocks = numbers.split(max(1, 96 // (rows * columns)))
     for index in progress(blocks, description=f"encoding {part.name}", total=len(blocks)):
         if part.layout == (1, 1):
             individuals, scenes = sample_individuals(split, index), sample_scenes(split, index)
@@ -142,10 +160,13 @@ def _write_cache(path: Path, part: Part, backbone: FluxBackbone, split: Split, n
             sheets = draw_sheets(split, index, part.layout)
             images, texts = sheets.images, sheets.captions
         latents.append(torch.cat([backbone.encode(x) for x in images.split(16)]).half().cpu())
+        panels = rearrange(images, "n c (r h) (k w) -> (n r k) c h w", r=rows, k=columns)
+        features.append(join_panels(tower(panels), part.layout).half().cpu())
         captions += texts
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(path) as temporary:
-        save_file({"latents": torch.cat(latents)}, str(temporary / "latents.safetensors"))
+        tensors = {"latents": torch.cat(latents), "features": standardised(torch.cat(features).float()).half()}
+        save_file(tensors, str(temporary / "tensors.safetensors"))
         (temporary / "captions.txt").write_text("\n".join(captions) + "\n")
 
 
@@ -153,33 +174,24 @@ class TeacherTask:
     """Rectified flow on cached latents, text encoders and transformer together.
 
     Args:
-        run: the run's folder; the autoencoder is taken from the sibling run, else from the package.
+        run: the run's folder; autoencoder and vision tower come from the runs beside it, else from the package.
         steps: optimizer steps in all.
         seed: of everything random.
-        start: a trained pipeline to go on from, at half the learning rate and on other individuals.
+        start: a trained pipeline to go on from, on other individuals.
     """
 
     def __init__(self, run: Path, steps: int, seed: int = 1, start: FluxPipeline | None = None) -> None:
-        folder = run.parent / AUTOENCODER
-        source = folder if folder.exists() else Path(resolve("embedded:tiny-flux")) / "vae"
-        if not source.exists():
-            raise UserError(f"no autoencoder in {folder}: run `dsd world train autoencoder` first")
         torch.manual_seed(seed)
         self.run, self.steps, self.seed = run, steps, seed
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        vae = AutoencoderKL.from_pretrained(source, torch_dtype=torch.float32)
+        vae = AutoencoderKL.from_pretrained(trained(run, "autoencoder"), torch_dtype=torch.float32)
         if start is None:
             self.pipeline = new_pipeline(vae).to(self.device)
         else:
             self.pipeline = start.to(self.device)
             self.pipeline.vae = vae.to(self.device)  # pyright: ignore[reportArgumentType]
         self.backbone = FluxBackbone.from_pipeline(self.pipeline)
-        first = 0 if start is None else _FURTHER
-        self.parts = {p.name: LatentCache(run / "cache", p, self.backbone, "training", p.count, first) for p in CYCLE}
-        self.held = {
-            p.name: LatentCache(run / "cache", p, self.backbone, "validation", 256 // p.layout[0] // p.layout[1])
-            for p in CYCLE
-        }
+        self.parts, self.held = self._caches(first=0 if start is None else _FURTHER)
         self.trained = {
             "transformer": self.pipeline.transformer,
             "text_encoder": self.pipeline.text_encoder,
@@ -188,10 +200,27 @@ class TeacherTask:
         for module in self.trained.values():
             module.train().requires_grad_(True)
         self.averages = {name: copy.deepcopy(module).requires_grad_(False) for name, module in self.trained.items()}
+        features = self.parts[PANELS.name].features.shape[1]
+        block = self.pipeline.transformer.single_transformer_blocks[ALIGNED_BLOCK]
+        self.alignment = Alignment(block, WIDTH, features).to(self.device)
         self.optimizer = MuonAndAdamW(
-            self.trained, adamw_names=_ADAMW, muon_lr=0.015, weight_decay=0.01, betas=(0.9, 0.98)
+            {**self.trained, "alignment": self.alignment},
+            adamw_names=_ADAMW,
+            muon_lr=MUON_LR,
+            weight_decay=0.01,
+            betas=(0.9, 0.98),
         )
-        self.highest_rate = 1.0 if start is None else 0.5
+
+    def _caches(self, first: int) -> tuple[dict[str, LatentCache], dict[str, LatentCache]]:
+        """Of training individuals from number ``first`` on, and of held-out ones."""
+        folder, tower = self.run / "cache", Tower(trained(self.run, "vlm"), self.device)
+        return (
+            {p.name: LatentCache(folder, p, self.backbone, tower, "training", p.count, first) for p in CYCLE},
+            {
+                p.name: LatentCache(folder, p, self.backbone, tower, "validation", HELD_PANELS // math.prod(p.layout))
+                for p in CYCLE
+            },
+        )
 
     def _loss(self, part: Part, latents: Tensor, captions: list[str], generator: torch.Generator) -> Tensor:
         sides = [side * self.backbone.pixels_per_latent for side in latents.shape[2:]]
@@ -213,9 +242,14 @@ class TeacherTask:
             "" if drop else cache.captions[row] for row, drop in zip(rows.tolist(), dropped.tolist(), strict=True)
         ]
         loss = self._loss(part, cache.latents[rows].float().to(self.device), captions, generator)
-        self.optimizer.step(loss, self.highest_rate * learning_rate_factor(step, self.steps, warmup=100))
+        metrics: dict[str, float | Tensor] = {f"loss_{part.name}": loss.detach()}
+        if step < ALIGNED_UNTIL * self.steps:
+            alignment = self.alignment(cache.features[rows].float().to(self.device))
+            metrics["alignment"] = alignment.detach()
+            loss = loss + ALIGNMENT * alignment
+        self.optimizer.step(loss, learning_rate_factor(step, self.steps, warmup=100))
         self._average(step)
-        return {f"loss_{part.name}": loss.detach()}
+        return metrics
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
@@ -225,7 +259,7 @@ class TeacherTask:
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, averages and optimizer state."""
-        found = self.optimizer.tensors()
+        found = self.optimizer.tensors() | checkpoint.module_tensors(self.alignment, "alignment")
         for name, module in self.trained.items():
             found |= checkpoint.module_tensors(module, f"trained.{name}")
             found |= checkpoint.module_tensors(self.averages[name], f"average.{name}")
@@ -236,6 +270,7 @@ class TeacherTask:
         for name, module in self.trained.items():
             checkpoint.restore_module(module, tensors, f"trained.{name}")
             checkpoint.restore_module(self.averages[name], tensors, f"average.{name}")
+        checkpoint.restore_module(self.alignment, tensors, "alignment")
         self.optimizer.restore(tensors)
 
     def averaged_pipeline(self) -> FluxPipeline:

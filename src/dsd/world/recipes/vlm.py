@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from dsd.train import checkpoint
+from dsd.train.environment import batch_factor
 from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.optim import MuonAndAdamW
 from dsd.world.captions import panel_captions
@@ -37,6 +38,7 @@ from dsd.world.individuals import (
     sample_scenes,
     uniforms,
 )
+from dsd.world.judge_quality import calibrate
 from dsd.world.recipes.soften import softened
 from dsd.world.recipes.vlm_captions import PANELS, inspiration
 from dsd.world.recipes.vlm_data import (
@@ -58,7 +60,7 @@ from dsd.world.recipes.vlm_data import (
 from dsd.world.recipes.vlm_model import TOWER_WIDTH, new_model, new_processor
 
 Job = Literal["grid", "describe", "judge", "judge_direct"]
-BATCH = 16  # panels a step
+BATCH = 16 * batch_factor()  # panels a step
 _READ_FAMILIES = 8  # families a step whose words alone are compared
 _GRID_PROMPTS = 24  # a step
 _DRAWN_AT_ONCE = 16  # steps
@@ -325,11 +327,12 @@ class VlmTask:
         return figures["chain_of_thought"]
 
     def export(self, folder: Path, card: str) -> None:
-        """Writes the standard folder: model in float16, processor, chat template."""
+        """Writes the standard folder: model in float16, processor, chat template; then calibrates its verdicts."""
         self.model.half().save_pretrained(folder)
         self.model.float()
         self.processor.save_pretrained(folder)
         (folder / "README.md").write_text(card)
+        calibrate(folder)
 
 
 def _pairs_of(panels: int) -> tuple[Tensor, list[bool]]:

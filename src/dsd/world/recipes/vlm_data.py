@@ -346,3 +346,20 @@ def equal_word_pairs(split: Split, index: Int[Tensor, " n"], other: str = "stran
     return Pairs(
         first=draw_panels(one, scenes[0]), second=draw_panels(second, scenes[1]), same=[bool(s) for s in same.tolist()]
     )
+
+
+def one_part_pairs(split: Split, index: Int[Tensor, " n"], part: str) -> Pairs:
+    """Pairs of an individual and a copy that differs, visibly, in one of `PARTS` alone; their captions are the same.
+
+    Args:
+        split: whose individuals.
+        index: numbers of the individuals; those whose stranger looks the same in this part are left out.
+        part: of `PARTS`.
+    """
+    one, number = sample_individuals(split, index), PARTS.index(part)
+    stranger = strangers(one, split, index)
+    two = dataclasses.replace(one, **{name: getattr(stranger, name) for name in _FIELDS_OF_PARTS[number]})
+    rows = differences(one, two)[:, number]
+    one, two, index = one.take(rows), two.take(rows), index[rows]
+    first, second = (draw_panels(w, sample_scenes(split, 2 * index + k)) for k, w in enumerate((one, two)))
+    return Pairs(first=first, second=second, same=[False] * len(index))

@@ -1,0 +1,59 @@
+"""Claims about the judge's figures and its calibration."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from dsd.chat.local import LocalChat
+from dsd.curate.templates import Templates
+from dsd.models import resolve
+from dsd.world import judge_quality
+from dsd.world.details import PARTS, differences
+from dsd.world.individuals import sample_individuals
+from dsd.world.judge_quality import best_threshold, calibrate, candidate_pairs, judged
+from dsd.world.recipes.vlm_data import equal_word_pairs, one_part_pairs
+
+
+@pytest.mark.parametrize(
+    ("confidence", "same", "low", "high"),
+    [
+        ([-3.0, -1.0, 2.0, 4.0], [False, False, True, True], -1.0, 2.0),
+        ([5.0, 6.0, 1.0, 2.0], [True, True, False, False], 2.0, 5.0),
+        ([0.0, 1.0, 2.0, 3.0, 4.0], [False, True, False, True, True], 0.0, 3.0),
+        ([1.0, 2.0], [True, True], 0.0, 1.0),
+        ([1.0, 2.0], [False, False], 2.0, 3.0),
+    ],
+)
+def test_the_threshold_is_right_most_often(confidence: list[float], same: list[bool], low: float, high: float) -> None:
+    assert low <= best_threshold(confidence, same) <= high
+
+
+def test_a_calibrated_judge_decides_at_its_threshold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge_quality, "_CALIBRATION_PAIRS", 24)
+    folder = tmp_path / "vlm"
+    shutil.copytree(resolve("embedded:tiny-vlm"), folder)
+    biases = calibrate(folder)
+    first = (folder / "generation_config.json").read_text()
+    assert len(json.loads(first)["sequence_bias"]) == 2
+    assert calibrate(folder) == pytest.approx(biases)
+    pairs = candidate_pairs(equal_word_pairs("evaluation", torch.arange(24)))
+    for chain_of_thought, bias in zip((True, False), biases.values(), strict=True):
+        found = judged(LocalChat(str(folder)), Templates.load("compact"), pairs, chain_of_thought=chain_of_thought)
+        sure = [i for i, c in enumerate(found.confidence) if abs(c + bias) > 0.01]
+        assert len(sure) > 20
+        assert [found.same[i] for i in sure] == [found.confidence[i] + bias > 0 for i in sure]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_one_part_pairs_leave_out_whom_nothing_tells_apart(part: str) -> None:
+    pairs = one_part_pairs("evaluation", torch.arange(12), part)
+    assert 0 < len(pairs.same) <= 12
+    assert not any(pairs.same)
+    assert len(pairs.first) == len(pairs.second) == len(pairs.same)
+    who = sample_individuals("evaluation", torch.arange(12))
+    assert not differences(who, who).any()

@@ -1,0 +1,68 @@
+"""Claims about the teacher's figures: they are high for the world's own drawings and at chance for other ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
+from dsd.images import to_pil
+from dsd.world.draw import draw_panels
+from dsd.world.individuals import sample_individuals, sample_scenes
+from dsd.world.sheets import draw_sheets
+from dsd.world.teacher_quality import CONSISTENT, SameOrOther, confirmed_words, panel_agreement
+
+INDEX = torch.arange(96)
+CHANCE = {
+    "place": 1 / 8,
+    "position": 1 / 3,
+    "species": 1 / 6,
+    "object": 1 / 3,
+    "colour": 1 / 8,
+    "pattern": 1 / 5,
+    "accessory": 1 / 4,
+    "mood": 1 / 3,
+}
+
+
+@pytest.fixture(scope="module")
+def encoder() -> PictureTextEncoder:
+    return PictureTextEncoder()
+
+
+def _shares(shift: int, encoder: PictureTextEncoder) -> dict[str, float]:
+    """Confirmed words of the captions of `INDEX` in pictures of individuals and scenes ``shift`` rows on."""
+    drawn = draw_panels(sample_individuals("evaluation", INDEX + shift), sample_scenes("evaluation", INDEX + shift))
+    who, scenes = sample_individuals("evaluation", INDEX), sample_scenes("evaluation", INDEX)
+    found = confirmed_words(to_pil(drawn), who, scenes, encoder)
+    return {kind: sum(values) / len(values) for kind, values in found.items()}
+
+
+def test_words_are_confirmed_in_the_truth_and_not_in_other_pictures(encoder: PictureTextEncoder) -> None:
+    true, other = _shares(0, encoder), _shares(1000, encoder)
+    assert true.keys() == other.keys() == CHANCE.keys()
+    for kind, chance in CHANCE.items():
+        assert true[kind] > chance + 0.5 * (1 - chance), kind
+        assert other[kind] < chance + 0.3, kind
+
+
+def test_words_that_a_caption_lacks_are_not_counted(encoder: PictureTextEncoder) -> None:
+    who, scenes = sample_individuals("evaluation", INDEX), sample_scenes("evaluation", INDEX)
+    found = confirmed_words(to_pil(draw_panels(who, scenes)), who, scenes, encoder)
+    objects = int(who.is_object.sum())
+    assert len(found["object"]) == objects
+    assert len(found["accessory"]) == len(found["species"]) == len(INDEX) - objects
+    assert len(found["mood"]) < len(INDEX) - objects
+    assert len(found["place"]) == len(INDEX)
+
+
+def test_panels_agree_unless_they_drift() -> None:
+    encoder = ImageEncoder()
+    scale = SameOrOther.measured(encoder)
+    sheets = draw_sheets("evaluation", torch.arange(40), drift=0.5)
+    panels = [[sheet.crop((x, y, x + 64, y + 64)) for y in (0, 64) for x in (0, 64)] for sheet in to_pil(sheets.images)]
+    agreement = panel_agreement(panels, encoder, scale)
+    assert agreement.shape == (40, 6)
+    consistent, drifted = (agreement >= CONSISTENT).all(1), sheets.drifted.any(1)
+    assert (consistent == ~drifted).float().mean() > 0.85
+    assert abs(agreement[~drifted].mean() - 1) < 0.2
