@@ -20,11 +20,9 @@ import tyro
 
 from dsd.chat.local import LocalChat
 from dsd.curate.config import CurateConfig
-from dsd.curate.grids import Teacher
 from dsd.curate.judge import Candidate
 from dsd.curate.panels import cut
 from dsd.curate.templates import Templates
-from dsd.data.records import GridPrompt, Model
 from dsd.evaluate.bootstrap import bootstrap
 from dsd.evaluate.encoders import ImageEncoder
 from dsd.world.details import PARTS
@@ -32,7 +30,7 @@ from dsd.world.judge_quality import Judged, candidate_pairs, judged, pair_of
 from dsd.world.recipes.dino import auc
 from dsd.world.recipes.vlm_data import equal_word_pairs, one_part_pairs
 from dsd.world.sheets import describe_sheets
-from dsd.world.teacher_quality import CONSISTENT, SameOrOther, panel_agreement
+from dsd.world.teacher_quality import CONSISTENT, SameOrOther, panel_agreement, teacher_sheets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +97,8 @@ class Examination:
         """A line a form: pairs of panels that a teacher drew; the truth is tiny-dino's verdict."""
         config = CurateConfig(teacher=self.settings.teacher)
         _, _, _, captions = describe_sheets("evaluation", torch.arange(self.settings.sheets))
-        nobody = Model(name="", revision="")
-        prompts = [GridPrompt(caption="", subject="", scenes=(), text=text, writer=nobody) for text in captions]
-        cuts = [cut(grid, config.panel_size) for grid in Teacher(config).draw(prompts, seed=0)]
-        panels = [c for c in cuts if isinstance(c, list)]
+        grids = teacher_sheets(config, captions)
+        panels = [found for grid in grids if isinstance(found := cut(grid, config.panel_size), list)]
         encoder = ImageEncoder()
         same = panel_agreement(panels, encoder, SameOrOther.measured(encoder)) >= CONSISTENT
         pairs = [pair_of(str(i), a, b) for i, sheet in enumerate(panels) for a, b in combinations(sheet, 2)]

@@ -32,7 +32,8 @@ class TrainModel:
     """Trains one of the embedded models. Run the same command again to resume."""
 
     name: tyro.conf.Positional[str]
-    """autoencoder, vlm, teacher, dino, clip, student (made by curation and training from the others), or all."""
+    """autoencoder, vlm, teacher, dino, clip, student (made by curation and training from the others), all of these in
+    this order, or ceiling (a student of perfect drawn pairs, to compare with)."""
     steps: int | None = None
     """Optimizer steps in all."""
     hours: float | None = None

@@ -16,6 +16,9 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
+from dsd.curate.config import CurateConfig
+from dsd.curate.grids import Teacher
+from dsd.data.records import Grid, GridPrompt, Model
 from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
 from dsd.images import to_pil
 from dsd.world.benchmark import shows_mood
@@ -125,6 +128,19 @@ class SameOrOther:
     def __call__(self, cosines: Tensor) -> Tensor:
         """Identity; `CONSISTENT` and above is the same individual."""
         return (cosines - self.stranger) / (self.same - self.stranger)
+
+
+def teacher_sheets(config: CurateConfig, captions: Sequence[str], seed: int = 0) -> list[Grid]:
+    """Sheets of captions as curation has them drawn; `dsd.curate.panels.cut` refuses some of them.
+
+    Args:
+        config: names the teacher and how it draws.
+        captions: texts of sheets.
+        seed: of the noise.
+    """
+    nobody = Model(name="", revision="")
+    prompts = [GridPrompt(caption="", subject="", scenes=(), text=text, writer=nobody) for text in captions]
+    return Teacher(config).draw(prompts, seed)
 
 
 def panel_agreement(

@@ -21,6 +21,8 @@ from dsd.train import checkpoint, environment, loop
 RECIPES = {name: f"dsd.world.recipes.{name}" for name in ("autoencoder", "teacher", "vlm", "dino", "clip")}
 STUDENT = "student"
 """Not a task of its own: its recipe is curation and training as any user runs them."""
+CEILING = "ceiling"
+"""A student of perfect drawn pairs, to compare with; it is not shipped."""
 ALL = "all"
 HOURS = {"autoencoder": 0.6, "vlm": 1.5, "teacher": 4.0, "dino": 0.2, "clip": 0.4, STUDENT: 1.0}
 """The order in which models build on each other, and how `ALL` shares out its time: about so many hours of two cores
@@ -81,7 +83,7 @@ def train_model(
     """Trains one embedded model, or all of them, and writes their folders.
 
     Args:
-        name: a key of `RECIPES`, `STUDENT` or `ALL`.
+        name: a key of `RECIPES`, `STUDENT`, `CEILING` or `ALL`.
         steps: optimizer steps; or
         hours: a wall-clock budget, from which the first start measures the steps.
         run: the run's folder (checkpoints, metrics, contact sheets; of `ALL` a folder a model); re-running resumes.
@@ -91,17 +93,19 @@ def train_model(
     Raises:
         UserError: for an unknown name, a missing budget or a model that cannot go on from another.
     """
-    if name not in (*RECIPES, STUDENT, ALL):
-        raise UserError(f'there is no embedded model "{name}"; {did_you_mean(name, [*RECIPES, STUDENT, ALL])}')
-    if start is not None and name in (STUDENT, ALL):
+    names = (*RECIPES, STUDENT, CEILING, ALL)
+    if name not in names:
+        raise UserError(f'there is no embedded model "{name}"; {did_you_mean(name, names)}')
+    if start is not None and name not in RECIPES:
         raise UserError(f"{name} cannot go on from a finished model; leave out --start")
     folder = out if out is not None else run / "model"
     if name == ALL:
         _train_all(steps, hours, run)
-    elif name == STUDENT:
-        from dsd.world.recipes.student import train_student
+    elif name in (STUDENT, CEILING):
+        from dsd.world.recipes import student
 
-        train_student(run, folder, steps=steps, hours=hours)
+        train = student.train_student if name == STUDENT else student.train_ceiling
+        train(run, folder, steps=steps, hours=hours)
     else:
         _train_recipe(name, steps, hours, run, folder, start)
 

@@ -1,4 +1,7 @@
-"""tiny-student: the pipeline's own product: captions curated and trained on as any user would, only longer."""
+"""tiny-student: the pipeline's own product: captions curated and trained on as any user would, only longer.
+
+Beside it the ceiling, which no pipeline can have: the same training on pairs that the world draws.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,24 @@ import dataclasses
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import torch
+from PIL import Image
 
 from dsd.backbones.adapter import LowRank, load_adapter, save_adapter
 from dsd.curate.config import CurateConfig
 from dsd.curate.pipeline import curate
 from dsd.files import write_atomic
+from dsd.images import to_pil
 from dsd.train import environment
 from dsd.train.config import TrainConfig
 from dsd.train.trainer import train
-from dsd.world.captions import write_captions
+from dsd.world.captions import panel_captions, write_captions
+from dsd.world.draw import draw_panels
+from dsd.world.individuals import sample_individuals, sample_scenes
 from dsd.world.recipes.siblings import beside
 
 BASE = "embedded:tiny-flux"
@@ -32,12 +42,44 @@ class StudentConfig:
     Attributes:
         curate: phases 1 and 2; its captions are written by the recipe.
         train: phase 3.
+        drawn_pairs: of the ceiling, which is trained on them in place of curated ones.
     """
 
     curate: CurateConfig = field(default_factory=lambda: CurateConfig(units=40))
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(steps=1600, ema_decay=0.995, held_out=8, sample_every=400)
     )
+    drawn_pairs: int = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnPair:
+    """A `dsd.data.latents.TrainingPair` as the world itself draws it: certainly the same individual."""
+
+    id: str
+    grid: str
+    reference: Image.Image
+    target: Image.Image
+    target_caption: str
+
+
+def drawn_pairs(count: int) -> list[DrawnPair]:
+    """Perfect pairs: training individuals in two scenes, in both orders."""
+    index = torch.arange(_FIRST_CAPTION, _FIRST_CAPTION + count // 2)
+    who, scenes = sample_individuals("training", index), [sample_scenes("training", 2 * index + k) for k in (0, 1)]
+    panels = [to_pil(draw_panels(who, at)) for at in scenes]
+    captions = [panel_captions(who, at) for at in scenes]
+    return [
+        DrawnPair(
+            id=f"{number}-{order}",
+            grid=str(number),
+            reference=panels[1 - order][row],
+            target=panels[order][row],
+            target_caption=captions[order][row],
+        )
+        for row, number in enumerate(index.tolist())
+        for order in (0, 1)
+    ]
 
 
 def write_world_captions(path: Path, config: CurateConfig, first: int = 0) -> None:
@@ -66,18 +108,49 @@ def train_student(
     if not captions.exists():
         write_world_captions(captions, config.curate, _FIRST_CAPTION)
     funnel = curate(dataclasses.replace(config.curate, captions=str(captions)), run / "dataset")
-    if steps is None and hours is not None:
-        steps = _steps_within(config.train, run, hours * 3600 - (time.perf_counter() - started))
-    settings = config.train if steps is None else dataclasses.replace(config.train, steps=steps)
-    updates, metadata = load_adapter(train(settings, run / "dataset", run / "train"))
-    save_adapter(
-        out, {name: _half(update) for name, update in updates.items()}, dataclasses.replace(metadata, base=BASE)
-    )
+    left = None if hours is None else hours * 3600 - (time.perf_counter() - started)
+    settings = _train(config.train, run / "dataset", run, out, steps, left)
+    pairs = f"{funnel.pairs} pairs that the teacher drew and tiny-vlm judged"
+    quality = "Its measured quality stands in the demo's table as `shipped-student`."
+    (out / "README.md").write_text(_card("student", pairs, settings, quality))
+
+
+def train_ceiling(
+    run: Path, out: Path, *, steps: int | None = None, hours: float | None = None, config: StudentConfig | None = None
+) -> None:
+    """Trains the ceiling of all students of a teacher: the same training on perfect pairs; see `train_student`."""
+    config = _with_trained_models(config or StudentConfig(), run)
+    run.mkdir(parents=True, exist_ok=True)
+    left = None if hours is None else hours * 3600
+    settings = _train(config.train, drawn_pairs(config.drawn_pairs), run, out, steps, left)
+    pairs = f"{config.drawn_pairs} pairs that the world itself drew"
     (out / "README.md").write_text(
-        "# tiny student\n\nA two-frame adapter of `embedded:tiny-flux`, made by `dsd world train student`: "
-        f"{funnel.pairs} pairs that the teacher drew and tiny-vlm judged, {settings.steps} steps of "
-        f"{settings.batch_size}, at commit {environment.commit()}. Its measured quality stands in the demo's table as "
-        "`shipped-student`.\n"
+        _card("ceiling", pairs, settings, "No student of its teacher can be expected to be better.")
+    )
+
+
+def _train(
+    settings: TrainConfig,
+    data: Path | Sequence[DrawnPair],
+    run: Path,
+    out: Path,
+    steps: int | None,
+    seconds: float | None,
+) -> TrainConfig:
+    """Trains for ``steps``, or for as many as ``seconds`` allow, exports the adapter, and says what it trained with."""
+    if steps is None and seconds is not None:
+        steps = _steps_within(settings, data, run, seconds)
+    settings = settings if steps is None else dataclasses.replace(settings, steps=steps)
+    updates, metadata = load_adapter(train(settings, data, run / "train"))
+    halves = {name: _half(update) for name, update in updates.items()}
+    save_adapter(out, halves, dataclasses.replace(metadata, base=BASE))
+    return settings
+
+
+def _card(name: str, pairs: str, settings: TrainConfig, quality: str) -> str:
+    return (
+        f"# tiny {name}\n\nA two-frame adapter of `embedded:tiny-flux`, made by `dsd world train {name}`: {pairs}, "
+        f"{settings.steps} steps of {settings.batch_size}, at commit {environment.commit()}. {quality}\n"
     )
 
 
@@ -95,16 +168,17 @@ def _with_trained_models(config: StudentConfig, run: Path) -> StudentConfig:
     )
 
 
-def _steps_within(settings: TrainConfig, run: Path, seconds: float) -> int:
+def _steps_within(settings: TrainConfig, data: Path | Sequence[DrawnPair], run: Path, seconds: float) -> int:
     """The steps of a time budget, measured at the first start and recorded in ``budget.json``."""
     path = run / "budget.json"
     if path.exists():
         return json.loads(path.read_text())["steps"]
     took = []
     for steps in (1, 1 + _MEASURED_STEPS):
+        shutil.rmtree(run / f"measuring-{steps}", ignore_errors=True)
         started = time.perf_counter()
         short = dataclasses.replace(settings, steps=steps, sample_every=1 << 30, checkpoint_every=1 << 30)
-        train(short, run / "dataset", run / f"measuring-{steps}")
+        train(short, data, run / f"measuring-{steps}")
         took.append(time.perf_counter() - started)
         shutil.rmtree(run / f"measuring-{steps}")
     steps = max(1, int(0.9 * seconds / ((took[1] - took[0]) / _MEASURED_STEPS)))
