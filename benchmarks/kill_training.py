@@ -18,16 +18,12 @@ import killing
 import torch
 import tyro
 from killing import file_bytes
-from PIL import Image
 
 import dsd.backbones.flux  # noqa: F401  (before "ready", or most kills would land in this import)
 from dsd.config import from_json, to_json
-from dsd.images import to_pil
 from dsd.train.config import TrainConfig
 from dsd.train.trainer import train
-from dsd.world.captions import panel_captions
-from dsd.world.draw import draw_panels
-from dsd.world.individuals import sample_individuals, sample_scenes
+from dsd.world.drawn_pairs import drawn_pairs
 
 COMPARED = ("adapter/*", "latents/[!.]*", "checkpoints/step-*/*", "samples/[!.]*", "config.json")
 
@@ -64,27 +60,6 @@ class Settings:
             sample_steps=4,
             held_out=2,
         )
-
-
-@dataclass(frozen=True)
-class DrawnPair:
-    """Two drawn panels of one individual."""
-
-    id: str
-    grid: str
-    reference: Image.Image
-    target: Image.Image
-    target_caption: str
-
-
-def drawn_pairs(count: int) -> list[DrawnPair]:
-    """Pairs of the drawn world, the same at each call."""
-    numbers = torch.arange(count)
-    individuals = sample_individuals("training", numbers)
-    first, second = sample_scenes("training", 2 * numbers), sample_scenes("training", 2 * numbers + 1)
-    references, targets = (to_pil(draw_panels(individuals, scenes)) for scenes in (first, second))
-    rows = zip(references, targets, panel_captions(individuals, second), strict=True)
-    return [DrawnPair(f"pair-{n}", f"grid-{n}", *row) for n, row in enumerate(rows)]
 
 
 def run_here(settings: Settings, folder: Path) -> float:

@@ -15,6 +15,7 @@ from PIL import Image
 from dsd.errors import UserError
 from dsd.world.captions import panel_captions, sheet_caption, subject_phrases, vocabulary, write_captions
 from dsd.world.draw import draw, draw_panels
+from dsd.world.drawn_pairs import drawn_pairs
 from dsd.world.export import draw_to_folder
 from dsd.world.individuals import KINDS, drifted, sample_individuals, sample_scenes, strangers
 from dsd.world.sheets import DRIFT_SHARE, draw_sheets, drift_decisions
@@ -143,3 +144,13 @@ def test_draw_to_folder_writes_pictures_and_all_that_is_known(tmp_path, sheets):
 def test_draw_to_folder_refuses_an_empty_count(tmp_path):
     with pytest.raises(UserError, match="at least 1"):
         draw_to_folder(tmp_path, count=0, split="training")
+
+
+def test_perfect_pairs_come_in_both_orders_with_the_targets_caption():
+    pairs = drawn_pairs(6, first=10)
+    assert [pair.grid for pair in pairs] == ["10", "10", "11", "11", "12", "12"]
+    for one, other in zip(pairs[::2], pairs[1::2], strict=True):
+        assert (one.reference, one.target) == (other.target, other.reference)
+    who = sample_individuals("training", torch.arange(10, 13))
+    scenes = sample_scenes("training", torch.tensor([20, 22, 24]))
+    assert [pair.target_caption for pair in pairs[::2]] == panel_captions(who, scenes)

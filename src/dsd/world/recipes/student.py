@@ -13,20 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-from PIL import Image
-
 from dsd.backbones.adapter import LowRank, load_adapter, save_adapter
 from dsd.curate.config import CurateConfig
 from dsd.curate.pipeline import curate
 from dsd.files import write_atomic
-from dsd.images import to_pil
 from dsd.train import environment
 from dsd.train.config import TrainConfig
 from dsd.train.trainer import train
-from dsd.world.captions import panel_captions, write_captions
-from dsd.world.draw import draw_panels
-from dsd.world.individuals import sample_individuals, sample_scenes
+from dsd.world.captions import write_captions
+from dsd.world.drawn_pairs import DrawnPair, drawn_pairs
 from dsd.world.recipes.siblings import beside
 
 BASE = "embedded:tiny-flux"
@@ -50,36 +45,6 @@ class StudentConfig:
         default_factory=lambda: TrainConfig(steps=1600, ema_decay=0.995, held_out=8, sample_every=400)
     )
     drawn_pairs: int = 2048
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrawnPair:
-    """A `dsd.data.latents.TrainingPair` as the world itself draws it: certainly the same individual."""
-
-    id: str
-    grid: str
-    reference: Image.Image
-    target: Image.Image
-    target_caption: str
-
-
-def drawn_pairs(count: int) -> list[DrawnPair]:
-    """Perfect pairs: training individuals in two scenes, in both orders."""
-    index = torch.arange(_FIRST_CAPTION, _FIRST_CAPTION + count // 2)
-    who, scenes = sample_individuals("training", index), [sample_scenes("training", 2 * index + k) for k in (0, 1)]
-    panels = [to_pil(draw_panels(who, at)) for at in scenes]
-    captions = [panel_captions(who, at) for at in scenes]
-    return [
-        DrawnPair(
-            id=f"{number}-{order}",
-            grid=str(number),
-            reference=panels[1 - order][row],
-            target=panels[order][row],
-            target_caption=captions[order][row],
-        )
-        for row, number in enumerate(index.tolist())
-        for order in (0, 1)
-    ]
 
 
 def write_world_captions(path: Path, config: CurateConfig, first: int = 0) -> None:
@@ -122,7 +87,7 @@ def train_ceiling(
     config = _with_trained_models(config or StudentConfig(), run)
     run.mkdir(parents=True, exist_ok=True)
     left = None if hours is None else hours * 3600
-    settings = _train(config.train, drawn_pairs(config.drawn_pairs), run, out, steps, left)
+    settings = _train(config.train, drawn_pairs(config.drawn_pairs, _FIRST_CAPTION), run, out, steps, left)
     pairs = f"{config.drawn_pairs} pairs that the world itself drew"
     (out / "README.md").write_text(
         _card("ceiling", pairs, settings, "No student of its teacher can be expected to be better.")

@@ -1,0 +1,48 @@
+"""Perfect pairs to train a student on, as no pipeline can make them: the world draws the same individual twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from dsd.images import to_pil
+from dsd.world.captions import panel_captions
+from dsd.world.draw import draw_panels
+from dsd.world.individuals import sample_individuals, sample_scenes
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnPair:
+    """A `dsd.data.latents.TrainingPair` as the world itself draws it: certainly the same individual."""
+
+    id: str
+    grid: str
+    reference: Image.Image
+    target: Image.Image
+    target_caption: str
+
+
+def drawn_pairs(count: int, first: int = 0) -> list[DrawnPair]:
+    """Pairs of training individuals in two scenes, each in both orders; the same at each call.
+
+    Args:
+        count: of pairs, an even number.
+        first: number of the first individual.
+    """
+    index = torch.arange(first, first + count // 2)
+    who, scenes = sample_individuals("training", index), [sample_scenes("training", 2 * index + k) for k in (0, 1)]
+    panels = [to_pil(draw_panels(who, at)) for at in scenes]
+    captions = [panel_captions(who, at) for at in scenes]
+    return [
+        DrawnPair(
+            id=f"{number}-{order}",
+            grid=str(number),
+            reference=panels[1 - order][row],
+            target=panels[order][row],
+            target_caption=captions[order][row],
+        )
+        for row, number in enumerate(index.tolist())
+        for order in (0, 1)
+    ]
