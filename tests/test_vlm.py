@@ -12,11 +12,12 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dsd.images import to_pil
+from dsd.models import resolve
 from dsd.world.captions import panel_captions, subject_phrases
 from dsd.world.details import HUES, PARTS, detail_phrases, differences, hue_bin, measures
 from dsd.world.draw import draw_panels
 from dsd.world.individuals import PLACES, color_word, drifted, sample_individuals, sample_scenes, strangers
-from dsd.world.recipes.vlm import VlmTask, messages
+from dsd.world.recipes.vlm import VlmTask, go_on, messages
 from dsd.world.recipes.vlm_captions import PANELS, inspiration
 from dsd.world.recipes.vlm_data import FAMILY, IGNORED, Writer, description, equal_word_pairs, families, verdicts
 from dsd.world.recipes.vlm_model import TOKENS_PER_IMAGE, new_processor
@@ -193,6 +194,17 @@ def test_resumed_training_has_the_same_bits(tmp_path: Path) -> None:
         resumed.train_step(step)
     assert straight.tensors().keys() == resumed.tensors().keys()
     assert all(torch.equal(value, resumed.tensors()[name]) for name, value in straight.tensors().items())
+
+
+def test_a_trained_judge_goes_on_judging_at_a_lower_rate(tmp_path: Path) -> None:
+    further = go_on(tmp_path, steps=64, start=Path(resolve("embedded:tiny-vlm")))
+    assert {"verdict", "direct", "comparison"} <= further.train_step(0).keys()
+    fresh = VlmTask(tmp_path, steps=400)
+    rates = [fresh._rate(step) for step in (150, 300, 399)]
+    assert rates[0] == 1 and rates[0] > rates[1] > rates[2] > 0
+    assert max(further._rate(step) for step in range(64)) <= rates[1]
+    seen = [set(task._panels(63)[0].hue.tolist()) for task in (fresh, further)]
+    assert not seen[0] & seen[1]
 
 
 def test_captions_of_the_truth_are_the_panel_captions(people) -> None:

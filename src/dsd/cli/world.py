@@ -39,7 +39,8 @@ class TrainModel:
     hours: float | None = None
     """Instead of steps: how long it may take."""
     start: str | None = None
-    """A finished pipeline to go on from, such as embedded:tiny-flux (autoencoder: its decoder only; teacher)."""
+    """A finished model to go on from: embedded:tiny-flux or a folder for autoencoder (its decoder only) and teacher,
+    embedded:tiny-vlm or a folder for vlm (its judging)."""
     out: Path | None = None
     """Run folder; runs/world/NAME when left out. The finished model goes to its folder `model`; with `all` each model
     has a folder of its own in it."""

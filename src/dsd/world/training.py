@@ -88,7 +88,7 @@ def train_model(
         hours: a wall-clock budget, from which the first start measures the steps.
         run: the run's folder (checkpoints, metrics, contact sheets; of `ALL` a folder a model); re-running resumes.
         out: the folder of the finished model; ``run/model`` when absent.
-        start: a finished pipeline (``embedded:NAME`` or a folder) to go on from, for autoencoder and teacher.
+        start: a finished model (``embedded:NAME`` or a folder) to go on from, for autoencoder, teacher and vlm.
 
     Raises:
         UserError: for an unknown name, a missing budget or a model that cannot go on from another.

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from dsd.train import checkpoint
 from dsd.train.environment import batch_factor
@@ -67,6 +67,8 @@ _DRAWN_AT_ONCE = 16  # steps
 _SEEING_UNTIL, _DESCRIBING_UNTIL = 0.34, 0.48  # shares of the run
 _HELD_PAIRS = 256
 _READ_ONLY = 1 << 30  # individuals whom the vision tower never sees
+_FURTHER = 1 << 22  # first family of a run that goes on from a finished model
+_JUDGING_RATE = 0.4
 _MISREADING_STREAM = 23
 _CATEGORIES = (len(KINDS), len(PATTERNS), len(ACCESSORIES), len(PLACES), len(POSITIONS), len(MOODS))
 
@@ -100,15 +102,24 @@ class Sight(nn.Module):
 
 
 class VlmTask:
-    """The three stages on one clock, the share of the run that is done."""
+    """The three stages on one clock, the share of the run that is done.
 
-    def __init__(self, run: Path, steps: int, seed: int = 0) -> None:
+    Args:
+        run: the run's folder.
+        steps: optimizer steps in all.
+        seed: of everything random.
+        start: the folder of a trained model that goes on judging, on other individuals; it skips the first stages.
+    """
+
+    def __init__(self, run: Path, steps: int, seed: int = 0, start: Path | None = None) -> None:
         torch.manual_seed(seed)
         self.run, self.steps, self.seed = run, steps, seed
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.processor = new_processor()
+        self.processor = new_processor() if start is None else LlavaProcessor.from_pretrained(start)
         self.writer = Writer(self.processor)
-        self.model: LlavaForConditionalGeneration = new_model(self.processor.tokenizer).to(self.device)  # pyright: ignore[reportArgumentType]
+        model = new_model(self.processor.tokenizer) if start is None else _trained(start)
+        self.model: LlavaForConditionalGeneration = model.to(self.device)  # pyright: ignore[reportArgumentType]
+        self.begun, self.first = (0.0, 0) if start is None else (_DESCRIBING_UNTIL, _FURTHER)
         measured = measures(sample_individuals("validation", torch.arange(1)))[0].shape[1]
         self.sight = Sight(measured).to(self.device)
         self.optimizer = MuonAndAdamW(
@@ -121,14 +132,14 @@ class VlmTask:
 
     def _share(self, step: int) -> float:
         """How much of the run is done, in whole blocks of panels drawn together, so that no block spans two stages."""
-        return step // _DRAWN_AT_ONCE * _DRAWN_AT_ONCE / self.steps
+        return self.begun + (1 - self.begun) * (step // _DRAWN_AT_ONCE * _DRAWN_AT_ONCE / self.steps)
 
     def _panels(self, step: int) -> tuple[Individuals, Scenes, Tensor]:
         """This step's families, or single panels until it judges; many steps' panels are drawn together."""
         block, place = divmod(step, _DRAWN_AT_ONCE)
         if block != self.block or self.panels is None:
             count = BATCH * _DRAWN_AT_ONCE
-            index = torch.arange(block * count, (block + 1) * count, device=self.device)
+            index = torch.arange(block * count, (block + 1) * count, device=self.device) + self.first * FAMILY
             if self._share(step) < _DESCRIBING_UNTIL:
                 individuals, scenes = sample_individuals("training", index), sample_scenes("training", index)
             else:
@@ -208,7 +219,7 @@ class VlmTask:
 
         They begin with the run: a decoder that has learnt other things first takes thousands of steps to look back.
         """
-        index = torch.arange(step * _READ_FAMILIES, (step + 1) * _READ_FAMILIES) + _READ_ONLY
+        index = torch.arange(step * _READ_FAMILIES, (step + 1) * _READ_FAMILIES) + _READ_ONLY + self.first
         who, _ = families("training", index)
         pairs, same = _pairs_of(len(who))
         u = uniforms(self.seed, _MISREADING_STREAM, torch.arange(2 * len(pairs)) + step * 2 * len(pairs), 10)
@@ -261,9 +272,16 @@ class VlmTask:
                     losses |= self._judge(individuals, features, step)
             if step % 2 == 0:
                 losses |= self._compare_words(step)
-        factor = learning_rate_factor(step, self.steps, decay_from=0.7)
-        self.optimizer.step(torch.stack(list(losses.values())).sum(), factor)
+        self.optimizer.step(torch.stack(list(losses.values())).sum(), self._rate(step))
         return {name: loss.detach() for name, loss in losses.items()}
+
+    def _rate(self, step: int) -> float:
+        """The learning rate's factor; judging is only learnt at a lower one."""
+        if self._share(step) < _DESCRIBING_UNTIL:
+            return learning_rate_factor(step, self.steps, decay_from=1)
+        judged = (self._share(step) - _DESCRIBING_UNTIL) / (1 - _DESCRIBING_UNTIL)
+        decay = learning_rate_factor(int(judged * self.steps), self.steps, decay_from=0.3)
+        return _JUDGING_RATE * decay
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights of the model and of what it is taught to see, and the optimizer's state."""
@@ -301,7 +319,7 @@ class VlmTask:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Held-out accuracy of verdicts and details, and the share of grid prompts that follow their caption."""
-        if step < _DESCRIBING_UNTIL * self.steps:
+        if self._share(step) < _DESCRIBING_UNTIL:
             return {}
         state = torch.get_rng_state()
         torch.manual_seed(0)
@@ -356,6 +374,17 @@ def _share(said: str, true: str) -> float:
     return sum(a == b for a, b in zip(said.split(), words, strict=False)) / len(words)
 
 
+def _trained(folder: Path) -> LlavaForConditionalGeneration:
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    model.generation_config.sequence_bias = None  # calibrated anew when the training is over
+    return model.train()
+
+
 def build(run: Path, *, steps: int) -> VlmTask:
     """The task for a run of ``steps`` steps."""
     return VlmTask(run, steps)
+
+
+def go_on(run: Path, *, steps: int, start: Path) -> VlmTask:
+    """The task in which a finished model judges on."""
+    return VlmTask(run, steps, seed=1, start=start)
