@@ -24,6 +24,7 @@ from dsd.backbones.protocol import Text
 from dsd.files import atomic_folder
 from dsd.images import contact_sheet
 from dsd.log import progress
+from dsd.models import revision_of
 from dsd.train import checkpoint
 from dsd.train.environment import batch_factor
 from dsd.train.loop import learning_rate_factor, step_generator
@@ -41,6 +42,7 @@ WIDTH, HEADS, DOUBLE_BLOCKS, SINGLE_BLOCKS = 128, 4, 2, 5
 TEXT_WIDTH = 64
 TEXT_DROPOUT = 0.1
 EMA_DECAY = 0.999
+PANEL_SHIFT, SHEET_SHIFT = 2.5, 3.0
 MUON_LR = 0.03
 ALIGNED_BLOCK, ALIGNMENT, ALIGNED_UNTIL = 1, 1.0, 0.5
 """The single-stream block that is aligned, the weight of its loss, and the share of the run that it ends after."""
@@ -97,11 +99,19 @@ def new_pipeline(vae: AutoencoderKL) -> FluxPipeline:
         pooled_projection_dim=TEXT_WIDTH, guidance_embeds=False, axes_dims_rope=(8, 12, 12),
     )  # fmt: skip
     _initialise(transformer)
-    scheduler = FlowMatchEulerDiscreteScheduler(
-        use_dynamic_shifting=True, base_image_seq_len=64, max_image_seq_len=256, base_shift=0.0,
-        max_shift=math.log(1.5),
+    return FluxPipeline(new_scheduler(), vae, text, clip, text_2, t5, transformer)
+
+
+def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """Sigmas shifted towards noise.
+
+    Nearly all of a panel's energy lies in its mean colour, which shows through the noise up to a sigma of about 0.9:
+    below it place and colours can be read off the latents, and only above it they must come from the words.
+    """
+    return FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, base_image_seq_len=64, max_image_seq_len=256, base_shift=math.log(PANEL_SHIFT),
+        max_shift=math.log(SHEET_SHIFT),
     )  # fmt: skip
-    return FluxPipeline(scheduler, vae, text, clip, text_2, t5, transformer)
 
 
 def _initialise(transformer: nn.Module) -> None:
@@ -332,6 +342,8 @@ def build(run: Path, *, steps: int) -> TeacherTask:
 
 
 def go_on(run: Path, *, steps: int, start: Path) -> TeacherTask:
-    """The task that trains a finished pipeline further."""
-    pipeline = FluxPipeline.from_pretrained(start, torch_dtype=torch.float32, use_safetensors=True)
-    return TeacherTask(run, steps, seed=2, start=pipeline)
+    """The task that trains a finished pipeline further, with draws that depend on it."""
+    pipeline = FluxPipeline.from_pretrained(
+        start, torch_dtype=torch.float32, use_safetensors=True, scheduler=new_scheduler()
+    )
+    return TeacherTask(run, steps, seed=int(revision_of(start)[:6], 16), start=pipeline)
