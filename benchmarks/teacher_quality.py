@@ -30,7 +30,8 @@ from dsd.world.captions import panel_captions
 from dsd.world.draw import PANEL_SIZE, draw_panels
 from dsd.world.individuals import sample_individuals, sample_scenes
 from dsd.world.sheets import draw_sheets
-from dsd.world.teacher_quality import CONSISTENT, SameOrOther, confirmed_words, panel_agreement, teacher_sheets
+from dsd.world.teacher_quality import CONSISTENT, SameOrOther, panel_agreement, teacher_sheets
+from dsd.world.words import confirmed_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,9 @@ def _panels(settings: Settings) -> None:
     ]  # fmt: skip
     drawn = TextOnly.load(settings.teacher, TextOnlyDrawing()).generate(requests)
     encoder = PictureTextEncoder()
-    teacher, world = (confirmed_words(pictures, who, scenes, encoder) for pictures in (drawn, truth))
+    teacher, world = (
+        confirmed_words(encoder.pictures(pictures), who, scenes, encoder.sentences) for pictures in (drawn, truth)
+    )
     figures = {
         "panels": settings.panels,
         "seed": settings.seed,

@@ -2,12 +2,12 @@
 
 The vision side is a residual network under a small vision transformer (DPT's hybrid encoder): dense convolutions find
 a mouth of a few pixels soon, where patches and depthwise ones had not after fifty thousand panels. The text side is
-CLIP's encoder. Trained with CLIP's loss (Radford et al. 2021) on drawn panels. A batch holds a few subjects, each in
-scenes that differ in one word: in the place, the position or the mood.
+CLIP's encoder. Trained with CLIP's loss (Radford et al. 2021) on drawn panels. Every second batch holds many subjects;
+the others hold a few, each in scenes that differ in one word: in the place, the position or the mood.
 
-Moods come first: a fifth of the run reads nothing but the mood off the picture's features, by a linear layer that is
-no part of the finished model. With places and positions in the loss from the start, their larger gradients leave the
-mood at chance.
+Words come first: a quarter of the run reads nothing but each caption's words off the picture's features, by linear
+layers that are no part of the finished model. With CLIP's loss from the start, the large gradients of places and
+positions leave moods, patterns and accessories at chance.
 """
 
 from __future__ import annotations
@@ -36,7 +36,11 @@ from dsd.world.benchmark import DISTRACTORS, distractor_phrases, shows_mood
 from dsd.world.captions import panel_captions, scene_phrases, subject_phrases
 from dsd.world.draw import PANEL_SIZE, draw_panels
 from dsd.world.individuals import (
+    ACCESSORIES,
+    COLORS,
+    KINDS,
     MOODS,
+    PATTERNS,
     PLACES,
     POSITIONS,
     Individuals,
@@ -48,6 +52,7 @@ from dsd.world.individuals import (
 from dsd.world.recipes.dino import image_processor
 from dsd.world.recipes.soften import softened
 from dsd.world.tokenizers import t5_tokenizer
+from dsd.world.words import confirmed_words
 
 BATCH = 8 * batch_factor()
 """Subjects a batch, in nine scenes each."""
@@ -57,7 +62,9 @@ _COMBINATIONS = torch.tensor([(*where, mood) for where in ((0, 0), (1, 0), (0, 1
 _SCENES = len(_COMBINATIONS)
 _WIDTHS, _DEPTHS, _STRIDE = [32, 64, 128], [1, 2, 2], 16
 _TEXT_WIDTH = 96
-_MOOD_FIRST = 0.2  # share of the run
+_WORDS_FIRST = 0.25  # share of the run
+_WORDS = {"species": len(KINDS), "colour": len(COLORS), "pattern": len(PATTERNS), "accessory": len(ACCESSORIES),
+          "place": len(PLACES), "position": len(POSITIONS), "mood": len(MOODS)}  # fmt: skip
 _IGNORED = -100
 
 
@@ -138,7 +145,7 @@ class ClipTask:
         self.tokenizer = t5_tokenizer(TEXT_TOKENS)
         self.model: Any = new_model()
         self.model.to(self.device)
-        self.readout = nn.Linear(_TEXT_WIDTH, len(MOODS)).to(self.device)
+        self.readout = nn.Linear(_TEXT_WIDTH, sum(_WORDS.values())).to(self.device)
         self.optimizer = MuonAndAdamW(
             {"model": self.model, "readout": self.readout},
             adamw_names=(
@@ -155,9 +162,32 @@ class ClipTask:
             weight_decay=0.01,
         )
 
-    def _batch(self, split: Split, first: int, count: int) -> tuple[Individuals, Scenes]:
-        subjects = torch.arange(first, first + count, device=self.device)
-        return sample_individuals(split, subjects).repeat_interleave(_SCENES), combined_scenes(split, subjects)
+    def _batch(self, step: int) -> tuple[Individuals, Scenes]:
+        """As many panels of a few subjects, or, while words come first and in every second step, one of many."""
+        if step < _WORDS_FIRST * self.steps or step % 2 == 0:
+            index = torch.arange(BATCH * _SCENES, device=self.device) + step * BATCH * _SCENES
+            return sample_individuals("training", index), sample_scenes("training", index)
+        subjects = torch.arange(step * BATCH, (step + 1) * BATCH, device=self.device)
+        return sample_individuals("training", subjects).repeat_interleave(_SCENES), combined_scenes(
+            "training", subjects
+        )
+
+    def _words(self, features: Tensor, who: Individuals, scenes: Scenes) -> dict[str, Tensor]:
+        """Cross-entropy of each kind of word, read off the features."""
+        truth = {
+            "species": who.kind,
+            "colour": who.color,
+            "pattern": who.pattern,
+            "accessory": torch.where(who.is_object, _IGNORED, who.accessory),
+            "place": scenes.place,
+            "position": scenes.position,
+            "mood": torch.where(shows_mood(who), scenes.mood, _IGNORED),
+        }
+        logits = self.readout(features).split(list(_WORDS.values()), 1)
+        return {
+            name: F.cross_entropy(of_kind, truth[name], ignore_index=_IGNORED)
+            for name, of_kind in zip(_WORDS, logits, strict=True)
+        }
 
     def texts(self, captions: list[str]) -> Float[Tensor, "n d"]:
         """Normalised features of captions."""
@@ -171,7 +201,7 @@ class ClipTask:
     def train_step(self, step: int) -> dict[str, float | Tensor]:
         """One step on fresh panels; a caption that stands twice in the batch is no distractor of itself."""
         self.model.train()
-        who, scenes = self._batch("training", step * BATCH, BATCH)
+        who, scenes = self._batch(step)
         captions = panel_captions(who, scenes)
         pictures = softened(draw_panels(who, scenes), step_generator(self.seed, step), share=0.5, sigma=1.0)
         features = self.images(pictures)
@@ -180,11 +210,11 @@ class ClipTask:
         logits = logits.masked_fill(_repeats(captions).to(self.device), float("-inf"))
         labels = torch.arange(len(logits), device=self.device)
         contrast = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-        seen = torch.where(shows_mood(who), scenes.mood, _IGNORED)
-        mood = F.cross_entropy(self.readout(features), seen, ignore_index=_IGNORED)
-        loss = mood if step < _MOOD_FIRST * self.steps else mood + contrast
+        words = self._words(features, who, scenes)
+        read = torch.stack(list(words.values())).sum()
+        loss = read if step < _WORDS_FIRST * self.steps else read + contrast
         self.optimizer.step(loss, learning_rate_factor(step, self.steps, decay_from=0.5))
-        return {"loss": contrast.detach(), "mood": mood.detach()}
+        return {"loss": contrast.detach(), **{name: value.detach() for name, value in words.items()}}
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and optimizer state."""
@@ -199,10 +229,8 @@ class ClipTask:
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
-        """Accuracy among eight scenes that differ in one word, on held-out subjects, crisp and blurred.
-
-        The accuracies of place, position and mood are among the distractors of that kind alone.
-        """
+        """On held-out subjects: accuracy among eight scenes that differ in one word, crisp and blurred, and the share
+        of words of each kind that are confirmed."""
         self.model.eval()
         subjects = VALIDATION_SUBJECTS
         index = torch.arange(subjects, device=self.device)
@@ -217,17 +245,13 @@ class ClipTask:
         for name, batch in (("accuracy", pictures), ("accuracy_blurred", blur)):
             scores = torch.einsum("nd,nkd->nk", F.normalize(self.images(batch), dim=1), texts)
             figures[name] = (scores.argmax(1) == 0).float().mean().item()
-            if batch is pictures:
-                has_mood = shows_mood(who)
-                parts = {"place": (1, 4), "position": (4, 6), "mood": (6, 8)}
-                for part, (start, stop) in parts.items():
-                    ahead = scores[has_mood, :1] > scores[has_mood, start:stop]
-                    figures[f"accuracy_{part}"] = ahead.all(1).float().mean().item()
+        for kind, found in confirmed_words(F.normalize(self.images(pictures), dim=1), who, scenes, self.texts).items():
+            figures[f"confirmed_{kind}"] = sum(found) / len(found)
         return figures
 
     def score(self, figures: dict[str, float]) -> float:
-        """Accuracy among distractors, crisp and blurred."""
-        return figures["accuracy"] + figures["accuracy_blurred"]
+        """Mean of all figures."""
+        return sum(figures.values()) / len(figures)
 
     def export(self, folder: Path, card: str) -> None:
         """Writes the pair (float16) with its processor, as `AutoModel` and `AutoProcessor` read them."""
