@@ -73,11 +73,13 @@ def confirmed_words(
         sentences: normalised features of captions, by the same pair of encoders.
 
     Returns:
-        For each kind of word, 1 or 0 for each picture whose caption has such a word.
+        For each kind of word that a caption has, 1 or 0 for each picture whose caption has it.
     """
     found = {}
     for name, choice in _choices(who, scenes).items():
         rows = choice.applies.nonzero().flatten()
+        if not len(rows):
+            continue
         some, at = who.take(rows), scenes.take(rows)
         texts = [panel_captions(*_said(some, at, choice.field, option)) for option in choice.options]
         said = torch.stack([sentences(column) for column in texts], 1)
