@@ -30,7 +30,7 @@ from dsd.world.judge_quality import Judged, candidate_pairs, judged, pair_of
 from dsd.world.recipes.dino import auc
 from dsd.world.recipes.vlm_data import equal_word_pairs, one_part_pairs
 from dsd.world.sheets import describe_sheets
-from dsd.world.teacher_quality import CONSISTENT, SameOrOther, panel_agreement, teacher_sheets
+from dsd.world.teacher_quality import CONSISTENT, pair_scale, panel_agreement, teacher_sheets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class Examination:
         grids = teacher_sheets(config, captions)
         panels = [found for grid in grids if isinstance(found := cut(grid, config.panel_size), list)]
         encoder = ImageEncoder()
-        same = panel_agreement(panels, encoder, SameOrOther.measured(encoder)) >= CONSISTENT
+        same = panel_agreement(panels, encoder, pair_scale(encoder)) >= CONSISTENT
         pairs = [pair_of(str(i), a, b) for i, sheet in enumerate(panels) for a, b in combinations(sheet, 2)]
         groups = [str(i) for i, sheet in enumerate(panels) for _ in combinations(sheet, 2)]
         for name, (verdicts, _) in self.both(pairs).items():

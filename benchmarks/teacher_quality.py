@@ -30,7 +30,7 @@ from dsd.world.captions import panel_captions
 from dsd.world.draw import PANEL_SIZE, draw_panels
 from dsd.world.individuals import sample_individuals, sample_scenes
 from dsd.world.sheets import draw_sheets
-from dsd.world.teacher_quality import CONSISTENT, SameOrOther, panel_agreement, teacher_sheets
+from dsd.world.teacher_quality import CONSISTENT, pair_scale, panel_agreement, teacher_sheets
 from dsd.world.words import confirmed_words
 
 
@@ -92,7 +92,7 @@ def _sheets(settings: Settings) -> None:
     nobody = Model(name="", revision="")
     truth = [Grid(prompt="", image=image, seed=0, teacher=nobody) for image in to_pil(sheets.images)]
     encoder = ImageEncoder()
-    scale = SameOrOther.measured(encoder)
+    scale = pair_scale(encoder)
     figures: dict[str, Any] = {"sheets": settings.sheets, "seed": settings.seed}
     for name, some in (("teacher", grids), ("drawn", truth)):
         panels = [found for grid in some if isinstance(found := cut(grid, PANEL_SIZE), list)]

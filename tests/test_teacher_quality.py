@@ -10,7 +10,7 @@ from dsd.images import to_pil
 from dsd.world.draw import draw_panels
 from dsd.world.individuals import sample_individuals, sample_scenes
 from dsd.world.sheets import draw_sheets
-from dsd.world.teacher_quality import CONSISTENT, SameOrOther, panel_agreement
+from dsd.world.teacher_quality import CONSISTENT, pair_scale, panel_agreement
 from dsd.world.words import confirmed_words
 
 INDEX = torch.arange(96)
@@ -61,7 +61,7 @@ def test_words_that_a_caption_lacks_are_not_counted(encoder: PictureTextEncoder)
 
 def test_panels_agree_unless_they_drift() -> None:
     encoder = ImageEncoder()
-    scale = SameOrOther.measured(encoder)
+    scale = pair_scale(encoder)
     sheets = draw_sheets("evaluation", torch.arange(40), drift=0.5)
     panels = [[sheet.crop((x, y, x + 64, y + 64)) for y in (0, 64) for x in (0, 64)] for sheet in to_pil(sheets.images)]
     agreement = panel_agreement(panels, encoder, scale)

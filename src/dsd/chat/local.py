@@ -80,16 +80,21 @@ class LocalChat:
         talks = [_conversation(request) for request in requests]
         prompts = self._processor.apply_chat_template(talks, add_generation_prompt=True, tokenize=False)
         images = [[p["image"] for m in talk for p in m["content"] if p["type"] == "image"] for talk in talks]
-        pictures = images if any(images) else None
-        read = lambda texts: self._processor(  # noqa: E731
-            text=texts, images=pictures, padding=True, return_tensors="pt", add_special_tokens=False
+        texts = [p + r for p, r in zip(prompts, replies, strict=True)]
+        lengths = lambda some: torch.tensor(  # noqa: E731
+            [len(row) for row in self._processor.tokenizer(some, add_special_tokens=False)["input_ids"]]
         )
-        starts = read(prompts)["attention_mask"].sum(1)
-        inputs = read([p + r for p, r in zip(prompts, replies, strict=True)])
-        inputs = inputs.to(self._device, dtype=self._model.dtype)
-        ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        place = mask.cumsum(1) - 1  # of each token in its own row; the padding is on the left
-        replied = ((place >= starts.to(ids.device)[:, None]) & mask.bool())[:, 1:]
+        replied_tokens = lengths(texts) - lengths(prompts)  # those of the pictures cancel
+        inputs = self._processor(
+            text=texts,
+            images=images if any(images) else None,
+            padding=True,
+            return_tensors="pt",
+            add_special_tokens=False,
+        ).to(self._device, dtype=self._model.dtype)
+        ids = inputs["input_ids"]
+        from_end = torch.arange(ids.shape[1], 0, -1)  # the padding is on the left, so each reply ends its row
+        replied = (from_end <= replied_tokens[:, None])[:, 1:].to(self._device)
         logits = self._model(**inputs).logits[:, :-1].float()
         said = logits.log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
         return (said * replied).sum(1).cpu()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 import torch
@@ -15,6 +14,7 @@ from dsd.curate.config import CurateConfig
 from dsd.curate.grids import Teacher
 from dsd.data.records import Grid, GridPrompt, Model
 from dsd.evaluate.encoders import ImageEncoder
+from dsd.evaluate.metrics.identity import IdentityScale
 from dsd.images import to_pil
 from dsd.world.individuals import Split
 from dsd.world.recipes.vlm_data import equal_word_pairs
@@ -24,24 +24,12 @@ CONSISTENT = 0.5
 _ANCHOR_PAIRS = 1024
 
 
-@dataclass(frozen=True)
-class SameOrOther:
-    """tiny-dino's verdict on two pictures: their cosine between strangers of equal words (0) and one individual (1)."""
-
-    stranger: float
-    same: float
-
-    @classmethod
-    def measured(cls, encoder: ImageEncoder, split: Split = "validation") -> SameOrOther:
-        """Anchors from drawn pairs at equal caption words."""
-        pairs = equal_word_pairs(split, torch.arange(_ANCHOR_PAIRS))
-        cosines = (encoder.pooled(to_pil(pairs.first)) * encoder.pooled(to_pil(pairs.second))).sum(1)
-        same = torch.tensor(pairs.same)
-        return cls(cosines[~same].mean().item(), cosines[same].mean().item())
-
-    def __call__(self, cosines: Tensor) -> Tensor:
-        """Identity; `CONSISTENT` and above is the same individual."""
-        return (cosines - self.stranger) / (self.same - self.stranger)
+def pair_scale(encoder: ImageEncoder, split: Split = "validation") -> IdentityScale:
+    """What an encoder's cosine says of two pictures, anchored by drawn pairs at equal caption words."""
+    pairs = equal_word_pairs(split, torch.arange(_ANCHOR_PAIRS))
+    cosines = (encoder.pooled(to_pil(pairs.first)) * encoder.pooled(to_pil(pairs.second))).sum(1)
+    same = torch.tensor(pairs.same)
+    return IdentityScale(stranger=cosines[~same].mean().item(), same=cosines[same].mean().item())
 
 
 def teacher_sheets(config: CurateConfig, captions: Sequence[str], seed: int = 0) -> list[Grid]:
@@ -58,7 +46,7 @@ def teacher_sheets(config: CurateConfig, captions: Sequence[str], seed: int = 0)
 
 
 def panel_agreement(
-    sheets: Sequence[Sequence[Image.Image]], encoder: ImageEncoder, scale: SameOrOther
+    sheets: Sequence[Sequence[Image.Image]], encoder: ImageEncoder, scale: IdentityScale
 ) -> Float[Tensor, "sheets pairs"]:
     """Identity of every pair of panels of every sheet.
 
@@ -70,4 +58,4 @@ def panel_agreement(
     panels = len(sheets[0])
     features = encoder.pooled([panel for sheet in sheets for panel in sheet]).unflatten(0, (len(sheets), panels))
     first, second = torch.tensor(list(combinations(range(panels), 2))).T
-    return scale((features[:, first] * features[:, second]).sum(2))
+    return scale.of_cosines((features[:, first] * features[:, second]).sum(2))

@@ -46,6 +46,9 @@ class IdentityScale:
     def __call__(
         self, references: Float[Tensor, "subjects d"], pictures: Float[Tensor, "subjects k d"]
     ) -> Float[Tensor, "subjects k"]:
-        """Identity of pictures of each subject; 0 and 1 are the anchors, values outside are possible."""
-        cosines = torch.einsum("sd,skd->sk", references, pictures)
+        """Identity of pictures of each subject."""
+        return self.of_cosines(torch.einsum("sd,skd->sk", references, pictures))
+
+    def of_cosines(self, cosines: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Identity of pairs of pictures by their cosine; 0 and 1 are the anchors, values outside are possible."""
         return (cosines - self.stranger) / (self.same - self.stranger)
