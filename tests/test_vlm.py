@@ -17,7 +17,8 @@ from dsd.world.captions import panel_captions, subject_phrases
 from dsd.world.details import HUES, PARTS, detail_phrases, differences, hue_bin, measures
 from dsd.world.draw import draw_panels
 from dsd.world.individuals import PLACES, color_word, drifted, sample_individuals, sample_scenes, strangers
-from dsd.world.recipes.vlm import VlmTask, go_on, messages
+from dsd.world.recipes import judge, redrawn
+from dsd.world.recipes.vlm import VlmTask, messages
 from dsd.world.recipes.vlm_captions import PANELS, inspiration
 from dsd.world.recipes.vlm_data import FAMILY, IGNORED, Writer, description, equal_word_pairs, families, verdicts
 from dsd.world.recipes.vlm_model import TOKENS_PER_IMAGE, new_processor
@@ -200,7 +201,7 @@ def test_resumed_training_has_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_a_trained_judge_goes_on_judging_at_a_lower_rate(tmp_path: Path) -> None:
-    further = go_on(tmp_path, steps=64, start=Path(resolve("embedded:tiny-vlm")))
+    further = VlmTask(tmp_path, steps=64, seed=1, start=Path(resolve("embedded:tiny-vlm")))
     assert {"verdict", "direct", "comparison"} <= further.train_step(0).keys()
     fresh = VlmTask(tmp_path, steps=400)
     rates = [fresh._rate(step) for step in (150, 300, 399)]
@@ -208,6 +209,25 @@ def test_a_trained_judge_goes_on_judging_at_a_lower_rate(tmp_path: Path) -> None
     assert max(further._rate(step) for step in range(64)) <= rates[1]
     seen = [set(task._panels(63)[0].hue.tolist()) for task in (fresh, further)]
     assert not seen[0] & seen[1]
+
+
+def test_a_judge_learns_from_what_the_teacher_draws_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "_FAMILIES", 5)
+    monkeypatch.setattr(judge, "_HELD_FAMILIES", 2)
+    task = judge.build(tmp_path, steps=64)
+    assert task.redrawn is not None
+    who, at, images = task.redrawn.take(torch.arange(5 * FAMILY))
+    off = (images - draw_panels(who, at)).abs().mean((1, 2, 3))
+    assert off.min() > 0.005, "not the drawing itself"
+    assert off.mean() < (images - draw_panels(who, at).roll(FAMILY, 0)).abs().mean() / 2, "and no other one's"
+    again, first = (task._panels(step)[0].hue.tolist() for step in (3, 0))
+    assert set(again) <= set(who.hue.tolist()) and not set(first) & set(who.hue.tolist())
+    assert {"verdict", "direct", "comparison"} <= task.train_step(4).keys()
+    pairs = task.held.pairs(2)
+    assert pairs.same == [True, False, True, False]
+    assert torch.equal(pairs.first[0], pairs.first[1]) and not torch.equal(pairs.second[0], pairs.second[1])
+    monkeypatch.setattr(redrawn, "_drawn_again", None)
+    assert torch.equal(judge.build(tmp_path, steps=64).redrawn.images, task.redrawn.images), "it is kept"  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_captions_of_the_truth_are_the_panel_captions(people) -> None:

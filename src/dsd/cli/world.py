@@ -32,15 +32,15 @@ class TrainModel:
     """Trains one of the embedded models. Run the same command again to resume."""
 
     name: tyro.conf.Positional[str]
-    """autoencoder, vlm, teacher, dino, clip, student (made by curation and training from the others), all of these in
+    """autoencoder, vlm, teacher, judge (vlm once more, on what the teacher draws), dino, clip, student (made by
+    curation and training from the others), all of these in
     this order, or ceiling (a student of perfect drawn pairs, to compare with)."""
     steps: int | None = None
     """Optimizer steps in all."""
     hours: float | None = None
     """Instead of steps: how long it may take."""
     start: str | None = None
-    """A finished model to go on from: embedded:tiny-flux or a folder for autoencoder (its decoder only) and teacher,
-    embedded:tiny-vlm or a folder for vlm (its judging)."""
+    """A finished model to go on from: embedded:tiny-flux or a folder for autoencoder (its decoder only) and teacher."""
     out: Path | None = None
     """Run folder; runs/world/NAME when left out. The finished model goes to its folder `model`; with `all` each model
     has a folder of its own in it."""

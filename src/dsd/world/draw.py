@@ -269,10 +269,10 @@ def _paint_mouth(subject: _Subject) -> None:
     if s is None:
         return
     mood = _column(s.scenes.mood)
-    middle = torch.where(mood == 0, -0.3, -0.1)
-    arc = s.ellipse(0.0, middle, 0.15, 0.13).abs() - 0.03
-    arc = torch.maximum(arc, torch.where(mood == 0, -(s.y + 0.26), s.y + 0.15))
-    s.paint(torch.where(mood == 2, s.ellipse(0.0, -0.2, 0.075, 0.085), arc), torch.full_like(s.main, 0.1))
+    grin = torch.maximum(s.ellipse(0.0, -0.27, 0.2, 0.17), -(s.y + 0.27))
+    frown = torch.maximum(s.ellipse(0.0, -0.08, 0.18, 0.16).abs() - 0.045, s.y + 0.14)
+    gape = s.ellipse(0.0, -0.19, 0.1, 0.11)
+    s.paint(torch.where(mood == 0, grin, torch.where(mood == 1, frown, gape)), torch.full_like(s.main, 0.1))
 
 
 def _paint_accessory(subject: _Subject) -> None:

@@ -23,10 +23,8 @@ from dsd.curate.schemas import DirectVerdict, PairVerdict
 from dsd.curate.templates import Templates
 from dsd.data.records import Description, Panel
 from dsd.images import to_pil
-from dsd.world.individuals import Split
-from dsd.world.recipes.vlm_data import Pairs, equal_word_pairs
+from dsd.world.recipes.vlm_data import Pairs
 
-_CALIBRATION_PAIRS = 1024
 _BIASED = {True: '", "same": true}', False: '{"same": true}'}
 """The token of tiny-vlm that accepts a pair, with chain of thought and without."""
 
@@ -89,26 +87,25 @@ def best_threshold(confidence: Sequence[float], same: Sequence[bool]) -> float:
     return float((edges[cut] + edges[cut + 1]) / 2)
 
 
-def calibrate(folder: Path, split: Split = "validation") -> dict[str, float]:
-    """Sets tiny-vlm's decisions to the threshold that is right most often on held-out pairs, in both forms.
+def calibrate(folder: Path, pairs: Pairs) -> dict[str, float]:
+    """Sets tiny-vlm's decisions to the threshold that is right most often on these pairs, in both forms.
 
     The threshold is written into the model's ``generation_config.json``, as a bias on the token that accepts, so every
     program that generates with the folder decides alike. Calibrating again changes nothing.
 
     Args:
         folder: of tiny-vlm.
-        split: whose pairs.
+        pairs: held out, so that the judge has not learnt them.
 
     Returns:
         The biases by form.
     """
     judge, templates = LocalChat(str(folder)), Templates.load("compact")
-    drawn = equal_word_pairs(split, torch.arange(_CALIBRATION_PAIRS))
-    pairs = candidate_pairs(drawn)
+    asked = candidate_pairs(pairs)
     biases = {}
     for chain_of_thought, token in _BIASED.items():
-        found = judged(judge, templates, pairs, chain_of_thought=chain_of_thought)
-        biases[token] = -best_threshold(found.confidence, drawn.same)
+        found = judged(judge, templates, asked, chain_of_thought=chain_of_thought)
+        biases[token] = -best_threshold(found.confidence, pairs.same)
     config = GenerationConfig.from_pretrained(folder)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     config.sequence_bias = [

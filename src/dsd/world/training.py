@@ -7,46 +7,28 @@ import importlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 from dsd.config import did_you_mean
 from dsd.errors import UserError
-from dsd.files import write_atomic
 from dsd.log import console
 from dsd.models import resolve
 from dsd.train import checkpoint, environment, loop
+from dsd.world.budget import Budget, kept_budget
 
-RECIPES = {name: f"dsd.world.recipes.{name}" for name in ("autoencoder", "teacher", "vlm", "dino", "clip")}
+RECIPES = {name: f"dsd.world.recipes.{name}" for name in ("autoencoder", "vlm", "teacher", "judge", "dino", "clip")}
 STUDENT = "student"
 """Not a task of its own: its recipe is curation and training as any user runs them."""
 CEILING = "ceiling"
 """A student of perfect drawn pairs, to compare with; it is not shipped."""
 ALL = "all"
-HOURS = {"autoencoder": 0.6, "vlm": 1.5, "teacher": 4.0, "dino": 0.2, "clip": 0.4, STUDENT: 1.0}
+HOURS = {"autoencoder": 0.6, "vlm": 1.5, "teacher": 4.0, "judge": 0.5, "dino": 0.2, "clip": 0.4, STUDENT: 1.0}
 """The order in which models build on each other, and how `ALL` shares out its time: about so many hours of two cores
 were spent on each shipped one.
 """
 _MEASURED_STEPS = 12
 _EVALUATED_EVERY = 1000  # steps, of a long run: a few minutes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """How long a recipe trains; recorded at its first start, so that a resumed run keeps its learning-rate schedule.
-
-    Attributes:
-        steps: optimizer steps in all.
-        checkpoint_every: steps between checkpoints.
-        evaluate_every: steps between held-out figures and contact sheets.
-        start: the finished model that the run goes on from; None for a fresh one.
-    """
-
-    steps: int
-    checkpoint_every: int
-    evaluate_every: int
-    start: str | None = None
 
 
 class Recipe(loop.Task, Protocol):
@@ -88,7 +70,7 @@ def train_model(
         hours: a wall-clock budget, from which the first start measures the steps.
         run: the run's folder (checkpoints, metrics, contact sheets; of `ALL` a folder a model); re-running resumes.
         out: the folder of the finished model; ``run/model`` when absent.
-        start: a finished model (``embedded:NAME`` or a folder) to go on from, for autoencoder, teacher and vlm.
+        start: a finished model (``embedded:NAME`` or a folder) to go on from, for autoencoder and teacher.
 
     Raises:
         UserError: for an unknown name, a missing budget or a model that cannot go on from another.
@@ -126,7 +108,8 @@ def _train_recipe(
     run.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with environment.mixed_precision():
-        budget = _budget(name, build, steps, hours, run, start)
+        decide = functools.partial(_budget, name, build, steps, hours, run, start)
+        budget = kept_budget(run, decide, start)
         recipe = build(run, steps=budget.steps)
         loop.run(
             recipe,
@@ -146,28 +129,14 @@ def _train_recipe(
 
 
 def _budget(
-    name: str,
-    build: Callable[..., Recipe],
-    steps: int | None,
-    hours: float | None,
-    run: Path,
-    start: str | None,
+    name: str, build: Callable[..., Recipe], steps: int | None, hours: float | None, run: Path, start: str | None
 ) -> Budget:
-    """The budget of the run's first start."""
-    path = run / "budget.json"
-    if path.exists():
-        budget = Budget(**json.loads(path.read_text()))
-        if budget.start != start:
-            raise UserError(f'"{run}" holds a run that started from {budget.start or "nothing"}; give another folder')
-        return budget
     if steps is None:
         if hours is None:
             raise UserError(f"no budget for {name}: give --steps or --hours")
         steps = _measured_steps(build(run, steps=1000), hours)
     every = max(1, min(steps // 12, _EVALUATED_EVERY))
-    budget = Budget(steps=steps, checkpoint_every=every, evaluate_every=every, start=start)
-    write_atomic(path, json.dumps(asdict(budget)) + "\n")
-    return budget
+    return Budget(steps=steps, checkpoint_every=every, evaluate_every=every, start=start)
 
 
 def _builder(name: str, start: str | None) -> Callable[..., Recipe]:

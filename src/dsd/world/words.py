@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dsd.world.benchmark import shows_mood
@@ -27,34 +28,62 @@ from dsd.world.individuals import (
 
 
 @dataclass(frozen=True)
-class _Choice:
+class Word:
     """A kind of word.
 
     Attributes:
         field: of the individuals or scenes that it stands for.
-        options: how many words there are.
-        applies: to which rows.
-        true: which word is right, for every row.
+        options: the field's values, one a word; of the hue, its index into `COLORS`.
     """
 
     field: str
     options: range
-    applies: Bool[Tensor, " n"]
-    true: Int[Tensor, " n"]
 
 
-def _choices(who: Individuals, scenes: Scenes) -> dict[str, _Choice]:
+WORDS = {
+    "place": Word("place", range(len(PLACES))),
+    "position": Word("position", range(len(POSITIONS))),
+    "species": Word("kind", range(len(CHARACTERS))),
+    "object": Word("kind", range(len(CHARACTERS), len(KINDS))),
+    "colour": Word("hue", range(len(COLORS))),
+    "pattern": Word("pattern", range(len(PATTERNS))),
+    "accessory": Word("accessory", range(len(ACCESSORIES))),
+    "mood": Word("mood", range(len(MOODS))),
+}
+"""All kinds of words that captions have."""
+NO_WORD = -100
+"""In place of a word's number where a caption has no such word; `torch.nn.functional.cross_entropy` ignores it."""
+
+
+def true_words(who: Individuals, scenes: Scenes) -> dict[str, Int[Tensor, " n"]]:
+    """For each of `WORDS` which of its options each caption says, numbered from 0, or `NO_WORD`."""
     everyone = torch.ones_like(who.is_object)
-    characters = range(len(CHARACTERS))
+    said = {"species": ~who.is_object, "object": who.is_object, "accessory": ~who.is_object, "mood": shows_mood(who)}
+    true = {}
+    for name, word in WORDS.items():
+        value = getattr(scenes if hasattr(scenes, word.field) else who, word.field)
+        value = who.color if word.field == "hue" else value
+        true[name] = torch.where(said.get(name, everyone), value - word.options.start, NO_WORD)
+    return true
+
+
+def word_losses(
+    logits: Float[Tensor, "n k"], names: Sequence[str], who: Individuals, scenes: Scenes
+) -> dict[str, Float[Tensor, ""]]:
+    """Mean cross-entropy of the words of some kinds over the captions that have one; 0 where none has.
+
+    Args:
+        logits: of all options of the first kind, then of the second and so on.
+        names: the kinds, of `WORDS`.
+        who: whom the captions name.
+        scenes: that they name.
+    """
+    true = true_words(who, scenes)
+    of_kinds = logits.split([len(WORDS[name].options) for name in names], 1)
     return {
-        "place": _Choice("place", range(len(PLACES)), everyone, scenes.place),
-        "position": _Choice("position", range(len(POSITIONS)), everyone, scenes.position),
-        "species": _Choice("kind", characters, ~who.is_object, who.kind),
-        "object": _Choice("kind", range(len(CHARACTERS), len(KINDS)), who.is_object, who.kind - len(CHARACTERS)),
-        "colour": _Choice("hue", range(len(COLORS)), everyone, who.color),
-        "pattern": _Choice("pattern", range(len(PATTERNS)), everyone, who.pattern),
-        "accessory": _Choice("accessory", range(len(ACCESSORIES)), ~who.is_object, who.accessory),
-        "mood": _Choice("mood", range(len(MOODS)), shows_mood(who), scenes.mood),
+        name: F.cross_entropy(of_kind, true[name], ignore_index=NO_WORD, reduction="sum")
+        / (true[name] != NO_WORD).sum().clamp(min=1)
+        for name, of_kind in zip(names, of_kinds, strict=True)
     }
 
 
@@ -76,15 +105,16 @@ def confirmed_words(
         For each kind of word that a caption has, 1 or 0 for each picture whose caption has it.
     """
     found = {}
-    for name, choice in _choices(who, scenes).items():
-        rows = choice.applies.nonzero().flatten()
+    for name, true in true_words(who, scenes).items():
+        rows = (true != NO_WORD).nonzero().flatten()
         if not len(rows):
             continue
         some, at = who.take(rows), scenes.take(rows)
-        texts = [panel_captions(*_said(some, at, choice.field, option)) for option in choice.options]
+        word = WORDS[name]
+        texts = [panel_captions(*_said(some, at, word.field, option)) for option in word.options]
         said = torch.stack([sentences(column) for column in texts], 1)
         best = torch.einsum("nd,nkd->nk", pictures[rows], said).argmax(1)
-        found[name] = (best == choice.true[rows]).float().tolist()
+        found[name] = (best == true[rows]).float().tolist()
     return found
 
 

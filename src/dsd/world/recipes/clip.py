@@ -32,15 +32,11 @@ from dsd.train import checkpoint
 from dsd.train.environment import batch_factor
 from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.optim import MuonAndAdamW
-from dsd.world.benchmark import DISTRACTORS, distractor_phrases, shows_mood
+from dsd.world.benchmark import DISTRACTORS, distractor_phrases
 from dsd.world.captions import panel_captions, scene_phrases, subject_phrases
 from dsd.world.draw import PANEL_SIZE, draw_panels
 from dsd.world.individuals import (
-    ACCESSORIES,
-    COLORS,
-    KINDS,
     MOODS,
-    PATTERNS,
     PLACES,
     POSITIONS,
     Individuals,
@@ -52,7 +48,7 @@ from dsd.world.individuals import (
 from dsd.world.recipes.dino import image_processor
 from dsd.world.recipes.soften import softened
 from dsd.world.tokenizers import t5_tokenizer
-from dsd.world.words import confirmed_words
+from dsd.world.words import WORDS, confirmed_words, word_losses
 
 BATCH = 8 * batch_factor()
 """Subjects a batch, in nine scenes each."""
@@ -63,9 +59,6 @@ _SCENES = len(_COMBINATIONS)
 _WIDTHS, _DEPTHS, _STRIDE = [32, 64, 128], [1, 2, 2], 16
 _TEXT_WIDTH = 96
 _WORDS_FIRST = 0.25  # share of the run
-_WORDS = {"species": len(KINDS), "colour": len(COLORS), "pattern": len(PATTERNS), "accessory": len(ACCESSORIES),
-          "place": len(PLACES), "position": len(POSITIONS), "mood": len(MOODS)}  # fmt: skip
-_IGNORED = -100
 
 
 def new_model() -> VisionTextDualEncoderModel:
@@ -145,7 +138,7 @@ class ClipTask:
         self.tokenizer = t5_tokenizer(TEXT_TOKENS)
         self.model: Any = new_model()
         self.model.to(self.device)
-        self.readout = nn.Linear(_TEXT_WIDTH, sum(_WORDS.values())).to(self.device)
+        self.readout = nn.Linear(_TEXT_WIDTH, sum(len(word.options) for word in WORDS.values())).to(self.device)
         self.optimizer = MuonAndAdamW(
             {"model": self.model, "readout": self.readout},
             adamw_names=(
@@ -172,23 +165,6 @@ class ClipTask:
             "training", subjects
         )
 
-    def _words(self, features: Tensor, who: Individuals, scenes: Scenes) -> dict[str, Tensor]:
-        """Cross-entropy of each kind of word, read off the features."""
-        truth = {
-            "species": who.kind,
-            "colour": who.color,
-            "pattern": who.pattern,
-            "accessory": torch.where(who.is_object, _IGNORED, who.accessory),
-            "place": scenes.place,
-            "position": scenes.position,
-            "mood": torch.where(shows_mood(who), scenes.mood, _IGNORED),
-        }
-        logits = self.readout(features).split(list(_WORDS.values()), 1)
-        return {
-            name: F.cross_entropy(of_kind, truth[name], ignore_index=_IGNORED)
-            for name, of_kind in zip(_WORDS, logits, strict=True)
-        }
-
     def texts(self, captions: list[str]) -> Float[Tensor, "n d"]:
         """Normalised features of captions."""
         tokens = self.tokenizer(captions, padding=True, truncation=True, return_tensors="pt").to(self.device)
@@ -210,7 +186,7 @@ class ClipTask:
         logits = logits.masked_fill(_repeats(captions).to(self.device), float("-inf"))
         labels = torch.arange(len(logits), device=self.device)
         contrast = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-        words = self._words(features, who, scenes)
+        words = word_losses(self.readout(features), list(WORDS), who, scenes)
         read = torch.stack(list(words.values())).sum()
         loss = read if step < _WORDS_FIRST * self.steps else read + contrast
         self.optimizer.step(loss, learning_rate_factor(step, self.steps, decay_from=0.5))

@@ -6,7 +6,6 @@ Beside it the ceiling, which no pipeline can have: the same training on pairs th
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -16,10 +15,10 @@ from pathlib import Path
 from dsd.backbones.adapter import LowRank, load_adapter, save_adapter
 from dsd.curate.config import CurateConfig
 from dsd.curate.pipeline import curate
-from dsd.files import write_atomic
 from dsd.train import environment
 from dsd.train.config import TrainConfig
 from dsd.train.trainer import train
+from dsd.world.budget import Budget, kept_budget
 from dsd.world.captions import write_captions
 from dsd.world.drawn_pairs import DrawnPair, drawn_pairs
 from dsd.world.recipes.siblings import beside
@@ -104,7 +103,7 @@ def _train(
 ) -> TrainConfig:
     """Trains for ``steps``, or for as many as ``seconds`` allow, exports the adapter, and says what it trained with."""
     if steps is None and seconds is not None:
-        steps = _steps_within(settings, data, run, seconds)
+        steps = kept_budget(run, lambda: _budget_within(settings, data, run, seconds)).steps
     settings = settings if steps is None else dataclasses.replace(settings, steps=steps)
     updates, metadata = load_adapter(train(settings, data, run / "train"))
     halves = {name: _half(update) for name, update in updates.items()}
@@ -121,7 +120,8 @@ def _card(name: str, pairs: str, settings: TrainConfig, quality: str) -> str:
 
 def _with_trained_models(config: StudentConfig, run: Path) -> StudentConfig:
     """The embedded teacher and judge replaced by those of the runs beside, where there are such."""
-    teacher, judge = (str(folder) if folder else None for folder in (beside(run, "teacher"), beside(run, "vlm")))
+    found = beside(run, "teacher"), beside(run, "judge") or beside(run, "vlm")
+    teacher, judge = (str(folder) if folder else None for folder in found)
     curation = dataclasses.replace(
         config.curate,
         teacher=teacher or config.curate.teacher,
@@ -133,11 +133,8 @@ def _with_trained_models(config: StudentConfig, run: Path) -> StudentConfig:
     )
 
 
-def _steps_within(settings: TrainConfig, data: Path | Sequence[DrawnPair], run: Path, seconds: float) -> int:
-    """The steps of a time budget, measured at the first start and recorded in ``budget.json``."""
-    path = run / "budget.json"
-    if path.exists():
-        return json.loads(path.read_text())["steps"]
+def _budget_within(settings: TrainConfig, data: Path | Sequence[DrawnPair], run: Path, seconds: float) -> Budget:
+    """A budget of time in steps, as fast as a short training turns out to be."""
     took = []
     for steps in (1, 1 + _MEASURED_STEPS):
         shutil.rmtree(run / f"measuring-{steps}", ignore_errors=True)
@@ -147,8 +144,7 @@ def _steps_within(settings: TrainConfig, data: Path | Sequence[DrawnPair], run: 
         took.append(time.perf_counter() - started)
         shutil.rmtree(run / f"measuring-{steps}")
     steps = max(1, int(0.9 * seconds / ((took[1] - took[0]) / _MEASURED_STEPS)))
-    write_atomic(path, json.dumps({"steps": steps}) + "\n")
-    return steps
+    return Budget(steps=steps, checkpoint_every=settings.checkpoint_every, evaluate_every=settings.sample_every)
 
 
 def _half(update: LowRank) -> LowRank:

@@ -7,7 +7,9 @@ In the first half of the run a middle block is also aligned to what tiny-vlm's v
 from __future__ import annotations
 
 import copy
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,7 +136,7 @@ class LatentCache:
         folder: of all caches of the run.
         part: what is drawn.
         backbone: encodes the pictures.
-        tower: sees the panels.
+        tower: gives what sees the panels, when it is needed.
         split: whose individuals.
         count: pictures.
         first: number of the first individual.
@@ -146,12 +148,19 @@ class LatentCache:
     """
 
     def __init__(
-        self, folder: Path, part: Part, backbone: FluxBackbone, tower: Tower, split: Split, count: int, first: int = 0
+        self,
+        folder: Path,
+        part: Part,
+        backbone: FluxBackbone,
+        tower: Callable[[], Tower],
+        split: Split,
+        count: int,
+        first: int = 0,
     ) -> None:
         path = folder / f"{part.name}-{split}"
         if not path.exists():
             numbers = torch.arange(first, first + count, device=backbone.device)
-            _write_cache(path, part, backbone, tower, split, numbers)
+            _write_cache(path, part, backbone, tower(), split, numbers)
         tensors = load_file(str(path / "tensors.safetensors"))
         self.latents, self.features = tensors["latents"], tensors["features"]
         self.captions = (path / "captions.txt").read_text().splitlines()
@@ -223,7 +232,7 @@ class TeacherTask:
 
     def _caches(self, first: int) -> tuple[dict[str, LatentCache], dict[str, LatentCache]]:
         """Of training individuals from number ``first`` on, and of held-out ones."""
-        folder, tower = self.run / "cache", Tower(trained(self.run, "vlm"), self.device)
+        folder, tower = self.run / "cache", functools.cache(lambda: Tower(trained(self.run, "vlm"), self.device))
         return (
             {p.name: LatentCache(folder, p, self.backbone, tower, "training", p.count, first) for p in CYCLE},
             {

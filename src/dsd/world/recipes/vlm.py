@@ -25,20 +25,9 @@ from dsd.train.optim import MuonAndAdamW
 from dsd.world.captions import panel_captions
 from dsd.world.details import detail_phrases, measures
 from dsd.world.draw import draw_panels
-from dsd.world.individuals import (
-    ACCESSORIES,
-    KINDS,
-    MOODS,
-    PATTERNS,
-    PLACES,
-    POSITIONS,
-    Individuals,
-    Scenes,
-    sample_individuals,
-    sample_scenes,
-    uniforms,
-)
+from dsd.world.individuals import Individuals, Scenes, sample_individuals, sample_scenes, uniforms
 from dsd.world.judge_quality import calibrate
+from dsd.world.recipes.redrawn import RedrawnFamilies
 from dsd.world.recipes.soften import softened
 from dsd.world.recipes.vlm_captions import PANELS, inspiration
 from dsd.world.recipes.vlm_data import (
@@ -47,6 +36,7 @@ from dsd.world.recipes.vlm_data import (
     OTHER_PAIRS,
     SAME_PAIRS,
     Conversations,
+    Pairs,
     Writer,
     description,
     direct_verdicts,
@@ -58,19 +48,22 @@ from dsd.world.recipes.vlm_data import (
     without_second_details,
 )
 from dsd.world.recipes.vlm_model import TOWER_WIDTH, new_model, new_processor
+from dsd.world.words import WORDS, word_losses
 
 Job = Literal["grid", "describe", "judge", "judge_direct"]
 BATCH = 16 * batch_factor()  # panels a step
+_REDRAWN_IN_A_ROW = 3  # steps; shares no divisor with the eight steps in which the other jobs come round
 _READ_FAMILIES = 8  # families a step whose words alone are compared
 _GRID_PROMPTS = 24  # a step
 _DRAWN_AT_ONCE = 16  # steps
 _SEEING_UNTIL, _DESCRIBING_UNTIL = 0.34, 0.48  # shares of the run
 _HELD_PAIRS = 256
+_CALIBRATION_PAIRS = 1024
 _READ_ONLY = 1 << 30  # individuals whom the vision tower never sees
-_FURTHER = 1 << 22  # first family of a run that goes on from a finished model
+FURTHER = 1 << 22  # first family of a run that goes on from a finished model
 _JUDGING_RATE = 0.4
 _MISREADING_STREAM = 23
-_CATEGORIES = (len(KINDS), len(PATTERNS), len(ACCESSORIES), len(PLACES), len(POSITIONS), len(MOODS))
+_SEEN_WORDS = [name for name in WORDS if name != "colour"]  # which is among the measures
 
 
 def messages(job: Job, caption: str = "") -> list[dict]:
@@ -87,7 +80,7 @@ class Sight(nn.Module):
     def __init__(self, measured: int) -> None:
         super().__init__()
         self.measured = measured
-        self.read = nn.Linear(TOWER_WIDTH, measured + sum(_CATEGORIES))
+        self.read = nn.Linear(TOWER_WIDTH, measured + sum(len(WORDS[name].options) for name in _SEEN_WORDS))
 
     def forward(self, tokens: Float[Tensor, "n t d"], individuals: Individuals, scenes: Scenes) -> Tensor:
         """Squared errors of the visible measures plus cross-entropies of the categories."""
@@ -95,10 +88,8 @@ class Sight(nn.Module):
         values, weights = measures(individuals)
         errors = (out[:, : self.measured] - values).square() * weights
         loss = (errors.sum(0) / weights.sum(0).clamp(min=1)).sum()
-        who, at = individuals, scenes
-        truth = (who.kind, who.pattern, who.accessory, at.place, at.position, at.mood)
-        logits = out[:, self.measured :].split(_CATEGORIES, 1)
-        return loss + torch.stack([F.cross_entropy(z, y) for z, y in zip(logits, truth, strict=True)]).sum()
+        words = word_losses(out[:, self.measured :], _SEEN_WORDS, individuals, scenes)
+        return loss + torch.stack(list(words.values())).sum()
 
 
 class VlmTask:
@@ -109,9 +100,17 @@ class VlmTask:
         steps: optimizer steps in all.
         seed: of everything random.
         start: the folder of a trained model that goes on judging, on other individuals; it skips the first stages.
+        redrawn: families that a teacher drew again, of which half of the steps learn.
     """
 
-    def __init__(self, run: Path, steps: int, seed: int = 0, start: Path | None = None) -> None:
+    def __init__(
+        self,
+        run: Path,
+        steps: int,
+        seed: int = 0,
+        start: Path | None = None,
+        redrawn: RedrawnFamilies | None = None,
+    ) -> None:
         torch.manual_seed(seed)
         self.run, self.steps, self.seed = run, steps, seed
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -119,7 +118,8 @@ class VlmTask:
         self.writer = Writer(self.processor)
         model = new_model(self.processor.tokenizer) if start is None else _trained(start)
         self.model: LlavaForConditionalGeneration = model.to(self.device)  # pyright: ignore[reportArgumentType]
-        self.begun, self.first = (0.0, 0) if start is None else (_DESCRIBING_UNTIL, _FURTHER)
+        self.begun, self.first = (0.0, 0) if start is None else (_DESCRIBING_UNTIL, FURTHER)
+        self.redrawn = redrawn
         measured = measures(sample_individuals("validation", torch.arange(1)))[0].shape[1]
         self.sight = Sight(measured).to(self.device)
         self.optimizer = MuonAndAdamW(
@@ -136,6 +136,8 @@ class VlmTask:
 
     def _panels(self, step: int) -> tuple[Individuals, Scenes, Tensor]:
         """This step's families, or single panels until it judges; many steps' panels are drawn together."""
+        if self.redrawn is not None and step % (2 * _REDRAWN_IN_A_ROW) >= _REDRAWN_IN_A_ROW:
+            return self.redrawn.take(torch.arange(BATCH, device=self.device) + step * BATCH)
         block, place = divmod(step, _DRAWN_AT_ONCE)
         if block != self.block or self.panels is None:
             count = BATCH * _DRAWN_AT_ONCE
@@ -308,14 +310,14 @@ class VlmTask:
         self.model.train()
         return self.processor.tokenizer.batch_decode(said, skip_special_tokens=True)
 
-    def _judged(self, job: Job, first: Tensor, second: Tensor) -> list[bool | None]:
-        """Verdicts on pairs; None for a reply that does not parse."""
+    def accuracy(self, job: Job, pairs: Pairs) -> float:
+        """The share of right verdicts on pairs; a reply that does not parse is wrong."""
         prompt = self.writer.prompt(messages(job))
-        verdict: list[bool | None] = []
-        for a, b in zip(first.split(64), second.split(64), strict=True):
+        said: list[bool | None] = []
+        for a, b in zip(pairs.first.split(64), pairs.second.split(64), strict=True):
             for reply in self.say([prompt] * len(a), torch.stack([a, b], 1).flatten(0, 1)):
-                verdict.append(_parsed(reply).get("same"))
-        return verdict
+                said.append(_parsed(reply).get("same"))
+        return sum(v == s for v, s in zip(said, pairs.same, strict=True)) / len(said)
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Held-out accuracy of verdicts and details, and the share of grid prompts that follow their caption."""
@@ -326,8 +328,7 @@ class VlmTask:
         pairs = equal_word_pairs("validation", torch.arange(_HELD_PAIRS, device=self.device))
         figures = {}
         for name, job in (("chain_of_thought", "judge"), ("direct", "judge_direct")):
-            verdicts_ = self._judged(job, pairs.first, pairs.second)  # pyright: ignore[reportArgumentType]
-            figures[name] = sum(v == s for v, s in zip(verdicts_, pairs.same, strict=True)) / _HELD_PAIRS
+            figures[name] = self.accuracy(job, pairs)  # pyright: ignore[reportArgumentType]
         index = torch.arange(64, device=self.device)
         who, at = sample_individuals("validation", index), sample_scenes("validation", index)
         told = [_parsed(r) for r in self.say([self.writer.prompt(messages("describe"))] * 64, draw_panels(who, at))]
@@ -350,7 +351,11 @@ class VlmTask:
         self.model.float()
         self.processor.save_pretrained(folder)
         (folder / "README.md").write_text(card)
-        calibrate(folder)
+        calibrate(folder, self.calibration_pairs())
+
+    def calibration_pairs(self) -> Pairs:
+        """Held-out pairs on which the threshold of verdicts is set."""
+        return equal_word_pairs("validation", torch.arange(_CALIBRATION_PAIRS))
 
 
 def _pairs_of(panels: int) -> tuple[Tensor, list[bool]]:
@@ -383,8 +388,3 @@ def _trained(folder: Path) -> LlavaForConditionalGeneration:
 def build(run: Path, *, steps: int) -> VlmTask:
     """The task for a run of ``steps`` steps."""
     return VlmTask(run, steps)
-
-
-def go_on(run: Path, *, steps: int, start: Path) -> VlmTask:
-    """The task in which a finished model judges on."""
-    return VlmTask(run, steps, seed=1, start=start)

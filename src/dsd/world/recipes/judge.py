@@ -1,0 +1,54 @@
+"""tiny-vlm judges on, once there is a teacher: half of what it learns from is drawn again by the teacher's hand.
+
+A judge of crisp drawings alone is far too strict with what the teacher draws: half of its good pairs were refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from dsd.world.recipes.redrawn import RedrawnFamilies
+from dsd.world.recipes.siblings import trained
+from dsd.world.recipes.vlm import FURTHER, VlmTask
+from dsd.world.recipes.vlm_data import Pairs
+
+_FAMILIES, _HELD_FAMILIES = 1024, 256
+_EVALUATED_FAMILIES = 64
+
+
+class JudgeTask(VlmTask):
+    """Trains a finished tiny-vlm further; see `dsd.world.training.Recipe`.
+
+    Args:
+        run: the run's folder; tiny-vlm and teacher come from the runs beside it, else from the package.
+        steps: optimizer steps in all.
+    """
+
+    def __init__(self, run: Path, steps: int) -> None:
+        teacher = trained(run, "teacher")
+        self.held = RedrawnFamilies(run / "cache" / "validation", teacher, "validation", torch.arange(_HELD_FAMILIES))
+        families = torch.arange(_FAMILIES) + 2 * FURTHER
+        redrawn = RedrawnFamilies(run / "cache" / "training", teacher, "training", families)
+        super().__init__(run, steps, seed=1, start=trained(run, "vlm"), redrawn=redrawn)
+
+    @torch.no_grad()
+    def evaluate(self, step: int) -> dict[str, float]:
+        """The figures of tiny-vlm, and the accuracy of verdicts on pairs drawn again."""
+        figures, pairs = super().evaluate(step), self.held.pairs(_EVALUATED_FAMILIES)
+        names = {"redrawn_chain_of_thought": "judge", "redrawn_direct": "judge_direct"}
+        return figures | {name: self.accuracy(job, pairs) for name, job in names.items()}  # pyright: ignore[reportArgumentType]
+
+    def score(self, figures: dict[str, float]) -> float:
+        """Mean accuracy of the verdicts with chain of thought on pairs drawn once and again."""
+        return (figures["chain_of_thought"] + figures["redrawn_chain_of_thought"]) / 2
+
+    def calibration_pairs(self) -> Pairs:
+        """A third of them drawn again."""
+        return self.held.pairs(len(self.held)).and_also(super().calibration_pairs())
+
+
+def build(run: Path, *, steps: int) -> JudgeTask:
+    """The task for a run of ``steps`` steps."""
+    return JudgeTask(run, steps)

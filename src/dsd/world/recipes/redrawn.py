@@ -1,0 +1,93 @@
+"""Panels as a teacher's hand draws them again: with known individuals, but with the teacher's blur, drift and patches.
+
+A panel's latents are noised part of the way and denoised by the teacher (SDEdit, Meng et al. 2022, arXiv 2108.01073, by
+`FluxImg2ImgPipeline`). The farther the way, the less remains of the individual: at 0.6 of it tiny-dino finds
+half of them again, so it ends before.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FluxImg2ImgPipeline, FluxPipeline
+from jaxtyping import Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dsd.files import atomic_folder
+from dsd.log import progress
+from dsd.train.loop import step_generator
+from dsd.world.captions import PANEL_TEXT_TOKENS, panel_captions
+from dsd.world.draw import PANEL_SIZE, draw_panels
+from dsd.world.individuals import Individuals, Scenes, Split
+from dsd.world.recipes.vlm_data import FAMILY, OTHER_PAIRS, SAME_PAIRS, Pairs, families
+
+_STRENGTHS = (0.05, 0.45)
+"""Shares of the way to pure noise. Panels of the teacher's own sheets agree as far as pairs drawn again at 0.3."""
+_STEPS, _GUIDANCE = 16, 2.5  # as curation draws
+_FAMILIES_AT_ONCE = 16
+_FILE = "images.safetensors"
+
+
+class RedrawnFamilies:
+    """Families (see `dsd.world.recipes.vlm_data.families`) drawn again, made once and kept in the run's folder.
+
+    Args:
+        path: of the folder that keeps them.
+        teacher: folder of the trained teacher.
+        split: whose individuals.
+        index: numbers of the families.
+        device: where they are drawn.
+
+    Attributes:
+        individuals: of ``4 n`` panels.
+        scenes: of theirs.
+        images: ``(4 n, 3, 64, 64)``, bytes.
+    """
+
+    def __init__(
+        self, path: Path, teacher: Path, split: Split, index: Int[Tensor, " n"], device: torch.device | str = "cpu"
+    ) -> None:
+        self.individuals, self.scenes = families(split, index)
+        if not path.exists():
+            images = _drawn_again(teacher, self.individuals, self.scenes, device)
+            with atomic_folder(path) as temporary:
+                save_file({"images": images}, str(temporary / _FILE))
+        self.images: Tensor = load_file(str(path / _FILE))["images"]
+
+    def __len__(self) -> int:
+        return len(self.images) // FAMILY
+
+    def take(self, rows: Int[Tensor, " k"]) -> tuple[Individuals, Scenes, Tensor]:
+        """Individuals, scenes and pictures in [-1, 1] of panels, numbered from 0 on; beyond the last from the first."""
+        rows = rows % len(self.images)
+        images = self.images[rows.cpu()].to(rows.device).float() / 127.5 - 1
+        return self.individuals.take(rows), self.scenes.take(rows), images
+
+    def pairs(self, count: int) -> Pairs:
+        """One pair of the same individual and one of two from each of the first ``count`` families."""
+        starts = torch.arange(count)[:, None] * FAMILY
+        first, second = (starts[..., None] + torch.tensor((SAME_PAIRS[0], OTHER_PAIRS[0]))).flatten(0, 1).T
+        return Pairs(first=self.take(first)[2], second=self.take(second)[2], same=[True, False] * count)
+
+
+def _drawn_again(teacher: Path, individuals: Individuals, scenes: Scenes, device: torch.device | str) -> Tensor:
+    loaded = FluxPipeline.from_pretrained(teacher, torch_dtype=torch.float32, use_safetensors=True)
+    pipeline: Any = FluxImg2ImgPipeline.from_pipe(loaded).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    images, (low, high) = [], _STRENGTHS
+    blocks = torch.arange(len(individuals)).split(_FAMILIES_AT_ONCE * FAMILY)
+    for number, rows in enumerate(progress(blocks, description="drawing families again", total=len(blocks))):
+        who, at = individuals.take(rows), scenes.take(rows)
+        generator = step_generator(0, number)
+        strength = low + (high - low) * float(torch.rand((), generator=generator))
+        drawn = pipeline(
+            panel_captions(who, at), negative_prompt=[""] * len(rows), true_cfg_scale=_GUIDANCE,
+            image=draw_panels(who, at).to(device), strength=strength,
+            num_inference_steps=_STEPS, height=PANEL_SIZE, width=PANEL_SIZE, max_sequence_length=PANEL_TEXT_TOKENS,
+            generator=generator, output_type="pt",
+        ).images  # fmt: skip
+        images.append((drawn * 255).round().clamp(0, 255).byte().cpu())
+    return torch.cat(images)
