@@ -48,7 +48,7 @@ def test_the_best_state_is_kept_however_often_the_run_stops(tmp_path: Path, stop
     for steps in stops:
         loop.run(
             Wandering(), folder=tmp_path, steps=steps, checkpoint_every=1, evaluate_every=1, description="test",
-            score=lambda figures: figures["figure"],
+            score=lambda figures: sum(figures.values()),
         )  # fmt: skip
     ((step, _),) = checkpoint.step_folders(tmp_path / "best")
     assert step == 4, "of two equal ones the later"
@@ -126,6 +126,7 @@ def test_all_models_are_trained_in_an_order_that_lets_them_build_on_each_other(
     names = [name for name, _, _ in asked]
     assert sorted(names) == sorted([*RECIPES, "student"])
     assert names.index("autoencoder") < names.index("teacher") > names.index("vlm")
+    assert names.index("judge") > names.index("teacher")
     assert names[-1] == "student"
     assert sum(hours for _, hours, _ in asked) == pytest.approx(7)
     assert all(folder == tmp_path / name / "model" for name, _, folder in asked)

@@ -93,8 +93,9 @@ class Metrics:
 
     def best(self, score: Callable[[dict[str, float]], float], names: Iterable[str]) -> float:
         """The best score of the lines so far that have these figures."""
-        lines = [json.loads(line) for line in self.path.read_text().splitlines()]
-        return max((score(line) for line in lines if set(names) <= line.keys()), default=-math.inf)
+        lines, wanted = [json.loads(line) for line in self.path.read_text().splitlines()], set(names)
+        found = ({name: line[name] for name in wanted} for line in lines if wanted <= line.keys())
+        return max((score(figures) for figures in found), default=-math.inf)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Adds a line for a step."""
