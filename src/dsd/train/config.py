@@ -56,7 +56,7 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     optimizer: Literal["adamw", "muon"] = "muon"
     learning_rate: float = 1e-3
-    muon_learning_rate: float = 0.01
+    muon_learning_rate: float = 0.02
     warmup: int = 20
     decay_from: float = 0.4
     weight_decay: float = 0.0
