@@ -44,8 +44,7 @@ def test_words_are_confirmed_in_the_truth_and_not_in_other_pictures(encoder: Pic
     assert true.keys() == other.keys() == CHANCE.keys()
     for kind, chance in CHANCE.items():
         assert other[kind] < chance + 0.3, kind
-    for kind in ("place", "position", "object", "mood"):  # what the shipped tiny-clip reads
-        assert true[kind] > 0.9, kind
+        assert true[kind] > 0.75, kind
 
 
 def test_words_that_a_caption_lacks_are_not_counted(encoder: PictureTextEncoder) -> None:

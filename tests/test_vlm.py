@@ -132,7 +132,7 @@ def test_only_the_reply_is_learnt() -> None:
 def test_the_folder_is_a_stock_chat_model(
     task: VlmTask, people, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dsd.world.judge_quality._CALIBRATION_PAIRS", 8)
+    monkeypatch.setattr("dsd.world.recipes.vlm._CALIBRATION_PAIRS", 8)
     task.export(tmp_path, "# card\n")
     model = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(tmp_path)
