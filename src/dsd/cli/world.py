@@ -33,8 +33,8 @@ class TrainModel:
 
     name: tyro.conf.Positional[str]
     """autoencoder, vlm, teacher, judge (vlm once more, on what the teacher draws), dino, clip, student (made by
-    curation and training from the others), all of these in
-    this order, or ceiling (a student of perfect drawn pairs, to compare with)."""
+    curation and training from the others), all of these in this order, or ceiling (a student of perfect drawn pairs, to
+    compare with)."""
     steps: int | None = None
     """Optimizer steps in all."""
     hours: float | None = None

@@ -122,6 +122,6 @@ def _said(who: Individuals, scenes: Scenes, field: str, option: int) -> tuple[In
     """The same rows with one word of all captions replaced."""
     if field == "hue":
         return dataclasses.replace(who, hue=torch.full_like(who.hue, option / len(COLORS))), scenes
-    if field in {f.name for f in dataclasses.fields(Individuals)}:
+    if hasattr(who, field):
         return dataclasses.replace(who, **{field: torch.full_like(who.kind, option)}), scenes
     return who, dataclasses.replace(scenes, **{field: torch.full_like(scenes.place, option)})
