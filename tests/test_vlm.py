@@ -225,6 +225,9 @@ def test_a_judge_learns_from_what_the_teacher_draws_again(tmp_path: Path, monkey
     assert {"verdict", "direct", "comparison"} <= task.train_step(4).keys()
     pairs = task.held.pairs(2)
     assert pairs.same == [True, False, True, False]
+    often = task.held.pairs_as_on_sheets()
+    assert often.same == [True] * 4 + [False]
+    assert torch.equal(often.first[::2], pairs.first[[0, 2, 1]]) and torch.equal(often.second[0], pairs.second[0])
     assert torch.equal(pairs.first[0], pairs.first[1]) and not torch.equal(pairs.second[0], pairs.second[1])
     monkeypatch.setattr(redrawn, "_drawn_again", None)
     assert torch.equal(judge.build(tmp_path, steps=64).redrawn.images, task.redrawn.images), "it is kept"  # pyright: ignore[reportOptionalMemberAccess]

@@ -1,4 +1,4 @@
-"""`dsd evaluate`: how well a student keeps identities and follows words, beside what bounds it."""
+"""`dsd evaluate`: how well students keep identities and follow words, beside what bounds them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Draws held-out individuals of the world with a student, the teacher and the bounds, and writes the table.
+    """Draws held-out individuals of the world with students, the teacher and the bounds, and writes the table.
 
     Run the same command again to resume; pictures that are there are not drawn again.
     """
 
-    adapter: str = "embedded:tiny-student"
-    """The student: an adapter folder, as training writes it."""
+    adapter: tuple[str, ...] = ("embedded:tiny-student",)
+    """The students: adapter folders, as training writes them. One is a row `student`, several go by their names."""
     base: str | None = None
-    """The model it was made from, which is also the text-only teacher; read from the adapter when left out."""
+    """The model they were made from, which is also the text-only teacher; read from the first when left out."""
     subjects: int = 64
     """Held-out individuals, each known from one picture and asked for in four scenes."""
     steps: int = 16
@@ -44,7 +44,7 @@ def variants() -> dict[str, tuple[str, Evaluate]]:
 
 def plan(command: Evaluate) -> list[str]:
     return [
-        f"draw {command.subjects} held-out individuals x 4 prompts with {command.adapter}, the text-only teacher, "
+        f"draw {command.subjects} held-out individuals x 4 prompts with {_names(command)}, the text-only teacher, "
         "the copied reference and the world itself",
         "measure identity, prompt following, diversity, copying and seconds, with 95 % bootstrap intervals",
         f"write the table and the page to {command.out}",
@@ -53,6 +53,7 @@ def plan(command: Evaluate) -> list[str]:
 
 def run(command: Evaluate) -> None:
     from dsd.backbones.adapter import load_metadata
+    from dsd.errors import UserError
     from dsd.evaluate import tables
     from dsd.evaluate.measure import EvaluateConfig, evaluate
     from dsd.evaluate.report import Report, render
@@ -60,12 +61,14 @@ def run(command: Evaluate) -> None:
     from dsd.models import resolve
     from dsd.world.benchmark import DrawnBenchmark
 
+    if not command.adapter or len(set(command.adapter)) < len(command.adapter):
+        raise UserError(f"--adapter got {list(command.adapter)}, but must name one student or several different ones")
     out = make_folder(command.out)
     drawn = DrawnBenchmark(subjects=command.subjects)
-    base = command.base or load_metadata(resolve(command.adapter)).base
+    base = command.base or load_metadata(resolve(command.adapter[0])).base
     scores = evaluate(EvaluateConfig(), drawn.build(), _methods(command, drawn, base), out)
     tables.write(scores, out)
-    report = Report(title="Evaluation", introduction=f"Student: {command.adapter} on {base}.", scores=scores)
+    report = Report(title="Evaluation", introduction=f"Student: {_names(command)} on {base}.", scores=scores)
     write_atomic(out / "index.html", render(report))
     print(tables.as_markdown(scores), end="")
 
@@ -81,9 +84,15 @@ def _methods(command: Evaluate, drawn: DrawnBenchmark, base: str) -> list[Subjec
     words = TextOnlyDrawing(
         steps=command.steps, true_guidance=command.teacher_guidance, max_sequence_length=PANEL_TEXT_TOKENS
     )
+    names = ["student"] if len(command.adapter) == 1 else command.adapter
+    students = [TwoFrameStudent.load(base, a, drawing, name=n) for a, n in zip(command.adapter, names, strict=True)]
     return [
-        TwoFrameStudent.load(base, command.adapter, drawing),
+        *students,
         TextOnly.load(base, words),
         CopyReference(),
         Truth(drawn=drawn),
     ]
+
+
+def _names(command: Evaluate) -> str:
+    return " and ".join(command.adapter)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
 from PIL import Image
+from torch import Tensor
 
 from dsd.images import to_pil
 from dsd.world.captions import panel_captions
 from dsd.world.draw import draw_panels
 from dsd.world.individuals import sample_individuals, sample_scenes
+
+_DRAWN_AT_ONCE = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,11 @@ def drawn_pairs(count: int, first: int = 0) -> list[DrawnPair]:
         count: of pairs, an even number.
         first: number of the first individual.
     """
-    index = torch.arange(first, first + count // 2)
+    blocks = torch.arange(first, first + count // 2).split(_DRAWN_AT_ONCE)
+    return [pair for block in blocks for pair in _pairs(block)]
+
+
+def _pairs(index: Int[Tensor, " n"]) -> list[DrawnPair]:
     who, scenes = sample_individuals("training", index), [sample_scenes("training", 2 * index + k) for k in (0, 1)]
     panels = [to_pil(draw_panels(who, at)) for at in scenes]
     captions = [panel_captions(who, at) for at in scenes]

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 
-from dsd.world.recipes.redrawn import RedrawnFamilies
+from dsd.world.recipes.redrawn import AS_FAR_AS_SHEETS, RedrawnFamilies
 from dsd.world.recipes.siblings import trained
 from dsd.world.recipes.vlm import FURTHER, VlmTask
 from dsd.world.recipes.vlm_data import Pairs
 
 _FAMILIES, _HELD_FAMILIES = 1024, 256
+_CALIBRATION_FAMILIES = 512
 _EVALUATED_FAMILIES = 64
 
 
@@ -27,7 +28,7 @@ class JudgeTask(VlmTask):
     """
 
     def __init__(self, run: Path, steps: int) -> None:
-        teacher = trained(run, "teacher")
+        teacher = self.teacher = trained(run, "teacher")
         self.held = RedrawnFamilies(run / "cache" / "validation", teacher, "validation", torch.arange(_HELD_FAMILIES))
         families = torch.arange(_FAMILIES) + 2 * FURTHER
         redrawn = RedrawnFamilies(run / "cache" / "training", teacher, "training", families)
@@ -45,8 +46,11 @@ class JudgeTask(VlmTask):
         return (figures["chain_of_thought"] + figures["redrawn_chain_of_thought"]) / 2
 
     def calibration_pairs(self) -> Pairs:
-        """A third of them drawn again."""
-        return self.held.pairs(len(self.held)).and_also(super().calibration_pairs())
+        """Pairs as it will meet them: as far apart, and as often the same, as panels of a teacher's sheets."""
+        index = _HELD_FAMILIES + torch.arange(_CALIBRATION_FAMILIES)
+        path = self.run / "cache" / "calibration"
+        families = RedrawnFamilies(path, self.teacher, "validation", index, strengths=AS_FAR_AS_SHEETS)
+        return families.pairs_as_on_sheets()
 
 
 def build(run: Path, *, steps: int) -> JudgeTask:

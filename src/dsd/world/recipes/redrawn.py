@@ -7,6 +7,7 @@ half of them again, so it ends before.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,14 @@ from dsd.world.draw import PANEL_SIZE, draw_panels
 from dsd.world.individuals import Individuals, Scenes, Split
 from dsd.world.recipes.vlm_data import FAMILY, OTHER_PAIRS, SAME_PAIRS, Pairs, families
 
-_STRENGTHS = (0.05, 0.45)
-"""Shares of the way to pure noise. Panels of the teacher's own sheets agree as far as pairs drawn again at 0.3."""
+STRENGTHS = (0.05, 0.45)
+"""Shares of the way to pure noise, from slightly different to as different as a hard look still tells apart."""
+AS_FAR_AS_SHEETS = (0.3, 0.3)
+"""The share at which pairs agree as far as panels of the teacher's own sheets do."""
 _STEPS, _GUIDANCE = 16, 2.5  # as curation draws
 _FAMILIES_AT_ONCE = 16
 _FILE = "images.safetensors"
+_ONE_OF_EACH = (SAME_PAIRS[0], OTHER_PAIRS[0])
 
 
 class RedrawnFamilies:
@@ -40,6 +44,7 @@ class RedrawnFamilies:
         split: whose individuals.
         index: numbers of the families.
         device: where they are drawn.
+        strengths: least and greatest share of the way to pure noise.
 
     Attributes:
         individuals: of ``4 n`` panels.
@@ -48,11 +53,17 @@ class RedrawnFamilies:
     """
 
     def __init__(
-        self, path: Path, teacher: Path, split: Split, index: Int[Tensor, " n"], device: torch.device | str = "cpu"
+        self,
+        path: Path,
+        teacher: Path,
+        split: Split,
+        index: Int[Tensor, " n"],
+        device: torch.device | str = "cpu",
+        strengths: tuple[float, float] = STRENGTHS,
     ) -> None:
         self.individuals, self.scenes = families(split, index)
         if not path.exists():
-            images = _drawn_again(teacher, self.individuals, self.scenes, device)
+            images = _drawn_again(teacher, self.individuals, self.scenes, device, strengths)
             with atomic_folder(path) as temporary:
                 save_file({"images": images}, str(temporary / _FILE))
         self.images: Tensor = load_file(str(path / _FILE))["images"]
@@ -68,16 +79,33 @@ class RedrawnFamilies:
 
     def pairs(self, count: int) -> Pairs:
         """One pair of the same individual and one of two from each of the first ``count`` families."""
-        starts = torch.arange(count)[:, None] * FAMILY
-        first, second = (starts[..., None] + torch.tensor((SAME_PAIRS[0], OTHER_PAIRS[0]))).flatten(0, 1).T
-        return Pairs(first=self.take(first)[2], second=self.take(second)[2], same=[True, False] * count)
+        return self._pairs([(family, pair, i == 0) for family in range(count) for i, pair in enumerate(_ONE_OF_EACH)])
+
+    def pairs_as_on_sheets(self) -> Pairs:
+        """Both pairs of the same individual of each family, and one of two of every second family.
+
+        So 0.8 of the pairs are the same, as of the pairs of panels on the world's own sheets, some of which drift.
+        """
+        same = [(family, pair, True) for family in range(len(self)) for pair in SAME_PAIRS]
+        return self._pairs([*same, *((family, OTHER_PAIRS[0], False) for family in range(0, len(self), 2))])
+
+    def _pairs(self, chosen: Sequence[tuple[int, tuple[int, int], bool]]) -> Pairs:
+        first, second = ([family * FAMILY + pair[k] for family, pair, _ in chosen] for k in (0, 1))
+        images = (self.take(torch.tensor(rows))[2] for rows in (first, second))
+        return Pairs(first=next(images), second=next(images), same=[same for *_, same in chosen])
 
 
-def _drawn_again(teacher: Path, individuals: Individuals, scenes: Scenes, device: torch.device | str) -> Tensor:
+def _drawn_again(
+    teacher: Path,
+    individuals: Individuals,
+    scenes: Scenes,
+    device: torch.device | str,
+    strengths: tuple[float, float],
+) -> Tensor:
     loaded = FluxPipeline.from_pretrained(teacher, torch_dtype=torch.float32, use_safetensors=True)
     pipeline: Any = FluxImg2ImgPipeline.from_pipe(loaded).to(device)
     pipeline.set_progress_bar_config(disable=True)
-    images, (low, high) = [], _STRENGTHS
+    images, (low, high) = [], strengths
     blocks = torch.arange(len(individuals)).split(_FAMILIES_AT_ONCE * FAMILY)
     for number, rows in enumerate(progress(blocks, description="drawing families again", total=len(blocks))):
         who, at = individuals.take(rows), scenes.take(rows)

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from dsd.backbones.adapter import LowRank, load_adapter, save_adapter
 from dsd.curate.config import CurateConfig
 from dsd.curate.pipeline import curate
@@ -39,11 +42,11 @@ class StudentConfig:
         drawn_pairs: of the ceiling, which is trained on them in place of curated ones.
     """
 
-    curate: CurateConfig = field(default_factory=lambda: CurateConfig(units=40))
+    curate: CurateConfig = field(default_factory=lambda: CurateConfig(units=128))
     train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(steps=1600, ema_decay=0.995, held_out=8, sample_every=400)
+        default_factory=lambda: TrainConfig(steps=3000, ema_decay=0.995, held_out=8, sample_every=400)
     )
-    drawn_pairs: int = 2048
+    drawn_pairs: int = 16384
 
 
 def write_world_captions(path: Path, config: CurateConfig, first: int = 0) -> None:
@@ -106,8 +109,8 @@ def _train(
         steps = kept_budget(run, lambda: _budget_within(settings, data, run, seconds)).steps
     settings = settings if steps is None else dataclasses.replace(settings, steps=steps)
     updates, metadata = load_adapter(train(settings, data, run / "train"))
-    halves = {name: _half(update) for name, update in updates.items()}
-    save_adapter(out, halves, dataclasses.replace(metadata, base=BASE))
+    compact = {name: _compact(update) for name, update in updates.items()}
+    save_adapter(out, compact, dataclasses.replace(metadata, base=BASE))
     return settings
 
 
@@ -147,6 +150,16 @@ def _budget_within(settings: TrainConfig, data: Path | Sequence[DrawnPair], run:
     return Budget(steps=steps, checkpoint_every=settings.checkpoint_every, evaluate_every=settings.sample_every)
 
 
-def _half(update: LowRank) -> LowRank:
+def _compact(update: LowRank) -> LowRank:
+    """In float16, the change's values on a grid, so that it packs to a third; the identity of a full rank as it is."""
     bias = None if update.bias is None else update.bias.half()
-    return LowRank(update.down.half(), update.up.half(), bias)
+    return LowRank(_on_grid(update.down).half(), _on_grid(update.up).half(), bias)
+
+
+def _on_grid(values: Tensor) -> Tensor:
+    """Values rounded to multiples of a power of two that is an eighth to a quarter of their root mean square."""
+    size = values.square().mean().sqrt()
+    if size == 0:
+        return values
+    step = 2.0 ** torch.floor(torch.log2(size / 4))
+    return torch.round(values / step) * step

@@ -329,14 +329,6 @@ class Pairs:
     second: Float[Tensor, "n 3 h w"]
     same: list[bool]
 
-    def and_also(self, others: Pairs) -> Pairs:
-        """These and then the others."""
-        return Pairs(
-            first=torch.cat([self.first, others.first]),
-            second=torch.cat([self.second, others.second]),
-            same=self.same + others.same,
-        )
-
 
 def equal_word_pairs(split: Split, index: Int[Tensor, " n"], other: str = "stranger") -> Pairs:
     """Pairs whose captions name the same subject: even numbers the same individual twice, odd ones two.
