@@ -29,7 +29,7 @@ class Drawing:
 
     steps: int = 16
     text_scale: float = 1.5
-    image_scale: float = 1.0
+    image_scale: float = 1.5
     guidance_scale: float | None = None
     batch: int = 32
 

@@ -20,6 +20,7 @@ class Request:
         prompt: the whole sentence.
         prompt_index: which of the subject's prompts this is.
         seed: of the picture; equal requests give equal pictures.
+        repeat: which of the prompt's pictures this is.
     """
 
     subject_id: str
@@ -28,6 +29,7 @@ class Request:
     prompt: str
     prompt_index: int
     seed: int
+    repeat: int = 0
 
 
 class SubjectMethod(Protocol):
@@ -49,7 +51,7 @@ class SubjectMethod(Protocol):
         ...
 
     def prepare(self, requests: Sequence[Request]) -> None:
-        """Test-time work for the subjects of the requests, such as fine-tuning. It is timed with the drawing."""
+        """Test-time work for the subjects of the requests, such as fine-tuning. It is timed apart from the drawing."""
         ...
 
     def generate(self, requests: Sequence[Request]) -> list[Image.Image]:

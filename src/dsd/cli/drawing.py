@@ -24,7 +24,7 @@ class Model:
     """Denoising steps."""
     text_scale: float = 1.5
     """True guidance by the text; 1 is off."""
-    image_scale: float = 1.0
+    image_scale: float = 1.5
     """True guidance by the picture; 1 is off."""
     guidance: float | None = None
     """Embedded guidance of guidance-distilled models such as FLUX.1-dev (3.5 when left out)."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import tyro
+
 if TYPE_CHECKING:
     from dsd.baselines.protocol import SubjectMethod
     from dsd.world.benchmark import DrawnBenchmark
@@ -28,7 +30,7 @@ class Evaluate:
     """Denoising steps of the student and of the teacher."""
     text_scale: float = 1.5
     """True guidance of the student by the text; 1 is off."""
-    image_scale: float = 1.0
+    image_scale: float = 1.5
     """True guidance of the student by the picture; 1 is off."""
     teacher_guidance: float = 2.5
     """True guidance of the text-only teacher; 1 is off."""
@@ -38,11 +40,58 @@ class Evaluate:
     """Print the resolved config and the plan, and do nothing."""
 
 
-def variants() -> dict[str, tuple[str, Evaluate]]:
-    return {"": ("", Evaluate())}
+@dataclass(frozen=True, kw_only=True)
+class DreamBench:
+    """Draws DreamBench++ with a student and the text-only teacher, has a judge score it, and writes the table.
+
+    The samples lie as the benchmark's own scripts read them. Run the same command again to resume.
+    """
+
+    data: Path = tyro.MISSING
+    """The benchmark's folder, with `images` and `captions`."""
+    judge: str | None = None
+    """Who scores: openai:MODEL@BASE_URL, replay:FILE or a folder; left out, pictures are drawn and not scored. It must
+    have no part in curation."""
+    adapter: str = "embedded:tiny-student"
+    """The student: an adapter folder, as training writes it."""
+    base: str | None = None
+    """The model it was made from, which is also the text-only teacher; read from the adapter when left out."""
+    pictures: int = 1
+    """Pictures for each prompt; the first one is scored."""
+    repeats: int = 3
+    """How often the judge is asked each question."""
+    steps: int = 16
+    """Denoising steps."""
+    text_scale: float = 1.5
+    """True guidance of the student by the text; 1 is off."""
+    image_scale: float = 1.5
+    """True guidance of the student by the picture; 1 is off."""
+    teacher_guidance: float = 2.5
+    """True guidance of the text-only teacher; 1 is off."""
+    out: Path = Path("runs/dreambench")
+    """Folder for samples, scores and the table."""
+    dry_run: bool = False
+    """Print the resolved config and the plan, and do nothing."""
 
 
-def plan(command: Evaluate) -> list[str]:
+def variants() -> dict[str, tuple[str, Evaluate | DreamBench]]:
+    return {
+        "": ("", Evaluate()),
+        "dreambench": ("the public benchmark DreamBench++, drop-in", DreamBench()),
+    }
+
+
+def plan(command: Evaluate | DreamBench) -> list[str]:
+    if isinstance(command, DreamBench):
+        scored = (
+            f"have {command.judge} score each picture {command.repeats} times" if command.judge else "score nothing"
+        )
+        return [
+            f"draw {command.pictures} picture(s) for each of nine prompts of the collections in {command.data} with "
+            f"{command.adapter} and the text-only teacher",
+            scored,
+            f"write samples, scores and the table beside the published one to {command.out}",
+        ]
     return [
         f"draw {command.subjects} held-out individuals x 4 prompts with {_names(command)}, the text-only teacher, "
         "the copied reference and the world itself",
@@ -51,7 +100,14 @@ def plan(command: Evaluate) -> list[str]:
     ]
 
 
-def run(command: Evaluate) -> None:
+def run(command: Evaluate | DreamBench) -> None:
+    if isinstance(command, DreamBench):
+        _dreambench(command)
+    else:
+        _drawn_world(command)
+
+
+def _drawn_world(command: Evaluate) -> None:
     from dsd.backbones.adapter import load_metadata
     from dsd.errors import UserError
     from dsd.evaluate import tables
@@ -71,6 +127,43 @@ def run(command: Evaluate) -> None:
     report = Report(title="Evaluation", introduction=f"Student: {_names(command)} on {base}.", scores=scores)
     write_atomic(out / "index.html", render(report))
     print(tables.as_markdown(scores), end="")
+
+
+def _dreambench(command: DreamBench) -> None:
+    from dsd.backbones.adapter import load_metadata
+    from dsd.baselines.copy import CopyReference
+    from dsd.baselines.dsd_method import Drawing, TwoFrameStudent
+    from dsd.baselines.text_only import TextOnly, TextOnlyDrawing
+    from dsd.chat.registry import load_chat
+    from dsd.evaluate.dreambench import draw_samples, read_collections
+    from dsd.evaluate.dreambench_judge import judge_samples
+    from dsd.evaluate.dreambench_table import as_markdown, write
+    from dsd.files import make_folder
+    from dsd.models import resolve
+
+    collections = read_collections(command.data)
+    judge = None if command.judge is None else load_chat(command.judge)
+    out = make_folder(command.out)
+    metadata = load_metadata(resolve(command.adapter))
+    base = command.base or metadata.base
+    drawing = Drawing(steps=command.steps, text_scale=command.text_scale, image_scale=command.image_scale)
+    student = TwoFrameStudent.load(base, command.adapter, drawing)
+    words = TextOnlyDrawing(
+        size=metadata.frame_size or TextOnlyDrawing.size,
+        steps=command.steps,
+        true_guidance=command.teacher_guidance,
+        max_sequence_length=metadata.max_sequence_length,
+    )
+    scores = {}
+    for method in (student, TextOnly.load(base, words), CopyReference()):
+        samples = draw_samples(collections, method, out, pictures=command.pictures)
+        print(samples.path)
+        if judge is not None:
+            place = out / "scores" / samples.path.name
+            scores[method.name] = judge_samples(collections, samples, judge, place, repeats=command.repeats)
+    if judge is not None:
+        write(scores, out, judge=f"{judge.name} {judge.revision}")
+        print(as_markdown(scores), end="")
 
 
 def _methods(command: Evaluate, drawn: DrawnBenchmark, base: str) -> list[SubjectMethod]:

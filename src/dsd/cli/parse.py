@@ -17,7 +17,7 @@ class Verb(Protocol):
     def variants(self) -> dict[str, tuple[str, Any]]:
         """Named starting points: name -> (one line of help, default command).
 
-        A verb without variants has the single name `""`. A command is a frozen dataclass with a field `dry_run`.
+        What a verb does without a name is called `""`. A command is a frozen dataclass with a field `dry_run`.
         """
         ...
 
@@ -39,11 +39,7 @@ def parse(name: str, verb: Verb, words: list[str]) -> Any:
     """
     variants = verb.variants()
     if "" in variants:
-        default = variants[""][1]
-        _refuse_unknown_flags(f"dsd {name}", words, default)
-        return tyro.cli(
-            type(default), default=default, prog=f"dsd {name}", args=words, config=(tyro.conf.AvoidSubcommands,)
-        )
+        return _parse_with_default(name, variants, words)
     if not words or words[0] not in (*variants, "-h", "--help"):
         given = words[0] if words and not words[0].startswith("-") else ""
         known = ", ".join(f'"{option}"' for option in variants)
@@ -54,6 +50,24 @@ def parse(name: str, verb: Verb, words: list[str]) -> Any:
     return tyro.extras.overridable_config_cli(
         variants, prog=f"dsd {name}", args=words, config=(tyro.conf.AvoidSubcommands,)
     )
+
+
+def _parse_with_default(name: str, variants: dict[str, tuple[str, Any]], words: list[str]) -> Any:
+    """A verb that has a meaning without a name, and perhaps others with one."""
+    given = words[0] if words and not words[0].startswith("-") else ""
+    named = [variant for variant in variants if variant]
+    if given and named and given not in named:
+        raise UserError(f'dsd {name} has no "{given}"; {did_you_mean(given, named)}')
+    chosen = given if given in named else ""
+    default, prog = variants[chosen][1], f"dsd {name} {chosen}".strip()
+    rest = words[1:] if chosen else words
+    _refuse_unknown_flags(prog, rest, default)
+    more = "".join(f"\n\n{prog} {variant}: {variants[variant][0]}" for variant in named) if not chosen else ""
+    description = f"{type(default).__doc__}{more}" if more else None
+    return tyro.cli(
+        type(default), default=default, prog=prog, args=rest, description=description,
+        config=(tyro.conf.AvoidSubcommands,),
+    )  # fmt: skip
 
 
 def _refuse_unknown_flags(prog: str, words: list[str], default: Any) -> None:

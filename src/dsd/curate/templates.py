@@ -85,10 +85,19 @@ class Templates:
         folder = _FOLDER / name if name in ("default", "compact") else Path(name)
         if not folder.is_dir():
             raise UserError(f'there are no templates "{name}"; give "default", "compact" or a folder that has them')
-        return cls(**{kind: _read(folder / f"{kind}.md", f"{folder.name}/{kind}") for kind in PLACES})
+        return cls(**{kind: read_template(folder / f"{kind}.md", places) for kind, places in PLACES.items()})
 
 
-def _read(path: Path, label: str) -> Template:
+def read_template(path: Path, places: set[str]) -> Template:
+    """Reads one template; its label is its folder's and its own name with its version.
+
+    Args:
+        path: of the file.
+        places: that it must have, and no others.
+
+    Raises:
+        UserError: it cannot be read, lacks its first line, or has the wrong places.
+    """
     try:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -97,8 +106,8 @@ def _read(path: Path, label: str) -> Template:
     if header is None:
         raise UserError(f'the template "{path}" must begin with a line "<!-- version: 1, max_tokens: 512 -->"')
     text = content[header.end() :].strip()
-    found, wanted = set(_PLACE.findall(text)), PLACES[path.stem]
-    if found != wanted:
-        places = ", ".join(f"{{{place}}}" for place in sorted(wanted))
-        raise UserError(f'the template "{path}" must have the places {places}; it has {sorted(found) or "none"}')
-    return Template(label=f"{label} {header[1]}", max_tokens=int(header[2] or 512), text=text)
+    found = set(_PLACE.findall(text))
+    if found != places:
+        wanted = ", ".join(f"{{{place}}}" for place in sorted(places))
+        raise UserError(f'the template "{path}" must have the places {wanted}; it has {sorted(found) or "none"}')
+    return Template(label=f"{path.parent.name}/{path.stem} {header[1]}", max_tokens=int(header[2] or 512), text=text)

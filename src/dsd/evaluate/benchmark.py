@@ -69,6 +69,7 @@ class Benchmark:
                 prompt=subject.prompts[prompt],
                 prompt_index=prompt,
                 seed=number * _SEEDS_A_SUBJECT + prompt * self.repeats + repeat,
+                repeat=repeat,
             )
             for prompt, repeat in wanted
         ]

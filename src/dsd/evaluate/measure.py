@@ -20,7 +20,9 @@ from dsd.evaluate.metrics.identity import IdentityScale
 from dsd.evaluate.metrics.likeness import copy_score, diversity, likeness
 from dsd.evaluate.pictures import Drawn
 
-METRICS = ("identity", "prompt_following", "diversity", "copy", "seconds_per_image")
+QUALITIES = ("identity", "prompt_following", "diversity", "copy")
+"""What the pictures themselves decide."""
+METRICS = (*QUALITIES, "seconds_per_image", "prepare_seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,7 @@ class Ruler:
             "diversity": diversity(self._levels(repeats)),
             "copy": copy_score(self._to_reference(asked), self.truth_likeness).mean(1),
             "seconds_per_image": torch.tensor(drawn.seconds),
+            "prepare_seconds": torch.tensor(drawn.prepare_seconds),
         }
         return Scores(name=name, values={metric: columns[metric].tolist() for metric in METRICS})
 

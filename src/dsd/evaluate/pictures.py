@@ -1,23 +1,29 @@
-"""Lets methods draw a benchmark, one folder a method and subject, so that an interrupted evaluation goes on."""
+"""Lets methods draw a benchmark, one file a picture, so that an interrupted evaluation repeats none."""
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from dsd.baselines.protocol import Request, SubjectMethod
 from dsd.evaluate.benchmark import Benchmark
-from dsd.files import atomic_folder
+from dsd.files import write_atomic
 from dsd.images import load_image
 from dsd.log import progress
 
-_SECONDS = "seconds.json"
+_SECONDS = "seconds"  # the note in a picture's file that says how long it took
+_PREPARED = "prepared.json"
+_PICTURES_AT_ONCE = 32
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +32,13 @@ class Drawn:
 
     Attributes:
         pictures: for each subject its prompts in order, then the repeats of the first prompt.
-        seconds: for each subject, wall-clock seconds a picture, preparing included.
+        seconds: for each subject, wall-clock seconds a picture, without preparing.
+        prepare_seconds: for each subject, wall-clock seconds of test-time work before its first picture.
     """
 
     pictures: list[list[Image.Image]]
     seconds: list[float]
+    prepare_seconds: list[float]
 
 
 def draw(benchmark: Benchmark, method: SubjectMethod, folder: Path) -> Drawn:
@@ -42,14 +50,20 @@ def draw(benchmark: Benchmark, method: SubjectMethod, folder: Path) -> Drawn:
         folder: gets ``<benchmark>/<method>-<fingerprint>/<subject>/``.
     """
     place = folder / file_name(benchmark.name) / file_name(f"{method.name}-{method.fingerprint}")
-    missing = [n for n, s in enumerate(benchmark.subjects) if not (place / s.id).is_dir()]
-    done = len(benchmark.subjects) - len(missing)
-    with progress(description=f"drawing: {method.name}", total=len(benchmark.subjects), completed=done) as bar:
-        for numbers in _chunks(missing, method.subjects_at_once):
-            _draw_subjects(benchmark, method, numbers, place)
-            bar.advance(len(numbers))
-    read = [_read(place / s.id, benchmark.requests(n)) for n, s in enumerate(benchmark.subjects)]
-    return Drawn(pictures=[pictures for pictures, _ in read], seconds=[seconds for _, seconds in read])
+    requests = [benchmark.requests(n) for n in range(len(benchmark.subjects))]
+    with progress(description=f"drawing: {method.name}", total=len(requests)) as bar:
+        for some in chunks(requests, method.subjects_at_once):
+            flat = [request for of_subject in some for request in of_subject]
+            _draw_missing(method, [r for r in flat if not _path(place, r).exists()], place)
+            bar.advance(len(some))
+    read = [[_read(_path(place, request)) for request in of_subject] for of_subject in requests]
+    return Drawn(
+        pictures=[[picture for picture, _ in of_subject] for of_subject in read],
+        seconds=[sum(seconds for _, seconds in of_subject) / len(of_subject) for of_subject in read],
+        prepare_seconds=[
+            json.loads((place / of_subject[0].subject_id / _PREPARED).read_text()) for of_subject in requests
+        ],
+    )
 
 
 def file_name(text: str) -> str:
@@ -57,29 +71,41 @@ def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
 
 
-def _draw_subjects(benchmark: Benchmark, method: SubjectMethod, numbers: list[int], place: Path) -> None:
-    asked = [benchmark.requests(n) for n in numbers]
-    flat = [request for requests in asked for request in requests]
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Consecutive parts of at most ``size`` items."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _draw_missing(method: SubjectMethod, missing: Sequence[Request], place: Path) -> None:
+    """Prepares the method for the subjects that lack pictures, and saves each picture as soon as it is there."""
+    if not missing:
+        return
+    subjects = {request.subject_id for request in missing}
     started = time.perf_counter()
-    method.prepare(flat)
-    pictures = iter(method.generate(flat))
-    seconds = (time.perf_counter() - started) / len(flat)
-    for requests in asked:
-        with atomic_folder(place / requests[0].subject_id) as temporary:
-            for request in requests:
-                next(pictures).save(temporary / _picture_name(request))
-            (temporary / _SECONDS).write_text(json.dumps(seconds) + "\n")
+    method.prepare(missing)
+    prepared = (time.perf_counter() - started) / len(subjects)
+    for subject in subjects:
+        write_atomic(place / subject / _PREPARED, json.dumps(prepared) + "\n")
+    for some in chunks(missing, _PICTURES_AT_ONCE):
+        started = time.perf_counter()
+        pictures = method.generate(some)
+        seconds = (time.perf_counter() - started) / len(some)
+        for request, picture in zip(some, pictures, strict=True):
+            write_atomic(_path(place, request), _encoded(picture, seconds))
 
 
-def _read(folder: Path, requests: list[Request]) -> tuple[list[Image.Image], float]:
-    pictures = [load_image(folder / _picture_name(request)) for request in requests]
-    return pictures, float(json.loads((folder / _SECONDS).read_text()))
+def _encoded(picture: Image.Image, seconds: float) -> bytes:
+    notes, file = PngInfo(), io.BytesIO()
+    notes.add_text(_SECONDS, f"{seconds:.6g}")
+    picture.save(file, format="PNG", pnginfo=notes)
+    return file.getvalue()
 
 
-def _picture_name(request: Request) -> str:
-    return f"prompt{request.prompt_index}-seed{request.seed}.png"
+def _read(path: Path) -> tuple[Image.Image, float]:
+    with Image.open(path) as file:
+        return load_image(file), float(file.info[_SECONDS])
 
 
-def _chunks(numbers: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(numbers), size):
-        yield numbers[start : start + size]
+def _path(place: Path, request: Request) -> Path:
+    return place / request.subject_id / f"prompt{request.prompt_index}-{request.repeat}-seed{request.seed}.png"

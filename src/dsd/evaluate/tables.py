@@ -17,6 +17,7 @@ TITLES = {
     "diversity": "diversity",
     "copy": "copy score",
     "seconds_per_image": "seconds a picture",
+    "prepare_seconds": "seconds a subject",
 }
 
 

@@ -126,7 +126,7 @@ class FluxTwoFramePipeline(FluxPipeline):
         height: int | None = None,
         width: int | None = None,
         text_scale: float = 1.5,
-        image_scale: float = 1.0,
+        image_scale: float = 1.5,
         num_inference_steps: int = 20,
         guidance_scale: float | None = None,
         generator: Generators = None,

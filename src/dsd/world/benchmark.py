@@ -152,16 +152,10 @@ class Truth:
     def generate(self, requests: Sequence[Request]) -> list[Image.Image]:
         """Draws each request's individual in its prompt's scene; another seed changes what the words leave open."""
         rows = [int(request.subject_id.rsplit("-", 1)[1]) - self.drawn.first for request in requests]
-        seen: dict[tuple[str, int], int] = {}
-        repeats = []
-        for request in requests:
-            key = (request.subject_id, request.prompt_index)
-            repeats.append(seen.get(key, 0))
-            seen[key] = repeats[-1] + 1
         who = self.drawn.individuals().take(torch.tensor(rows))
         picked = [
-            self.drawn.prompt_scenes(request.prompt_index, repeat).take(torch.tensor([row]))
-            for request, row, repeat in zip(requests, rows, repeats, strict=True)
+            self.drawn.prompt_scenes(request.prompt_index, request.repeat).take(torch.tensor([row]))
+            for request, row in zip(requests, rows, strict=True)
         ]
         scenes = Scenes(**{f.name: torch.cat([getattr(s, f.name) for s in picked]) for f in dataclasses.fields(Scenes)})
         return to_pil(draw_panels(who, scenes))

@@ -25,13 +25,13 @@ class DemoConfig:
         agreement_encoder: measures prompt following; nothing else in the loop uses it.
     """
 
-    curate: CurateConfig = field(default_factory=CurateConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    curate: CurateConfig = field(default_factory=lambda: CurateConfig(units=16))
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=440))
     shipped_student: str | None = "embedded:tiny-student"
-    subjects: int = 64
+    subjects: int = 48
     steps: int = 16
     text_scale: float = 1.5
-    image_scale: float = 1.0
+    image_scale: float = 1.5
     teacher_guidance: float = 2.5
     identity_encoder: str = "embedded:tiny-dino"
     agreement_encoder: str = "embedded:tiny-clip"
