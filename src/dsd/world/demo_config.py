@@ -25,8 +25,8 @@ class DemoConfig:
         agreement_encoder: measures prompt following; nothing else in the loop uses it.
     """
 
-    curate: CurateConfig = field(default_factory=lambda: CurateConfig(units=16))
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=440))
+    curate: CurateConfig = field(default_factory=CurateConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
     shipped_student: str | None = "embedded:tiny-student"
     subjects: int = 48
     steps: int = 16
