@@ -196,7 +196,7 @@ def test_an_unfused_adapter_draws_the_same() -> None:
     drawn: Any = unfused(
         PROMPTS[0], tiny.picture(), num_inference_steps=3, generator=seeds(0), output_type="latent"
     ).images
-    assert torch.allclose(drawn, draw(text_scale=1.5), atol=1e-4)
+    assert torch.allclose(drawn, draw(text_scale=1.5, image_scale=1.5), atol=1e-4)
 
 
 def test_a_full_fine_tune_draws_like_its_adapter(tmp_path) -> None:
@@ -207,7 +207,7 @@ def test_a_full_fine_tune_draws_like_its_adapter(tmp_path) -> None:
     drawn: Any = full(
         PROMPTS[0], tiny.picture(), num_inference_steps=3, generator=seeds(0), output_type="latent"
     ).images
-    assert torch.equal(drawn, draw(text_scale=1.5))
+    assert torch.equal(drawn, draw(text_scale=1.5, image_scale=1.5))
 
 
 def test_a_saved_two_frame_pipeline_needs_no_adapter(tmp_path) -> None:
@@ -218,7 +218,7 @@ def test_a_saved_two_frame_pipeline_needs_no_adapter(tmp_path) -> None:
     drawn: Any = again(
         PROMPTS[0], tiny.picture(), num_inference_steps=3, generator=seeds(0), output_type="latent"
     ).images
-    assert torch.equal(drawn, draw(text_scale=1.5))
+    assert torch.equal(drawn, draw(text_scale=1.5, image_scale=1.5))
 
 
 def test_half_precision_draws_nearly_the_same() -> None:
