@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any, Protocol
 
 import tyro
@@ -63,7 +64,7 @@ def _parse_with_default(name: str, variants: dict[str, tuple[str, Any]], words: 
     rest = words[1:] if chosen else words
     _refuse_unknown_flags(prog, rest, default)
     more = "".join(f"\n\n{prog} {variant}: {variants[variant][0]}" for variant in named) if not chosen else ""
-    description = f"{type(default).__doc__}{more}" if more else None
+    description = f"{inspect.getdoc(type(default))}{more}" if more else None
     return tyro.cli(
         type(default), default=default, prog=prog, args=rest, description=description,
         config=(tyro.conf.AvoidSubcommands,),
