@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 if TYPE_CHECKING:
     from dsd.baselines.protocol import SubjectMethod
+
+_DREAMBOOTH_RANK = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,8 @@ class Compared:
     """True guidance of students by the picture; 1 is off."""
     teacher_guidance: float = 2.5
     """True guidance of the text-only teacher; 1 is off."""
+    fitted: tuple[Literal["dreambooth", "dreambooth-lora"], ...] = ()
+    """Methods to compare with that are fitted to each subject: minutes of work for every few subjects."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
 
@@ -144,9 +148,10 @@ def _dreambench(command: DreamBench) -> None:
 
 
 def _methods(command: Compared, adapters: Sequence[str]) -> list[SubjectMethod]:
-    """The students, the text-only teacher that draws as they do, and the copied reference."""
+    """The students, what is fitted to each subject, the text-only teacher, and the copied reference."""
     from dsd.backbones.adapter import load_metadata
     from dsd.baselines.copy import CopyReference
+    from dsd.baselines.dreambooth import DreamBooth, Tuning
     from dsd.baselines.dsd_method import Drawing, TwoFrameStudent
     from dsd.baselines.text_only import TextOnly, TextOnlyDrawing
     from dsd.models import resolve
@@ -162,7 +167,9 @@ def _methods(command: Compared, adapters: Sequence[str]) -> list[SubjectMethod]:
     )
     names = ["student"] if len(adapters) == 1 else adapters
     students = [TwoFrameStudent.load(base, a, drawing, name=n) for a, n in zip(adapters, names, strict=True)]
-    return [*students, TextOnly.load(base, words), CopyReference()]
+    ranks = {"dreambooth": 0, "dreambooth-lora": _DREAMBOOTH_RANK}
+    fitted = [DreamBooth.load(base, words, Tuning(rank=ranks[name]), name=name) for name in command.fitted]
+    return [*students, *fitted, TextOnly.load(base, words), CopyReference()]
 
 
 def _names(command: Evaluate) -> str:
