@@ -20,8 +20,9 @@ from dsd.errors import UserError
 from dsd.evaluate import pictures, tables
 from dsd.evaluate.agreement import Agreement, JudgedPair, agreement
 from dsd.evaluate.benchmark import Benchmark
+from dsd.evaluate.claims import Claim, examine
 from dsd.evaluate.encoders import ImageEncoder
-from dsd.evaluate.measure import QUALITIES, EvaluateConfig, evaluate
+from dsd.evaluate.measure import QUALITIES, EvaluateConfig, Scores, evaluate
 from dsd.world.benchmark import DISTRACTORS, PROMPTS, DrawnBenchmark, Truth
 
 DRAWN = DrawnBenchmark(subjects=4)
@@ -99,15 +100,37 @@ def test_another_version_of_a_method_is_drawn_anew(benchmark: Benchmark, tmp_pat
     assert same.drawn == 0 and other.drawn > 0
 
 
+def test_claims_are_tested_on_paired_differences():
+    noise = [0.0, 5.0, -3.0, 1.0, 2.0, -4.0]  # far wider than the difference, but the same in both rows
+    better, worse = [x + 1.1 for x in noise], [x + 1.0 for x in noise]
+    rows = [
+        Scores(name="a", values={"identity": better, "copy": [0.1] * 6}),
+        Scores(name="b", values={"identity": worse, "copy": [0.3] * 6}),
+    ]
+    claims = [
+        Claim(text="above", method="a", against="b", metric="identity"),
+        Claim(text="below", method="a", against="b", metric="identity", less=True),
+        Claim(text="a third", method="a", against="b", metric="copy", factor=0.34, less=True),
+        Claim(text="not there", method="a", against="c", metric="identity"),
+    ]
+    above, below, third = examine(rows, claims)
+    assert above.holds and above.difference.mean == pytest.approx(0.1)
+    assert not below.holds and third.holds
+    assert list(third.as_dict()) == ["claim", "difference", "low", "high", "holds"]
+
+
 def test_tables_say_the_same_in_every_format(benchmark: Benchmark, tmp_path: Path):
     scores = evaluate(config(), benchmark, [CopyReference(), Counting()], tmp_path)
     tables.write(scores, tmp_path)
     whole = json.loads((tmp_path / "table.json").read_text())
-    assert list(whole) == ["copy", "counting"]
-    assert set(whole["copy"]["identity"]) == {"mean", "low", "high"}
+    assert list(whole) == ["table", "commit", "rows", "claims"]
+    assert {row["method"] for row in whole["rows"]} == {"copy", "counting"}
+    (identity,) = (r for r in whole["rows"] if (r["method"], r["metric"]) == ("copy", "identity"))
+    assert list(identity) == ["method", "metric", "mean", "low", "high", "n", "seeds"]
+    assert (identity["n"], identity["seeds"]) == (4, [0])
     header, first, _ = (tmp_path / "table.csv").read_text().splitlines()
     row = dict(zip(header.split(","), first.split(","), strict=True))
-    assert float(row["identity_mean"]) == whole["copy"]["identity"]["mean"]
+    assert float(row["identity_mean"]) == identity["mean"]
     assert len((tmp_path / "table.md").read_text().splitlines()) == 4
 
 

@@ -69,8 +69,8 @@ def test_several_students_stand_in_one_table(student: Path, tmp_path: Path, caps
     mine, shipped = str(student / "model"), "embedded:tiny-student"
     words = ["--subjects", "2", "--steps", "1", "--out", str(tmp_path)]
     assert main(["evaluate", "--adapter", mine, shipped, *words]) == 0
-    rows = json.loads((tmp_path / "table.json").read_text())
-    assert set(rows) == {mine, shipped, "teacher", "copy", "truth"}
+    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert {row["method"] for row in rows} == {mine, shipped, "teacher", "copy", "truth"}
     capsys.readouterr()
     assert main(["evaluate", "--adapter", mine, mine, *words]) == 2
     assert "several different ones" in capsys.readouterr().err

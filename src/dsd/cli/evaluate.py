@@ -119,10 +119,11 @@ def _drawn_world(command: Evaluate) -> None:
     drawn = DrawnBenchmark(subjects=command.subjects)
     methods = [*_methods(command, command.adapter), Truth(drawn=drawn)]
     scores = evaluate(EvaluateConfig(), drawn.build(), methods, out)
-    tables.write(scores, out)
+    findings = tables.write(scores, out)
     report = Report(title="Evaluation", introduction=f"Student: {_names(command)}.", scores=scores)
     write_atomic(out / "index.html", render(report))
     print(tables.as_markdown(scores), end="")
+    print(tables.claims_as_markdown(findings), end="")
 
 
 def _dreambench(command: DreamBench) -> None:

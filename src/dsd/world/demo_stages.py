@@ -131,7 +131,7 @@ def write_summary(out: Path, seconds: Mapping[str, float]) -> None:
             "loss": training[-1][1] if training else None,
             "held_out_loss": held_out[-1][1] if held_out else None,
         },
-        "methods": json.loads((out / "evaluation" / "table.json").read_text()),
+        "methods": tables.by_method(read_scores(out / "evaluation")),
         "seconds": dict(seconds),
     }
     write_atomic(out / "summary.json", json.dumps(summary, indent=2) + "\n")
