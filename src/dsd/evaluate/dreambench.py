@@ -20,7 +20,7 @@ from PIL import Image
 
 from dsd.baselines.protocol import Request, SubjectMethod
 from dsd.errors import UserError
-from dsd.evaluate.pictures import chunks, file_name
+from dsd.evaluate.pictures import as_drawn, chunks, file_name
 from dsd.files import write_atomic
 from dsd.images import load_image
 from dsd.log import progress
@@ -31,7 +31,6 @@ PROMPT_KINDS = {"photorealistic": range(4), "style_transfer": range(4, 7), "imag
 """Which of a collection's nine prompts are of which kind (section 3.1 of the paper)."""
 PROMPTS = 9
 _LIVE = "live_subject"
-_PICTURES_AT_ONCE = 32
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
@@ -142,7 +141,7 @@ def _draw_missing(
     numbered: Sequence[tuple[int, Collection]], method: SubjectMethod, folder: SampleFolder, pictures: int
 ) -> None:
     missing = [
-        (collection, _request(collection, number, prompt, picture, pictures))
+        _request(collection, number, prompt, picture, pictures)
         for number, collection in numbered
         for prompt in range(PROMPTS)
         for picture in range(pictures)
@@ -150,14 +149,13 @@ def _draw_missing(
     ]
     if not missing:
         return
-    method.prepare([request for _, request in missing])
-    for some in chunks(missing, _PICTURES_AT_ONCE):
-        drawn = method.generate([request for _, request in some])
-        for (collection, request), picture in zip(some, drawn, strict=True):
-            place = (collection, request.prompt_index, request.repeat)
-            write_atomic(folder.source(*place), _jpeg(request.reference))
-            write_atomic(folder.text(*place), request.prompt + "\n")
-            write_atomic(folder.target(*place), _jpeg(picture))  # last, for it says that all three are there
+    collections = {collection.id: collection for _, collection in numbered}
+    method.prepare(missing)
+    for request, drawn, _ in as_drawn(method, missing):
+        place = (collections[request.subject_id], request.prompt_index, request.repeat)
+        write_atomic(folder.source(*place), _jpeg(request.reference))
+        write_atomic(folder.text(*place), request.prompt + "\n")
+        write_atomic(folder.target(*place), _jpeg(drawn))  # last, for it says that all three are there
 
 
 def _request(collection: Collection, number: int, prompt: int, picture: int, pictures: int) -> Request:

@@ -77,6 +77,16 @@ def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
+def as_drawn(method: SubjectMethod, requests: Sequence[Request]) -> Iterator[tuple[Request, Image.Image, float]]:
+    """Each request with its picture and the seconds that it took, a few pictures at a time, to be saved at once."""
+    for some in chunks(requests, _PICTURES_AT_ONCE):
+        started = time.perf_counter()
+        pictures = method.generate(some)
+        seconds = (time.perf_counter() - started) / len(some)
+        for request, picture in zip(some, pictures, strict=True):
+            yield request, picture, seconds
+
+
 def _draw_missing(method: SubjectMethod, missing: Sequence[Request], place: Path) -> None:
     """Prepares the method for the subjects that lack pictures, and saves each picture as soon as it is there."""
     if not missing:
@@ -87,12 +97,8 @@ def _draw_missing(method: SubjectMethod, missing: Sequence[Request], place: Path
     prepared = (time.perf_counter() - started) / len(subjects)
     for subject in subjects:
         write_atomic(place / subject / _PREPARED, json.dumps(prepared) + "\n")
-    for some in chunks(missing, _PICTURES_AT_ONCE):
-        started = time.perf_counter()
-        pictures = method.generate(some)
-        seconds = (time.perf_counter() - started) / len(some)
-        for request, picture in zip(some, pictures, strict=True):
-            write_atomic(_path(place, request), _encoded(picture, seconds))
+    for request, picture, seconds in as_drawn(method, missing):
+        write_atomic(_path(place, request), _encoded(picture, seconds))
 
 
 def _encoded(picture: Image.Image, seconds: float) -> bytes:

@@ -26,6 +26,7 @@ _MEANING = {
     "seconds_per_image": "wall clock of drawing, batched",
     "prepare_seconds": "wall clock of fitting the method to a subject before its first picture; 0 is zero-shot",
 }
+_SMALL = {"seconds_per_image", "prepare_seconds", "diversity"}  # shown with three decimals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,10 +156,7 @@ def _table(report: Report) -> str:
     for row in report.scores:
         cells = ""
         for metric in METRICS:
-            e, digits = (
-                row.estimate(metric),
-                3 if metric in ("seconds_per_image", "prepare_seconds", "diversity") else 2,
-            )
+            e, digits = row.estimate(metric), 3 if metric in _SMALL else 2
             cells += f"<td>{e.mean:.{digits}f}<small>{e.low:.{digits}f} to {e.high:.{digits}f}</small></td>"
         rows += f"<tr><th>{html.escape(row.name)}</th>{cells}</tr>"
     legend = "".join(f"<p><b>{TITLES[m]}</b>: {_MEANING[m]}.</p>" for m in METRICS)

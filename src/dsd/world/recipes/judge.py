@@ -28,10 +28,11 @@ class JudgeTask(VlmTask):
     """
 
     def __init__(self, run: Path, steps: int) -> None:
-        teacher = self.teacher = trained(run, "teacher")
-        self.held = RedrawnFamilies(run / "cache" / "validation", teacher, "validation", torch.arange(_HELD_FAMILIES))
+        self.teacher = trained(run, "teacher")
+        held = torch.arange(_HELD_FAMILIES)
+        self.held = RedrawnFamilies(run / "cache" / "validation", self.teacher, "validation", held)
         families = torch.arange(_FAMILIES) + 2 * FURTHER
-        redrawn = RedrawnFamilies(run / "cache" / "training", teacher, "training", families)
+        redrawn = RedrawnFamilies(run / "cache" / "training", self.teacher, "training", families)
         super().__init__(run, steps, seed=1, start=trained(run, "vlm"), redrawn=redrawn)
 
     @torch.no_grad()

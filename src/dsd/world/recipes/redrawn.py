@@ -25,7 +25,7 @@ from dsd.world.draw import PANEL_SIZE, draw_panels
 from dsd.world.individuals import Individuals, Scenes, Split
 from dsd.world.recipes.vlm_data import FAMILY, OTHER_PAIRS, SAME_PAIRS, Pairs, families
 
-STRENGTHS = (0.05, 0.45)
+_STRENGTHS = (0.05, 0.45)
 """Shares of the way to pure noise, from slightly different to as different as a hard look still tells apart."""
 AS_FAR_AS_SHEETS = (0.3, 0.3)
 """The share at which pairs agree as far as panels of the teacher's own sheets do."""
@@ -59,7 +59,7 @@ class RedrawnFamilies:
         split: Split,
         index: Int[Tensor, " n"],
         device: torch.device | str = "cpu",
-        strengths: tuple[float, float] = STRENGTHS,
+        strengths: tuple[float, float] = _STRENGTHS,
     ) -> None:
         self.individuals, self.scenes = families(split, index)
         if not path.exists():
