@@ -18,8 +18,8 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
-from dsd.baselines.protocol import Request
-from dsd.baselines.text_only import TextOnly, TextOnlyDrawing
+from dsd.baselines.protocol import Drawing, Request
+from dsd.baselines.text_only import TextOnly
 from dsd.curate.config import CurateConfig
 from dsd.curate.panels import cut
 from dsd.data.records import Grid, Model
@@ -70,7 +70,7 @@ def _panels(settings: Settings) -> None:
         )
         for i, caption in enumerate(panel_captions(who, scenes))
     ]  # fmt: skip
-    drawn = TextOnly.load(settings.teacher, TextOnlyDrawing()).generate(requests)
+    drawn = TextOnly.load(settings.teacher, Drawing()).generate(requests)
     encoder = PictureTextEncoder()
     teacher, world = (
         confirmed_words(encoder.pictures(pictures), who, scenes, encoder.sentences) for pictures in (drawn, truth)

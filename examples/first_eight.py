@@ -7,7 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dsd.baselines.dsd_method import Drawing, TwoFrameStudent
+from dsd.baselines.dsd_method import TwoFrameStudent
+from dsd.baselines.protocol import Drawing
 from dsd.evaluate import pictures
 from dsd.images import contact_sheet
 from dsd.world.benchmark import DrawnBenchmark

@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 
 from dsd.baselines.dreambooth import DreamBooth, Tuning
-from dsd.baselines.protocol import Request
-from dsd.baselines.text_only import TextOnlyDrawing
+from dsd.baselines.protocol import Drawing, Request
 
-DRAWING = TextOnlyDrawing(size=(32, 32), max_sequence_length=tiny.TEXT_TOKENS, steps=2, true_guidance=1.0)
+DRAWING = Drawing(size=(32, 32), max_sequence_length=tiny.TEXT_TOKENS, steps=2, true_guidance=1.0)
 TUNING = Tuning(steps=3, batch=2, prior_pictures=2, learning_rate=1e-2)
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 from dsd.backbones.adapter import save_adapter
 from dsd.backbones.flux import FluxBackbone
 from dsd.baselines.copy import CopyReference
-from dsd.baselines.dsd_method import Drawing, TwoFrameStudent
-from dsd.baselines.protocol import Request
-from dsd.baselines.text_only import TextOnly, TextOnlyDrawing
+from dsd.baselines.dsd_method import TwoFrameStudent
+from dsd.baselines.protocol import Drawing, Request
+from dsd.baselines.text_only import TextOnly
 from dsd.errors import UserError
 from dsd.evaluate import pictures, tables
 from dsd.evaluate.agreement import Agreement, JudgedPair, agreement
@@ -176,7 +176,7 @@ def test_students_and_teacher_draw_each_request_by_its_own_seed(benchmark: Bench
     save_adapter(tmp_path / "adapter", tiny.random_updates(backbone.transformer), tiny.metadata(tiny.schnell()))
     drawing = Drawing(steps=2, batch=3)
     student = TwoFrameStudent.load(tiny.schnell(), tmp_path / "adapter", drawing)
-    words = TextOnlyDrawing(steps=2, size=(64, 64), max_sequence_length=tiny.TEXT_TOKENS, batch=3)
+    words = Drawing(steps=2, size=(64, 64), max_sequence_length=tiny.TEXT_TOKENS, batch=3)
     for method in (student, TextOnly.load(tiny.schnell(), words)):
         requests = benchmark.requests(0)
         drawn = method.generate(requests)

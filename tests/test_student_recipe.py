@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from dsd.backbones.adapter import load_adapter
-from dsd.baselines.dsd_method import Drawing, TwoFrameStudent
-from dsd.baselines.protocol import Request
+from dsd.baselines.dsd_method import TwoFrameStudent
+from dsd.baselines.protocol import Drawing, Request
 from dsd.cli.main import main
 from dsd.curate.config import CurateConfig
 from dsd.train.config import TrainConfig

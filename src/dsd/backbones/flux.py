@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -162,11 +162,23 @@ class FluxBackbone:
         condition: Float[Tensor, "b c h w"] | None = None,
         guidance: float | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """One evaluation of the transformer; see `Backbone.velocity`.
+        """One evaluation of the transformer; see `Backbone.velocity`."""
+        arguments = self.arguments(latents, sigma, text, condition, guidance)
+        return self.evaluated(arguments, latents)
+
+    def arguments(
+        self,
+        latents: Float[Tensor, "b c h w"],
+        sigma: Float[Tensor, " b"],
+        text: Text,
+        condition: Float[Tensor, "b c h w"] | None = None,
+        guidance: float | None = None,
+    ) -> dict[str, Any]:
+        """What `velocity` hands to the transformer; a ControlNet of the family takes the same.
 
         Positions run over the rows and columns of the whole canvas, as in the stock pipelines.
         """
-        transformer, dtype = self.transformer, self.transformer.dtype
+        dtype = self.transformer.dtype
         tokens = pack(latents)
         if self.is_widened:
             tokens = torch.cat([tokens, torch.zeros_like(tokens) if condition is None else pack(condition)], dim=-1)
@@ -180,17 +192,28 @@ class FluxBackbone:
         image_ids, text_ids = _positions(
             latents.shape[-2] // PATCH, latents.shape[-1] // PATCH, text.tokens.shape[1], latents.device, dtype
         )
-        predicted = transformer(
-            hidden_states=tokens.to(dtype),
-            timestep=sigma.to(dtype),
-            guidance=embedded,
-            pooled_projections=None if text.pooled is None else text.pooled.to(dtype),
-            encoder_hidden_states=text.tokens.to(dtype),
-            txt_ids=text_ids,
-            img_ids=image_ids,
-            return_dict=False,
-        )[0]
-        return unpack(predicted, latents.shape[-2]).to(latents.dtype)
+        return {
+            "hidden_states": tokens.to(dtype),
+            "timestep": sigma.to(dtype),
+            "guidance": embedded,
+            "pooled_projections": None if text.pooled is None else text.pooled.to(dtype),
+            "encoder_hidden_states": text.tokens.to(dtype),
+            "txt_ids": text_ids,
+            "img_ids": image_ids,
+        }
+
+    def evaluated(
+        self, arguments: Mapping[str, Any], like: Float[Tensor, "b c h w"], **more: Any
+    ) -> Float[Tensor, "b c h w"]:
+        """The transformer's velocity for `arguments`.
+
+        Args:
+            arguments: from `arguments`.
+            like: latents whose height and precision the velocity takes.
+            **more: what a method adds, such as a ControlNet's residuals.
+        """
+        predicted = self.transformer(**arguments, **more, return_dict=False)[0]
+        return unpack(predicted, like.shape[-2]).to(like.dtype)
 
     def widen(self) -> None:
         """Doubles the input features of the patch embedding, with zero weights for the condition.

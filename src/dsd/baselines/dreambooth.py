@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from dsd import flow
 from dsd.backbones.flux import FluxBackbone
 from dsd.backbones.protocol import Text
-from dsd.baselines.protocol import Request
-from dsd.baselines.text_only import TextOnly, TextOnlyDrawing
+from dsd.baselines.protocol import Drawing, Request
+from dsd.baselines.text_only import TextOnly
 from dsd.config import to_json
 from dsd.curate.seeds import derive_seed
 from dsd.images import to_tensor
@@ -89,7 +89,7 @@ class DreamBooth:
 
     @classmethod
     def load(
-        cls, base: str, drawing: TextOnlyDrawing, tuning: Tuning | None = None, *, name: str = "dreambooth"
+        cls, base: str, drawing: Drawing, tuning: Tuning | None = None, *, name: str = "dreambooth"
     ) -> DreamBooth:
         """Loads a FLUX folder, hub id or `embedded:NAME`."""
         return cls(model=TextOnly.load(base, drawing), tuning=tuning or Tuning(), name=name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,28 +9,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from dsd.baselines.protocol import Request
+from dsd.baselines.protocol import Drawing, Request
 from dsd.generate.pipeline import FluxTwoFramePipeline
 from dsd.models import resolve, revision_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """How pictures are drawn.
-
-    Attributes:
-        steps: denoising steps.
-        text_scale: true guidance by the text; 1 is off.
-        image_scale: true guidance by the image; 1 is off.
-        guidance_scale: embedded guidance of guidance-distilled models; None for their default.
-        batch: pictures drawn together.
-    """
-
-    steps: int = 16
-    text_scale: float = 1.5
-    image_scale: float = 1.5
-    guidance_scale: float | None = None
-    batch: int = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +47,7 @@ class TwoFrameStudent:
         pipeline = FluxTwoFramePipeline.from_pretrained(base, adapter=adapter).to(device)
         pipeline.set_progress_bar_config(disable=True)
         revision = revision_of(resolve(str(adapter)))
-        return cls(pipeline=pipeline, drawing=drawing, fingerprint=f"{revision}-{_settings(drawing)}", name=name)
+        return cls(pipeline=pipeline, drawing=drawing, fingerprint=f"{revision}-{drawing.with_picture}", name=name)
 
     def prepare(self, requests: Sequence[Request]) -> None:
         """Needs nothing: zero-shot."""
@@ -88,8 +68,3 @@ class TwoFrameStudent:
             ).images
         return pictures
 
-
-def _settings(drawing: Drawing) -> str:
-    """The settings that change pictures; the batch size does not."""
-    values = dataclasses.asdict(drawing)
-    return "-".join(f"{values[name]}" for name in ("steps", "text_scale", "image_scale", "guidance_scale"))

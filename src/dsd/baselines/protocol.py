@@ -32,6 +32,41 @@ class Request:
     repeat: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How all methods of a table draw. A method ignores what it has no use for.
+
+    Attributes:
+        size: (height, width) in pixels, of methods that are not trained at a size of their own.
+        max_sequence_length: text tokens a prompt is padded to, likewise.
+        steps: denoising steps.
+        text_scale: true guidance by the text, of methods that see a picture; 1 is off.
+        image_scale: true guidance by the picture, likewise; 1 is off.
+        true_guidance: ``true_cfg_scale`` of the plain text-to-image model; 1 is off.
+        guidance_scale: embedded guidance of guidance-distilled models.
+        batch: pictures drawn together; it changes none of them.
+    """
+
+    size: tuple[int, int] = (64, 64)
+    max_sequence_length: int = 16
+    steps: int = 16
+    text_scale: float = 1.5
+    image_scale: float = 1.5
+    true_guidance: float = 2.5
+    guidance_scale: float = 3.5
+    batch: int = 32
+
+    @property
+    def with_picture(self) -> str:
+        """Names the settings that change the pictures of methods that see one."""
+        return f"{self.steps}-{self.text_scale}-{self.image_scale}-{self.guidance_scale}"
+
+    @property
+    def without_picture(self) -> str:
+        """Names the settings that change the pictures of the plain text-to-image model."""
+        return f"{self.steps}-{self.true_guidance}-{self.guidance_scale}"
+
+
 class SubjectMethod(Protocol):
     """A competitor; one a file in this folder."""
 

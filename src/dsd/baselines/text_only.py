@@ -11,29 +11,8 @@ import torch
 from diffusers import FluxPipeline
 from PIL import Image
 
-from dsd.baselines.protocol import Request
+from dsd.baselines.protocol import Drawing, Request
 from dsd.models import resolve, revision_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextOnlyDrawing:
-    """How the text-to-image model draws.
-
-    Attributes:
-        size: (height, width) in pixels.
-        max_sequence_length: text tokens a prompt is padded to.
-        steps: denoising steps.
-        true_guidance: ``true_cfg_scale``; 1 is off.
-        guidance_scale: embedded guidance of guidance-distilled models.
-        batch: pictures drawn together.
-    """
-
-    size: tuple[int, int] = (64, 64)
-    max_sequence_length: int = 16
-    steps: int = 16
-    true_guidance: float = 2.5
-    guidance_scale: float = 3.5
-    batch: int = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,20 +28,19 @@ class TextOnly:
     """
 
     pipeline: Any
-    drawing: TextOnlyDrawing
+    drawing: Drawing
     fingerprint: str
     name: str = "teacher"
     subjects_at_once: int = 16
 
     @classmethod
-    def load(cls, base: str, drawing: TextOnlyDrawing, *, name: str = "teacher", device: str = "cpu") -> TextOnly:
+    def load(cls, base: str, drawing: Drawing, *, name: str = "teacher", device: str = "cpu") -> TextOnly:
         """Loads a FLUX folder, hub id or `embedded:NAME`."""
         folder = resolve(base)
         pipeline = FluxPipeline.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).to(device)
         pipeline.set_progress_bar_config(disable=True)
-        settings = f"{drawing.steps}-{drawing.true_guidance}-{drawing.guidance_scale}"
         revision = revision_of(folder) if Path(folder).exists() else base
-        return cls(pipeline=pipeline, drawing=drawing, fingerprint=f"{revision}-{settings}", name=name)
+        return cls(pipeline=pipeline, drawing=drawing, fingerprint=f"{revision}-{drawing.without_picture}", name=name)
 
     def prepare(self, requests: Sequence[Request]) -> None:
         """Needs nothing: zero-shot."""

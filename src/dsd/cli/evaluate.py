@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from dsd.baselines.protocol import SubjectMethod
+    from dsd.baselines.protocol import Drawing, SubjectMethod
 
 _DREAMBOOTH_RANK = 16
 
@@ -153,15 +153,15 @@ def _methods(command: Compared, adapters: Sequence[str]) -> list[SubjectMethod]:
     from dsd.backbones.adapter import load_metadata
     from dsd.baselines.copy import CopyReference
     from dsd.baselines.dreambooth import DreamBooth, Tuning
-    from dsd.baselines.dsd_method import Drawing, TwoFrameStudent
-    from dsd.baselines.text_only import TextOnly, TextOnlyDrawing
+    from dsd.baselines.dsd_method import TwoFrameStudent
+    from dsd.baselines.text_only import TextOnly
     from dsd.models import resolve
 
     metadata = load_metadata(resolve(adapters[0]))
     base = command.base or metadata.base
     drawing = Drawing(steps=command.steps, text_scale=command.text_scale, image_scale=command.image_scale)
-    words = TextOnlyDrawing(
-        size=metadata.frame_size or TextOnlyDrawing.size,
+    words = Drawing(
+        size=metadata.frame_size or Drawing.size,
         steps=command.steps,
         true_guidance=command.teacher_guidance,
         max_sequence_length=metadata.max_sequence_length,

@@ -15,6 +15,7 @@ from dsd.backbones.protocol import Backbone
 from dsd.backbones.registry import load_backbone
 from dsd.config import from_json, to_json
 from dsd.data.latents import CacheKey, LatentCache, TrainingPair, build_cache, fingerprint, is_complete
+from dsd.data.pairs import ids_of
 from dsd.data.store import MANIFEST, DatasetReader
 from dsd.errors import UserError
 from dsd.files import make_folder, sha256_of, write_atomic
@@ -28,7 +29,9 @@ __all__ = ["TrainConfig", "train"]
 
 
 @loop.flushed_denormals()
-def train(config: TrainConfig, data: Path | Sequence[TrainingPair], out: Path) -> Path:
+def train(
+    config: TrainConfig, data: Path | Sequence[TrainingPair], out: Path, *, latents: Path | None = None
+) -> Path:
     """Trains a student and writes its adapter.
 
     Args:
@@ -36,6 +39,7 @@ def train(config: TrainConfig, data: Path | Sequence[TrainingPair], out: Path) -
         data: a dataset folder, or pairs in a fixed order.
         out: the run's folder: ``config.json``, ``environment.json``, ``metrics.jsonl``, ``latents/``, ``checkpoints/``,
             ``samples/`` and at the end ``adapter/``.
+        latents: folder of the latents in place of ``out/latents``, for runs that share them.
 
     Returns:
         The adapter's folder, ``out/adapter``.
@@ -50,9 +54,9 @@ def train(config: TrainConfig, data: Path | Sequence[TrainingPair], out: Path) -
         return finished
     if accelerator.is_main_process:
         environment.record(out / "environment.json")
-        _build_latents(config, data, out / "latents", accelerator.device)
+        latent_cache(config, data, latents or out / "latents", accelerator.device)
     accelerator.wait_for_everyone()
-    cache = LatentCache(out / "latents")
+    cache = LatentCache(latents or out / "latents")
     backbone = load_backbone(config.base, device=accelerator.device, dtype=_frozen_dtype(config), text=False)
     task = TwoFrameTask(config, backbone, attach(config, backbone), cache, accelerator, out)
     loop.run(
@@ -125,14 +129,22 @@ def base_revision(name: str) -> str:
     return revision_of(path) if path.exists() else name
 
 
-def _build_latents(
+def latent_cache(
     config: TrainConfig, data: Path | Sequence[TrainingPair], folder: Path, device: torch.device
-) -> None:
+) -> LatentCache:
+    """The latents and encoded captions of a run's pairs, made unless they are there.
+
+    Args:
+        config: names the base model and the sizes.
+        data: a dataset folder, or pairs in a fixed order.
+        folder: of the cache.
+        device: to encode on.
+    """
     if isinstance(data, Path):
         reader = DatasetReader(data)
         pairs, total, digest = reader.pairs(), len(reader), sha256_of(data / MANIFEST)[:16]
     else:
-        pairs, total, digest = data, len(data), fingerprint(pair.id for pair in data)
+        pairs, total, digest = data, len(data), fingerprint(ids_of(data))
     key = CacheKey(
         base=base_revision(config.base),
         data=digest,
@@ -142,6 +154,7 @@ def _build_latents(
     if not is_complete(folder, key):
         backbone = load_backbone(config.base, device=device, dtype=_frozen_dtype(config), transformer=False)
         build_cache(pairs, backbone, folder, key, total=total)
+    return LatentCache(folder)
 
 
 def _frozen_dtype(config: TrainConfig) -> torch.dtype:

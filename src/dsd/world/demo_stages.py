@@ -10,9 +10,9 @@ from pathlib import Path
 from PIL import Image
 
 from dsd.baselines.copy import CopyReference
-from dsd.baselines.dsd_method import Drawing, TwoFrameStudent
-from dsd.baselines.protocol import SubjectMethod
-from dsd.baselines.text_only import TextOnly, TextOnlyDrawing
+from dsd.baselines.dsd_method import TwoFrameStudent
+from dsd.baselines.protocol import Drawing, SubjectMethod
+from dsd.baselines.text_only import TextOnly
 from dsd.curate.funnel import Funnel
 from dsd.curate.pipeline import curate
 from dsd.data.store import DatasetReader
@@ -62,7 +62,7 @@ def methods(config: DemoConfig, out: Path) -> list[SubjectMethod]:
             name = "shipped-student"
             rows.append(TwoFrameStudent.load(config.train.base, config.shipped_student, drawing, name=name))
     size = (config.curate.panel_size, config.curate.panel_size)
-    words = TextOnlyDrawing(
+    words = Drawing(
         size=size,
         steps=config.steps,
         true_guidance=config.teacher_guidance,

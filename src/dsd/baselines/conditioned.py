@@ -1,0 +1,319 @@
+"""What methods share that keep the text-to-image model frozen and train something beside it that sees a picture.
+
+The training is the model's own flow matching on single panels: the target panel under its caption, with text and
+picture dropped for guidance, on the same pairs, latents and budget as the two-frame student. Sampling and training ask
+one and the same `Conditioner.velocity`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor, nn
+
+from dsd import flow
+from dsd.backbones.flux import FluxBackbone
+from dsd.backbones.protocol import Text
+from dsd.baselines.protocol import Drawing, Request
+from dsd.baselines.setting import Setting
+from dsd.data.latents import LatentCache, TrainingPair
+from dsd.files import atomic_folder
+from dsd.frames import Canvas
+from dsd.images import to_pil
+from dsd.models import resolve, revision_of
+from dsd.train import environment, loop
+from dsd.train.config import TrainConfig
+from dsd.train.ema import Ema
+from dsd.train.loop import learning_rate_factor, step_generator
+from dsd.train.optim import MuonAndAdamW
+from dsd.train.step import Objective, draw, text_or_empty
+from dsd.train.task import split_by_grid
+from dsd.train.trainer import claim, latent_cache
+
+Look = Mapping[str, Tensor]
+"""What frozen models see in a batch of pictures, by name; the batch comes first in every tensor."""
+_ALONE = Canvas(given=(False,), weights=(1.0,))
+_HELD_OUT_AT_ONCE = 32
+_SEEN_AT_MOST = 1 << 16  # looks kept in memory; a few hundred MB for patch features of the embedded models
+
+
+class Conditioner(Protocol):
+    """What a method puts beside a frozen text-to-image model."""
+
+    @property
+    def trained(self) -> Mapping[str, nn.Module]:
+        """What is trained, by name."""
+        ...
+
+    @property
+    def not_matrices(self) -> tuple[str, ...]:
+        """Parts of names of trained parameters that are no matrices to Muon, though they have two dimensions."""
+        ...
+
+    def look(self, pictures: Sequence[Image.Image]) -> Look:
+        """What the frozen models see in pictures."""
+        ...
+
+    def velocity(
+        self,
+        latents: Float[Tensor, "b c h w"],
+        sigma: Float[Tensor, " b"],
+        text: Text,
+        look: Look,
+        keep: Bool[Tensor, " b"],
+        guidance: float | None,
+    ) -> Float[Tensor, "b c h w"]:
+        """One evaluation; see `dsd.backbones.protocol.Backbone.velocity`.
+
+        Args:
+            latents: noisy latents of one frame.
+            sigma: noise level of each.
+            text: one prompt each.
+            look: at the pictures.
+            keep: whether each sees its picture; where not, it is as if there were none.
+            guidance: embedded guidance.
+        """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes what is trained."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditioned:
+    """Draws with a frozen model and a conditioner; nothing is fitted to a subject.
+
+    Attributes:
+        backbone: the text-to-image model.
+        conditioner: with its weights.
+        drawing: how.
+        fingerprint: see `SubjectMethod`.
+        name: the row's name.
+        subjects_at_once: see `SubjectMethod`.
+    """
+
+    backbone: FluxBackbone
+    conditioner: Conditioner
+    drawing: Drawing
+    fingerprint: str
+    name: str
+    subjects_at_once: int = 16
+
+    def prepare(self, requests: Sequence[Request]) -> None:
+        """Needs nothing: zero-shot."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Image.Image]:
+        """One picture a request; a picture depends on its own seed alone."""
+        pictures: list[Image.Image] = []
+        for start in range(0, len(requests), self.drawing.batch):
+            pictures += self._drawn(requests[start : start + self.drawing.batch])
+        return pictures
+
+    @torch.inference_mode()
+    def _drawn(self, requests: Sequence[Request]) -> list[Image.Image]:
+        drawing, backbone, count = self.drawing, self.backbone, len(requests)
+        encoded = backbone.encode_text([*(r.prompt for r in requests), ""], drawing.max_sequence_length)
+        text, no_text = encoded.take(slice(-1)), encoded.take([-1] * count)
+        look = self.conditioner.look([request.reference for request in requests])
+        branches = [(no_text, False), (no_text, True), (text, True)]
+        weights = flow.branch_weights(drawing.text_scale, drawing.image_scale)
+        needed = [branch for branch, weight in zip(branches, weights, strict=True) if weight != 0]
+        texts = Text.concat([text for text, _ in needed])
+        looks = {name: torch.cat([value] * len(needed)) for name, value in look.items()}
+        keep = torch.tensor([kept for _, kept in needed], device=backbone.device).repeat_interleave(count)
+
+        def stacked(latents: Tensor, sigma: Tensor) -> Tensor:
+            return self.conditioner.velocity(latents, sigma, texts, looks, keep, drawing.guidance_scale)
+
+        height, width = (side // backbone.pixels_per_latent for side in drawing.size)
+        generators = [torch.Generator().manual_seed(request.seed) for request in requests]
+        noise = randn_tensor((count, backbone.latent_channels, height, width), generators, backbone.device)
+        model = flow.guided_in_one_pass(stacked, text_scale=drawing.text_scale, image_scale=drawing.image_scale)
+        shift = backbone.resolution_shift.shift(backbone.tokens_per(*drawing.size))
+        return to_pil(backbone.decode(flow.euler(model, noise, flow.schedule(drawing.steps, shift))))
+
+
+class ConditionedTask:
+    """Trains a conditioner beside a frozen model; see `dsd.train.loop.Task`.
+
+    Args:
+        config: the budget; what concerns the student's adapter or its second frame has no meaning here.
+        backbone: frozen.
+        conditioner: what is trained.
+        cache: latents of the pairs' targets and their encoded captions.
+        pairs: the pairs themselves, in the cache's order.
+        sees: which picture of a pair the conditioner is shown: the target itself, as methods that are trained to
+            reconstruct do, or the reference.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        backbone: FluxBackbone,
+        conditioner: Conditioner,
+        cache: LatentCache,
+        pairs: Sequence[TrainingPair],
+        sees: Literal["reference", "target"],
+    ) -> None:
+        self.config, self.backbone, self.conditioner = config, backbone, conditioner
+        self.cache, self.pairs, self.sees = cache, pairs, sees
+        self.rows = split_by_grid(cache.grids, config.held_out)
+        self._seen: dict[int, Look] = {}
+        modules = dict(conditioner.trained)
+        backbone.transformer.requires_grad_(False)
+        for module in modules.values():
+            module.requires_grad_(True)
+        self.parameters = {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters()}
+        everything = config.optimizer == "adamw"
+        self.optimizer = MuonAndAdamW(
+            modules,
+            adamw_names=("",) if everything else conditioner.not_matrices,
+            muon_lr=config.muon_learning_rate,
+            adamw_lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            adamw_weight_decay=config.weight_decay if everything else 1e-4,
+            betas=(0.9, 0.999) if everything else (0.9, 0.95),
+        )
+        self.ema = Ema(self.parameters, config.ema_decay)
+        _, _, height, width = cache.empty_frame.shape
+        pixels = backbone.pixels_per_latent
+        self.objective = Objective(
+            canvas=_ALONE,
+            empty_frame=cache.empty_frame.float().to(backbone.device),
+            empty_text=cache.empty_text.to(backbone.device),
+            text_dropout=config.text_dropout,
+            image_dropout=config.image_dropout,
+            sigma_density=config.sigma_density,
+            shift=backbone.resolution_shift.shift(backbone.tokens_per(height * pixels, width * pixels)),
+            guidance=config.guidance,
+        )
+
+    def train_step(self, step: int) -> dict[str, float | Tensor]:
+        """One optimizer step on one batch of pairs."""
+        config, generator = self.config, step_generator(self.config.seed, step)
+        picks = torch.randint(len(self.rows.training), (config.batch_size,), generator=generator).tolist()
+        loss = self._loss(self.objective, [self.rows.training[pick] for pick in picks], generator)
+        factor = learning_rate_factor(step, config.steps, warmup=config.warmup, decay_from=config.decay_from)
+        self.optimizer.step(loss, factor)
+        self.ema.update(step)
+        return {"loss": loss.detach(), "learning_rate_factor": factor}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Trained weights, their averages and the optimizer's state."""
+        weights = {f"weights.{name}": value.detach() for name, value in self.parameters.items()}
+        averages = {f"average.{name}": value for name, value in self.ema.average.items()}
+        return weights | averages | self.optimizer.tensors()
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Puts back a checkpoint."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(tensors[f"weights.{name}"])
+        self.ema.restore({name: tensors[f"average.{name}"] for name in self.ema.average})
+        self.optimizer.restore(tensors)
+
+    @torch.no_grad()
+    def evaluate(self, step: int) -> dict[str, float]:
+        """The averaged weights' loss on held-out pairs, at fixed noise."""
+        objective = replace(self.objective, text_dropout=0.0, image_dropout=0.0)
+        rows = self.rows.held_out[: 2 * _HELD_OUT_AT_ONCE]
+        generator, losses = step_generator(self.config.seed + 1, 0), []
+        with self.ema.in_place():
+            for start in range(0, len(rows), _HELD_OUT_AT_ONCE):
+                part = rows[start : start + _HELD_OUT_AT_ONCE]
+                losses.append(self._loss(objective, part, generator) * len(part))
+        return {"held_out_loss": float(torch.stack(losses).sum()) / len(rows)}
+
+    def _loss(self, objective: Objective, rows: Sequence[int], generator: torch.Generator) -> Tensor:
+        device = self.backbone.device
+        drawn = draw(objective, len(rows), generator).take(slice(None), device)
+        samples = self.cache.samples(rows)
+        latents = samples.target.to(device)
+        predicted = self.conditioner.velocity(
+            flow.noisy_latents(latents, drawn.noise, drawn.sigma),
+            drawn.sigma,
+            text_or_empty(samples.text.to(device), objective.empty_text, drawn.keep_text),
+            self._look(rows),
+            drawn.keep_image,
+            objective.guidance,
+        )
+        return (predicted.float() - flow.velocity(latents, drawn.noise)).square().mean()
+
+    @torch.no_grad()
+    def _look(self, rows: Sequence[int]) -> Look:
+        """At the pictures of some rows; what was seen is kept, as long as there is room."""
+        new = [row for row in dict.fromkeys(rows) if row not in self._seen]
+        fresh: dict[int, Look] = {}
+        if new:
+            found = self.conditioner.look([getattr(self.pairs[row], self.sees) for row in new])
+            fresh = {row: {name: value[i].clone() for name, value in found.items()} for i, row in enumerate(new)}
+        looks = [fresh[row] if row in fresh else self._seen[row] for row in rows]
+        if len(self._seen) + len(fresh) <= _SEEN_AT_MOST:
+            self._seen |= fresh
+        return {name: torch.stack([look[name] for look in looks]) for name in looks[0]}
+
+
+def conditioned(
+    setting: Setting,
+    backbone: FluxBackbone,
+    new: Callable[[], Conditioner],
+    load: Callable[[str], Conditioner],
+    *,
+    sees: Literal["reference", "target"],
+) -> Conditioned:
+    """The method of a row: with the weights that it names, or with those that it trains first.
+
+    Args:
+        setting: the row.
+        backbone: its base model.
+        new: makes an untrained conditioner.
+        load: reads a trained one from a folder or a hub id.
+        sees: see `ConditionedTask`.
+    """
+    weights = setting.weights or str(_trained(setting, backbone, new, sees))
+    folder = Path(resolve(weights))
+    revision = revision_of(folder) if folder.exists() else weights
+    return Conditioned(
+        backbone=backbone,
+        conditioner=load(weights),
+        drawing=setting.drawing,
+        fingerprint=f"{revision}-{setting.drawing.with_picture}",
+        name=setting.name,
+    )
+
+
+@loop.flushed_denormals()
+def _trained(
+    setting: Setting, backbone: FluxBackbone, new: Callable[[], Conditioner], sees: Literal["reference", "target"]
+) -> Path:
+    """Trains a conditioner, or goes on where an earlier start was stopped, and returns the folder of its weights."""
+    config, run = setting.budget, setting.run
+    finished = run / "weights"
+    if finished.exists():
+        return finished
+    claim(run, config)
+    environment.record(run / "environment.json")
+    cache = latent_cache(config, setting.pairs(), setting.latents, backbone.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        conditioner = new()
+    task = ConditionedTask(config, backbone, conditioner, cache, setting.pairs(), sees)
+    loop.run(
+        task,
+        folder=run,
+        steps=config.steps,
+        checkpoint_every=config.checkpoint_every,
+        evaluate_every=config.sample_every,
+        description=f"training {setting.name}",
+    )
+    with task.ema.in_place(), atomic_folder(finished) as temporary:
+        conditioner.save(temporary)
+    return finished

@@ -1,0 +1,181 @@
+"""IP-Adapter and IP-Adapter-Plus (Ye et al., arXiv 2308.06721): decoupled cross-attention on an image encoder's tokens.
+
+The text-to-image model stays frozen; a projection of the encoder's features to a few tokens is trained, and keys and
+values for them in each attention, by reconstructing the very picture that is shown. Plain IP-Adapter projects one vector
+to four tokens, Plus has a resampler look at all patches. On FLUX the attention is diffusers' own
+`FluxIPAdapterAttnProcessor`, in the double blocks, as the published FLUX adapters have it; their files load here.
+
+Deviations: the image encoder is whatever `Setting.vision` names, in the embedded case the eyes of tiny-vlm, since tiny-dino
+and tiny-clip measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.embeddings import ImageProjection, IPAdapterPlusImageProjection, MultiIPAdapterImageProjection
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dsd.backbones.flux import FluxBackbone
+from dsd.backbones.protocol import Text
+from dsd.baselines.conditioned import Conditioned, Look, conditioned
+from dsd.baselines.setting import Setting
+from dsd.baselines.vision import Vision
+from dsd.models import resolve
+
+WEIGHTS_FILE = "ip_adapter.safetensors"
+_TOKENS = 4  # of plain IP-Adapter; diffusers knows no other number
+_QUERIES = 16  # tokens of Plus
+
+
+class IPAdapter:
+    """A `dsd.baselines.conditioned.Conditioner`: image tokens that every double block attends to beside the text's.
+
+    Args:
+        backbone: the text-to-image model, whose attention processors are replaced.
+        vision: the image encoder.
+        weights: in diffusers' format (folder, hub id or tensors by name); None for an untrained adapter.
+        plus: patches through a resampler in place of one vector.
+    """
+
+    not_matrices = ("latents",)
+
+    def __init__(
+        self, backbone: FluxBackbone, vision: Vision, weights: str | Mapping[str, Tensor] | None = None, *, plus: bool
+    ) -> None:
+        self.backbone, self.vision, self.plus = backbone, vision, plus
+        with torch.no_grad():
+            blank = Image.new("RGB", (64, 64))
+            self.features = (vision.patches([blank]) if plus else vision.whole([blank])).shape[-1]
+        install(backbone, None if plus else weights, self.features)
+        if plus:
+            self._install_resampler(weights)
+
+    @property
+    def trained(self) -> Mapping[str, nn.Module]:
+        """The projection and every attention's keys and values."""
+        transformer: Any = self.backbone.transformer
+        processors = {str(n): block.attn.processor for n, block in enumerate(transformer.transformer_blocks)}
+        return {"image_proj": transformer.encoder_hid_proj.image_projection_layers[0], **processors}
+
+    def look(self, pictures: Sequence[Image.Image]) -> Look:
+        """The image encoder's features, (b, d) or (b, patches, d)."""
+        return {"features": self.vision.patches(pictures) if self.plus else self.vision.whole(pictures)}
+
+    def velocity(
+        self, latents: Tensor, sigma: Tensor, text: Text, look: Look, keep: Tensor, guidance: float | None
+    ) -> Tensor:
+        """See `dsd.baselines.conditioned.Conditioner`; a picture that is not kept has features of all zeros."""
+        features = look["features"]
+        shown = features * keep.view(-1, *[1] * (features.ndim - 1))
+        arguments = self.backbone.arguments(latents, sigma, text, guidance=guidance)
+        attention = {"ip_adapter_image_embeds": [shown[:, None]]}
+        return self.backbone.evaluated(arguments, latents, joint_attention_kwargs=attention)
+
+    def save(self, folder: Path) -> None:
+        """Writes ``ip_adapter.safetensors``, for `FluxPipeline.load_ip_adapter` (of Plus, for this class alone)."""
+        save_file(self.state(), folder / WEIGHTS_FILE)
+
+    def state(self) -> dict[str, Tensor]:
+        """All trained tensors by their names in diffusers' format."""
+        names = {"image_embeds": "proj"} if not self.plus else {}
+        tensors = {}
+        for part, module in self.trained.items():
+            for name, value in module.state_dict().items():
+                for ours, theirs in names.items():
+                    name = name.replace(ours, theirs)
+                key = f"image_proj.{name}" if part == "image_proj" else f"ip_adapter.{part}.{name.replace('.0.', '.')}"
+                tensors[key] = value.detach().cpu().contiguous().clone()
+        return tensors
+
+    def _install_resampler(self, weights: str | Mapping[str, Tensor] | None) -> None:
+        transformer: Any = self.backbone.transformer
+        width = transformer.config.joint_attention_dim
+        heads = max(1, width // 64)
+        resampler = IPAdapterPlusImageProjection(
+            embed_dims=self.features, output_dims=width, hidden_dims=width, depth=4, dim_head=width // heads,
+            heads=heads, num_queries=_QUERIES,
+        )  # fmt: skip
+        transformer.encoder_hid_proj = MultiIPAdapterImageProjection([resampler]).to(self.backbone.device)
+        if weights is None:
+            return
+        tensors = weights if isinstance(weights, Mapping) else load_file(_file(weights))
+        for part, module in self.trained.items():
+            prefix = "image_proj." if part == "image_proj" else f"ip_adapter.{part}."
+            found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            if part != "image_proj":
+                found = {name.replace("_ip.", "_ip.0."): tensor for name, tensor in found.items()}
+            module.load_state_dict(found)
+
+
+def install(backbone: FluxBackbone, weights: str | Mapping[str, Tensor] | None, features: int) -> None:
+    """Puts a plain IP-Adapter into a model, by diffusers' own loader.
+
+    Args:
+        backbone: whose transformer gets it.
+        weights: a folder, a hub id, or tensors by name; None for an untrained one, which changes nothing yet.
+        features: of the image encoder.
+    """
+    pipeline: Any = backbone.pipeline
+    tensors = _untrained(backbone, features) if weights is None else weights
+    given = tensors if isinstance(tensors, str) else _nested(tensors)
+    pipeline.load_ip_adapter(
+        resolve(given) if isinstance(given, str) else given,
+        weight_name=WEIGHTS_FILE,
+        image_encoder_pretrained_model_name_or_path=None,
+    )
+
+
+def ip_adapter(setting: Setting) -> Conditioned:
+    """The row of plain IP-Adapter."""
+    return _method(setting, plus=False, sees="target")
+
+
+def ip_adapter_plus(setting: Setting) -> Conditioned:
+    """The row of IP-Adapter-Plus."""
+    return _method(setting, plus=True, sees="target")
+
+
+def ip_adapter_on_pairs(setting: Setting) -> Conditioned:
+    """IP-Adapter-Plus's architecture trained as the student is: from the reference to the other panel of the pair."""
+    return _method(setting, plus=True, sees="reference")
+
+
+def _method(setting: Setting, *, plus: bool, sees: Any) -> Conditioned:
+    def adapter(weights: str | None = None) -> IPAdapter:
+        return IPAdapter(backbone, vision, weights, plus=plus)
+
+    backbone = FluxBackbone.from_pretrained(resolve(setting.base))
+    vision = Vision(setting.vision, backbone.device)
+    return conditioned(setting, backbone, adapter, adapter, sees=sees)
+
+
+def _untrained(backbone: FluxBackbone, features: int) -> dict[str, Tensor]:
+    """A projection with random weights, and keys and values that add nothing."""
+    transformer: Any = backbone.transformer
+    width, hidden = transformer.config.joint_attention_dim, transformer.inner_dim
+    projection = ImageProjection(features, width, _TOKENS)
+    tensors = {f"image_proj.{n.replace('image_embeds', 'proj')}": t for n, t in projection.state_dict().items()}
+    for number in range(len(transformer.transformer_blocks)):
+        keys, values = nn.Linear(width, hidden), nn.Linear(width, hidden)
+        nn.init.zeros_(values.weight), nn.init.zeros_(values.bias)
+        for name, layer in (("to_k_ip", keys), ("to_v_ip", values)):
+            tensors |= {f"ip_adapter.{number}.{name}.{n}": t for n, t in layer.state_dict().items()}
+    return tensors
+
+
+def _nested(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = tensor
+    return parts
+
+
+def _file(weights: str) -> str:
+    return str(Path(resolve(weights)) / WEIGHTS_FILE)
