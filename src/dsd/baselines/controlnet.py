@@ -1,12 +1,12 @@
 """ControlNet (Zhang et al., ICCV 2023, arXiv 2302.05543) with the reference as the control image.
 
-A trainable copy of the transformer's blocks sees the encoded reference beside the noisy latents, and its zero-initialised
-outputs are added to those of the frozen model. Network and weights are diffusers' `FluxControlNetModel`, started from
-the transformer as diffusers' FLUX script does.
+A trainable copy of the transformer's blocks sees the encoded reference beside the noisy latents, and its
+zero-initialised outputs are added to those of the frozen model. Network and weights are diffusers'
+`FluxControlNetModel`, started from the transformer as diffusers' FLUX script does.
 
 Deviations: the paper's controls are maps of the target (edges, depth); a subject's picture is none, so it is trained on
-the pairs that the student is trained on, from the reference to the other panel. Between guided branches a dropped picture is
-a control of all zeros.
+the pairs that the student is trained on, from the reference to the other panel. Between guided branches a dropped
+picture is a control of all zeros.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import FluxControlNetModel
 from PIL import Image
 from torch import Tensor, nn

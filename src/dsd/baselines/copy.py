@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from dsd.baselines.protocol import Request
+from dsd.baselines.setting import Setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,3 +25,8 @@ class CopyReference:
     def generate(self, requests: Sequence[Request]) -> list[Image.Image]:
         """The reference of each request."""
         return [request.reference.copy() for request in requests]
+
+
+def copy_reference(setting: Setting) -> CopyReference:
+    """The row of the copied reference."""
+    return CopyReference(name=setting.name)

@@ -1,11 +1,11 @@
 """DreamBooth: the text-to-image model itself is fine-tuned on each subject (Ruiz et al., CVPR 2023, arXiv 2208.12242).
 
-The reference is learnt under "a [identifier] [subject]", beside pictures that the model drew under "a [subject]" before
-(prior preservation, equation 2), by the model's own flow-matching objective. All weights of the transformer are
+The reference is learnt with an identifier before the subject's words, beside pictures that the model drew without it
+before (prior preservation, equation 2), by the model's own flow-matching objective. All weights of the transformer are
 trained, as in the paper, or a LoRA on its attention, as diffusers' scripts for FLUX do it (DreamBooth-LoRA).
 
 Deviations: one reference in place of three to five, because every method here is given one; text encoders stay frozen;
-the class is the subject in the benchmark's own words.
+the class is the subject in the benchmark's own words; the reference is learnt under its caption, as is usual with FLUX.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from peft import LoraConfig
 from PIL import Image
 from torch import Tensor, nn
 
-from dsd import flow
-from dsd.backbones.flux import FluxBackbone
 from dsd.backbones.protocol import Text
-from dsd.baselines.protocol import Drawing, Request
+from dsd.baselines.fitting import Captioner, Fit, one_subject
+from dsd.baselines.protocol import Request
+from dsd.baselines.setting import Setting
 from dsd.baselines.text_only import TextOnly
+from dsd.chat.registry import load_chat
 from dsd.config import to_json
 from dsd.curate.seeds import derive_seed
 from dsd.images import to_tensor
@@ -40,7 +40,8 @@ class Tuning:
     """How a model is fitted to a subject. The defaults fit the embedded tiny-flux.
 
     Attributes:
-        identifier: the rare word that comes to mean the subject.
+        identifier: the word that comes to mean the subject. tiny-flux knows few words; "same" is one of them that no
+            caption of a single panel has.
         rank: of the LoRA; 0 trains all weights of the transformer.
         steps: optimizer steps.
         batch: noise levels of the reference a step, and as many prior pictures.
@@ -52,11 +53,11 @@ class Tuning:
         seed: of everything random.
     """
 
-    identifier: str = "sks"
+    identifier: str = "same"
     rank: int = 0
     steps: int = 100
     batch: int = 4
-    learning_rate: float = 3e-4
+    learning_rate: float = 5e-4
     prior_prompts: tuple[str, ...] = ("a {subject}",)
     prior_pictures: int = 16
     prior_weight: float = 1.0
@@ -70,12 +71,14 @@ class DreamBooth:
 
     Attributes:
         model: the text-to-image model, whose transformer is trained in place and put back before the next subject.
+        captioner: says what a reference shows; None to learn it under ``a SUBJECT``.
         tuning: how it is fitted.
         name: the row's name.
         subjects_at_once: see `SubjectMethod`.
     """
 
     model: TextOnly
+    captioner: Captioner | None = None
     tuning: Tuning = field(default_factory=Tuning)
     name: str = "dreambooth"
     subjects_at_once: int = 1
@@ -87,23 +90,16 @@ class DreamBooth:
         self._untouched = {name: value.clone() for name, value in state.items()}
         self._targets = target_names(self._transformer, "attention")
 
-    @classmethod
-    def load(
-        cls, base: str, drawing: Drawing, tuning: Tuning | None = None, *, name: str = "dreambooth"
-    ) -> DreamBooth:
-        """Loads a FLUX folder, hub id or `embedded:NAME`."""
-        return cls(model=TextOnly.load(base, drawing), tuning=tuning or Tuning(), name=name)
-
     @property
     def fingerprint(self) -> str:
         """See `SubjectMethod`."""
-        settings = hashlib.sha256(to_json(self.tuning).encode()).hexdigest()[:12]
+        captioner = "" if self.captioner is None else self.captioner.chat.revision
+        settings = hashlib.sha256(f"{to_json(self.tuning)}{captioner}".encode()).hexdigest()[:12]
         return f"{self.model.fingerprint}-{settings}"
 
     def prepare(self, requests: Sequence[Request]) -> None:
         """Fine-tunes on the reference of the one subject that the requests are of."""
-        subject = requests[0]
-        assert all(request.subject_id == subject.subject_id for request in requests), "one subject at a time"
+        subject = one_subject(requests)
         self._put_back()
         prompts = [prompt.format(subject=subject.subject) for prompt in self.tuning.prior_prompts]
         prompts = [prompt for prompt in prompts for _ in range(self.tuning.prior_pictures)]
@@ -112,18 +108,15 @@ class DreamBooth:
 
     def generate(self, requests: Sequence[Request]) -> list[Image.Image]:
         """One picture a request, its subject called by the identifier."""
-        named = [
-            dataclasses.replace(request, prompt=request.prompt.replace(request.subject, self._named(request.subject)))
-            for request in requests
-        ]
-        return self.model.generate(named)
+        return self.model.generate([dataclasses.replace(r, prompt=self._named(r.prompt, r)) for r in requests])
 
     @property
     def _transformer(self) -> Any:
         return self.model.pipeline.transformer
 
-    def _named(self, subject: str) -> str:
-        return f"{self.tuning.identifier} {subject}"
+    def _named(self, prompt: str, request: Request) -> str:
+        """The prompt with the identifier before the subject's words."""
+        return prompt.replace(request.subject, f"{self.tuning.identifier} {request.subject}".strip())
 
     def _prior_request(self, subject: Request, number: int, prompt: str) -> Request:
         seed = derive_seed(self.tuning.seed, "prior", subject.subject_id, number)
@@ -148,45 +141,44 @@ class DreamBooth:
 
     def _fit(self, subject: Request, prompts: Sequence[str], prior: Sequence[Image.Image]) -> None:
         tuning, size = self.tuning, self.model.drawing.size
-        backbone = FluxBackbone.from_pipeline(self.model.pipeline)
         generator = torch.Generator().manual_seed(derive_seed(tuning.seed, "fit", subject.subject_id))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(tuning.seed, "lora", subject.subject_id) % (1 << 32))
             parameters = self._trainable()
-        optimizer = torch.optim.AdamW(parameters, lr=tuning.learning_rate)
-        reference = backbone.encode(to_tensor(subject.reference, size))
-        others = backbone.encode(to_tensor(prior, size))
+        fit = Fit(
+            model=self.model, parameters=parameters, learning_rate=tuning.learning_rate, steps=tuning.steps,
+            guidance=tuning.guidance,
+        )  # fmt: skip
+        reference = fit.backbone.encode(to_tensor(subject.reference, size)).expand(tuning.batch, -1, -1, -1)
+        others = fit.backbone.encode(to_tensor(prior, size))
+        caption = f"a {subject.subject}" if self.captioner is None else self.captioner(subject)
         length = self.model.drawing.max_sequence_length
-        named = backbone.encode_text([f"a {self._named(subject.subject)}"] * tuning.batch, length)
-        plain = backbone.encode_text(prompts, length)
-        for _ in range(tuning.steps):
-            drawn = torch.randint(len(others), (tuning.batch,), generator=generator)
-            latents = torch.cat([reference.expand(tuning.batch, -1, -1, -1), others[drawn]])
-            errors = self._errors(backbone, latents, _joined(named, plain, drawn), generator)
-            loss = errors[: tuning.batch].mean() + tuning.prior_weight * errors[tuning.batch :].mean()
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+        named = fit.backbone.encode_text([self._named(caption, subject)] * tuning.batch, length)
+        plain = fit.backbone.encode_text(prompts, length)
+        weights = torch.tensor([1.0] * tuning.batch + [tuning.prior_weight] * tuning.batch) / tuning.batch
+
+        def batch() -> tuple[Tensor, Text, Tensor]:
+            drawn = torch.randint(len(others), (tuning.batch,), generator=generator).to(others.device)
+            texts = Text.concat([named, plain.take(drawn)])
+            return torch.cat([reference, others[drawn]]), texts, weights.to(others.device)
+
+        fit.run(batch, generator)
         self._transformer.requires_grad_(False)
 
-    def _errors(
-        self, backbone: FluxBackbone, latents: Float[Tensor, "b c h w"], text: Text, generator: torch.Generator
-    ) -> Float[Tensor, " b"]:
-        """Mean squared error of each latent's velocity."""
-        height, width = self.model.drawing.size
-        shift = backbone.resolution_shift.shift(backbone.tokens_per(height, width))
-        sigma = flow.sample_sigmas(len(latents), "logit-normal", shift, generator).to(latents.device)
-        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-        noisy = flow.noisy_latents(latents, noise, sigma)
-        predicted = backbone.velocity(noisy, sigma, text, guidance=self.tuning.guidance)
-        return (predicted.float() - flow.velocity(latents, noise)).square().flatten(1).mean(1)
+
+def dreambooth(setting: Setting) -> DreamBooth:
+    """The row of DreamBooth."""
+    return _method(setting, Tuning(seed=setting.seed))
 
 
-def _joined(first: Text, second: Text, rows: Tensor) -> Text:
-    """All prompts of the one and some rows of the other."""
-    rows = rows.to(second.tokens.device)
-    tokens = torch.cat([first.tokens, second.tokens[rows]])
-    if first.pooled is None or second.pooled is None:
-        return Text(tokens, None)
-    return Text(tokens, torch.cat([first.pooled, second.pooled[rows]]))
+def dreambooth_lora(setting: Setting) -> DreamBooth:
+    """The row of DreamBooth-LoRA."""
+    return _method(setting, Tuning(rank=16, learning_rate=2e-3, seed=setting.seed))
+
+
+def _method(setting: Setting, tuning: Tuning) -> DreamBooth:
+    captioner = None if setting.captioner is None else Captioner(chat=load_chat(setting.captioner))
+    if setting.prior_prompts:
+        tuning = dataclasses.replace(tuning, prior_prompts=setting.prior_prompts)
+    model = TextOnly.load(setting.base, setting.drawing)
+    return DreamBooth(model=model, captioner=captioner, tuning=tuning, name=setting.name)

@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 from dsd.baselines.protocol import Drawing, Request
+from dsd.baselines.setting import Setting
 from dsd.generate.pipeline import FluxTwoFramePipeline
 from dsd.models import resolve, revision_of
+from dsd.train.trainer import train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,3 +70,8 @@ class TwoFrameStudent:
             ).images
         return pictures
 
+
+def student(setting: Setting) -> TwoFrameStudent:
+    """The row of a student: of a finished adapter, or trained first."""
+    adapter = setting.weights or train(setting.budget, setting.pairs(), setting.run, latents=setting.latents)
+    return TwoFrameStudent.load(setting.base, adapter, setting.drawing, name=setting.name)

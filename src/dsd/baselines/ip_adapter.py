@@ -1,12 +1,12 @@
 """IP-Adapter and IP-Adapter-Plus (Ye et al., arXiv 2308.06721): decoupled cross-attention on an image encoder's tokens.
 
 The text-to-image model stays frozen; a projection of the encoder's features to a few tokens is trained, and keys and
-values for them in each attention, by reconstructing the very picture that is shown. Plain IP-Adapter projects one vector
-to four tokens, Plus has a resampler look at all patches. On FLUX the attention is diffusers' own
+values for them in each attention, by reconstructing the very picture that is shown. Plain IP-Adapter projects one
+vector to four tokens, Plus has a resampler look at all patches. On FLUX the attention is diffusers' own
 `FluxIPAdapterAttnProcessor`, in the double blocks, as the published FLUX adapters have it; their files load here.
 
-Deviations: the image encoder is whatever `Setting.vision` names, in the embedded case the eyes of tiny-vlm, since tiny-dino
-and tiny-clip measure.
+Deviations: the image encoder is whatever `Setting.vision` names, in the embedded case the eyes of tiny-vlm, since
+tiny-dino and tiny-clip measure.
 """
 
 from __future__ import annotations
@@ -59,9 +59,7 @@ class IPAdapter:
     @property
     def trained(self) -> Mapping[str, nn.Module]:
         """The projection and every attention's keys and values."""
-        transformer: Any = self.backbone.transformer
-        processors = {str(n): block.attn.processor for n, block in enumerate(transformer.transformer_blocks)}
-        return {"image_proj": transformer.encoder_hid_proj.image_projection_layers[0], **processors}
+        return trained_of(self.backbone)
 
     def look(self, pictures: Sequence[Image.Image]) -> Look:
         """The image encoder's features, (b, d) or (b, patches, d)."""
@@ -79,19 +77,7 @@ class IPAdapter:
 
     def save(self, folder: Path) -> None:
         """Writes ``ip_adapter.safetensors``, for `FluxPipeline.load_ip_adapter` (of Plus, for this class alone)."""
-        save_file(self.state(), folder / WEIGHTS_FILE)
-
-    def state(self) -> dict[str, Tensor]:
-        """All trained tensors by their names in diffusers' format."""
-        names = {"image_embeds": "proj"} if not self.plus else {}
-        tensors = {}
-        for part, module in self.trained.items():
-            for name, value in module.state_dict().items():
-                for ours, theirs in names.items():
-                    name = name.replace(ours, theirs)
-                key = f"image_proj.{name}" if part == "image_proj" else f"ip_adapter.{part}.{name.replace('.0.', '.')}"
-                tensors[key] = value.detach().cpu().contiguous().clone()
-        return tensors
+        save_file(state_of(self.trained), folder / WEIGHTS_FILE)
 
     def _install_resampler(self, weights: str | Mapping[str, Tensor] | None) -> None:
         transformer: Any = self.backbone.transformer
@@ -129,6 +115,26 @@ def install(backbone: FluxBackbone, weights: str | Mapping[str, Tensor] | None, 
         weight_name=WEIGHTS_FILE,
         image_encoder_pretrained_model_name_or_path=None,
     )
+
+
+def trained_of(backbone: FluxBackbone) -> dict[str, nn.Module]:
+    """The projection and every attention's keys and values of an installed adapter."""
+    transformer: Any = backbone.transformer
+    processors = {str(n): block.attn.processor for n, block in enumerate(transformer.transformer_blocks)}
+    return {"image_proj": transformer.encoder_hid_proj.image_projection_layers[0], **processors}
+
+
+def state_of(trained: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The tensors of `trained_of` by their names in diffusers' format."""
+    tensors = {}
+    for part, module in trained.items():
+        for name, value in module.state_dict().items():
+            if part == "image_proj":
+                key = f"image_proj.{name.replace('image_embeds', 'proj')}"
+            else:
+                key = f"ip_adapter.{part}.{name.replace('_ip.0.', '_ip.')}"
+            tensors[key] = value.detach().cpu().contiguous().clone()
+    return tensors
 
 
 def ip_adapter(setting: Setting) -> Conditioned:

@@ -27,6 +27,9 @@ class Setting:
         weights: of a method that is trained already: a folder, a hub id or ``embedded:NAME``; nothing is trained then.
         vision: model whose pictures' features some methods are conditioned on; it has no part in measuring.
         faces: model that finds faces, for methods that need them.
+        captioner: vision-language model that captions references, for methods that are fitted to a subject; None to
+            have them learn it under the subject's words alone.
+        prior_prompts: what the base model draws for prior preservation; see `dsd.baselines.dreambooth.Tuning`.
         seed: of what is fitted to each subject.
     """
 
@@ -39,6 +42,8 @@ class Setting:
     weights: str | None = None
     vision: str = "embedded:tiny-vlm"
     faces: str | None = None
+    captioner: str | None = "embedded:tiny-vlm"
+    prior_prompts: tuple[str, ...] = ()
     seed: int = 0
 
     @property

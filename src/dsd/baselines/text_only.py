@@ -12,6 +12,7 @@ from diffusers import FluxPipeline
 from PIL import Image
 
 from dsd.baselines.protocol import Drawing, Request
+from dsd.baselines.setting import Setting
 from dsd.models import resolve, revision_of
 
 
@@ -62,3 +63,8 @@ class TextOnly:
                 generator=[torch.Generator().manual_seed(request.seed) for request in batch],
             ).images
         return pictures
+
+
+def teacher(setting: Setting) -> TextOnly:
+    """The row of the plain text-to-image model."""
+    return TextOnly.load(setting.base, setting.drawing, name=setting.name)

@@ -1,4 +1,4 @@
-"""Image encoders that methods are conditioned on: the vision part of any `AutoModel`, whole pictures or patch by patch."""
+"""Image encoders that methods are conditioned on: the vision part of any `AutoModel`, by pictures or by patches."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Vision:
 
     @torch.no_grad()
     def patches(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "n p d"]:
-        """A vector a patch: of the last level but one, as IP-Adapter-Plus takes them, or of a feature map's last one."""
+        """A vector a patch: of the last level but one, as IP-Adapter-Plus has it, or of a feature map's last one."""
         out = self._out(pictures, output_hidden_states=True)
         states = out.last_hidden_state if out.last_hidden_state.ndim == 4 else out.hidden_states[-2]
         return states.flatten(2).transpose(1, 2) if states.ndim == 4 else states

@@ -29,9 +29,7 @@ __all__ = ["TrainConfig", "train"]
 
 
 @loop.flushed_denormals()
-def train(
-    config: TrainConfig, data: Path | Sequence[TrainingPair], out: Path, *, latents: Path | None = None
-) -> Path:
+def train(config: TrainConfig, data: Path | Sequence[TrainingPair], out: Path, *, latents: Path | None = None) -> Path:
     """Trains a student and writes its adapter.
 
     Args:

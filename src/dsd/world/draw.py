@@ -383,6 +383,20 @@ def draw_panels(individuals: Individuals, scenes: Scenes, size: int = PANEL_SIZE
     return draw(individuals, scenes, size).image
 
 
+def landmarks(individuals: Individuals, scenes: Scenes) -> Float[Tensor, "n 5 2"]:
+    """Where the eyes, the middle of the face and the corners of the mouth lie, as (x, y) in [-1, 1] of the panel.
+
+    Left and right are the picture's. Rows of objects, which have no face, mean nothing.
+    """
+    w, zero = individuals.width, torch.zeros_like(individuals.width)
+    x = torch.stack([-0.15 * w, 0.15 * w, zero, zero - 0.17, zero + 0.17], 1)
+    y = torch.tensor([-0.44, -0.44, -0.3, -0.19, -0.19], device=x.device).expand_as(x)
+    cos, sin, size = (value[:, None] for value in (scenes.lean.cos(), scenes.lean.sin(), scenes.size))
+    across = (cos * x - sin * y) * size + ((scenes.position - 1) * 0.42 + scenes.shift_x)[:, None]
+    down = (sin * x + cos * y) * size + (0.25 + scenes.shift_y)[:, None]
+    return torch.stack([across, down], 2)
+
+
 def panel_numbers(individual: Int[Tensor, "n"], panels: int) -> Int[Tensor, "n panels"]:
     """The scene numbers that belong to an individual: ``panels`` consecutive ones, shared with nobody."""
     return individual[:, None] * panels + torch.arange(panels, device=individual.device)

@@ -17,7 +17,9 @@ from dsd.models import resolve
 from dsd.train import checkpoint, environment, loop
 from dsd.world.budget import Budget, kept_budget
 
-RECIPES = {name: f"dsd.world.recipes.{name}" for name in ("autoencoder", "vlm", "teacher", "judge", "dino", "clip")}
+RECIPES = {
+    name: f"dsd.world.recipes.{name}" for name in ("autoencoder", "vlm", "teacher", "judge", "dino", "clip", "face")
+}
 STUDENT = "student"
 """Not a task of its own: its recipe is curation and training as any user runs them."""
 CEILING = "ceiling"
