@@ -101,11 +101,11 @@ def test_another_version_of_a_method_is_drawn_anew(benchmark: Benchmark, tmp_pat
 
 
 def test_claims_are_tested_on_paired_differences():
-    noise = [0.0, 5.0, -3.0, 1.0, 2.0, -4.0]  # far wider than the difference, but the same in both rows
+    noise = [0.0, 5.0, -3.0, 1.0, 2.0, -4.0] * 3  # far wider than the difference, but the same in both rows
     better, worse = [x + 1.1 for x in noise], [x + 1.0 for x in noise]
     rows = [
-        Scores(name="a", values={"identity": better, "copy": [0.1] * 6}),
-        Scores(name="b", values={"identity": worse, "copy": [0.3] * 6}),
+        Scores(name="a", runs=[{"identity": better, "copy": [0.1] * 18}]),
+        Scores(name="b", runs=[{"identity": worse, "copy": [0.3] * 18}]),
     ]
     claims = [
         Claim(text="above", method="a", against="b", metric="identity"),
@@ -116,7 +116,8 @@ def test_claims_are_tested_on_paired_differences():
     above, below, third = examine(rows, claims)
     assert above.holds and above.difference.mean == pytest.approx(0.1)
     assert not below.holds and third.holds
-    assert list(third.as_dict()) == ["claim", "difference", "low", "high", "holds"]
+    assert (above.win_rate, below.win_rate) == (1.0, 0.0) and above.p < 0.01
+    assert list(third.as_dict()) == ["claim", "difference", "low", "high", "p", "win_rate", "holds"]
 
 
 def test_tables_say_the_same_in_every_format(benchmark: Benchmark, tmp_path: Path):

@@ -7,7 +7,7 @@ from PIL import Image
 
 from dsd.evaluate.agreement import Agreement
 from dsd.evaluate.bootstrap import bootstrap
-from dsd.evaluate.measure import METRICS, Scores
+from dsd.evaluate.measure import COSTS, QUALITIES, Scores
 from dsd.evaluate.report import PairView, Report, SheetRow, render
 
 VOID = {"meta", "img", "br"}
@@ -31,7 +31,7 @@ class Balanced(HTMLParser):
 
 def whole_report() -> Report:
     picture = Image.new("RGB", (8, 8), "red")
-    values = {metric: [0.1, 0.4, 0.3] for metric in METRICS}
+    values = {metric: [0.1, 0.4, 0.3] for metric in (*QUALITIES, *COSTS)}
     kept, rejected = [0.8, 0.9, 0.7], [0.2, 0.6]
     return Report(
         title="A <demo>",
@@ -43,7 +43,7 @@ def whole_report() -> Report:
         training=[(20, 1.0), (40, 0.5), (60, 0.4)],
         held_out=[(60, 0.45)],
         sheet=[SheetRow(prompt="a cat at sea", pictures={"reference": picture, "student": picture})],
-        scores=[Scores(name="student", values=values), Scores(name="copy", values=values)],
+        scores=[Scores(name="student", runs=[values]), Scores(name="copy", runs=[values])],
         agreement=Agreement(
             kept=bootstrap(kept), rejected=bootstrap(rejected), kept_values=kept, rejected_values=rejected
         ),

@@ -20,6 +20,16 @@ console = Console(stderr=True, highlight=False)
 LINE_EVERY_SECONDS = 30.0
 
 
+def quiet_libraries() -> None:
+    """Silences what diffusers and transformers say while they load models; there are messages of our own."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+
+
 def progress(
     iterable: Iterable[Item] | None = None, *, description: str, total: int | None = None, completed: int = 0
 ) -> Bar[Item]:

@@ -41,7 +41,8 @@ Look = Mapping[str, Tensor]
 """What frozen models see in a batch of pictures, by name; the batch comes first in every tensor."""
 _ALONE = Canvas(given=(False,), weights=(1.0,))
 _HELD_OUT_AT_ONCE = 32
-_SEEN_AT_MOST = 1 << 16  # looks kept in memory; a few hundred MB for patch features of the embedded models
+_BLOCK = 32
+_KEPT_AT_MOST = 1 << 16  # pairs whose looks are kept in memory: some hundred MB of the embedded models' patches
 
 
 class Conditioner(Protocol):
@@ -166,7 +167,7 @@ class ConditionedTask:
         self.config, self.backbone, self.conditioner = config, backbone, conditioner
         self.cache, self.pairs, self.sees = cache, pairs, sees
         self.rows = split_by_grid(cache.grids, config.held_out)
-        self._seen: dict[int, Look] = {}
+        self._seen: dict[int, Look] = {}  # by block
         modules = dict(conditioner.trained)
         backbone.transformer.requires_grad_(False)
         for module in modules.values():
@@ -249,16 +250,19 @@ class ConditionedTask:
 
     @torch.no_grad()
     def _look(self, rows: Sequence[int]) -> Look:
-        """At the pictures of some rows; what was seen is kept, as long as there is room."""
-        new = [row for row in dict.fromkeys(rows) if row not in self._seen]
-        fresh: dict[int, Look] = {}
-        if new:
-            found = self.conditioner.look([getattr(self.pairs[row], self.sees) for row in new])
-            fresh = {row: {name: value[i].clone() for name, value in found.items()} for i, row in enumerate(new)}
-        looks = [fresh[row] if row in fresh else self._seen[row] for row in rows]
-        if len(self._seen) + len(fresh) <= _SEEN_AT_MOST:
-            self._seen |= fresh
-        return {name: torch.stack([look[name] for look in looks]) for name in looks[0]}
+        """At the pictures of some rows.
+
+        Of few pairs all looks are kept, taken in blocks of neighbouring rows, so that no bit of them depends on when a
+        run was stopped.
+        """
+        if len(self.pairs) > _KEPT_AT_MOST:
+            return self.conditioner.look([getattr(self.pairs[row], self.sees) for row in rows])
+        for block in dict.fromkeys(row // _BLOCK for row in rows):
+            if block not in self._seen:
+                pairs = self.pairs[block * _BLOCK : (block + 1) * _BLOCK]
+                self._seen[block] = self.conditioner.look([getattr(pair, self.sees) for pair in pairs])
+        looks = [(self._seen[row // _BLOCK], row % _BLOCK) for row in rows]
+        return {name: torch.stack([look[name][place] for look, place in looks]) for name in looks[0][0]}
 
 
 def conditioned(

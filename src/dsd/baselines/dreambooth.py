@@ -59,7 +59,7 @@ class Tuning:
     batch: int = 4
     learning_rate: float = 5e-4
     prior_prompts: tuple[str, ...] = ("a {subject}",)
-    prior_pictures: int = 16
+    prior_pictures: int = 4
     prior_weight: float = 1.0
     guidance: float = 1.0
     seed: int = 0

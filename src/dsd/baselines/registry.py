@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 
 from dsd.baselines.protocol import SubjectMethod
 from dsd.baselines.setting import Setting
 from dsd.config import did_you_mean
 from dsd.errors import UserError
 
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a method is built.
+
+    Attributes:
+        builder: file of this folder and the function in it that builds the method of a `Setting`.
+        trained: whether it is trained on pairs before it is compared, for which it needs `Setting.data`.
+    """
+
+    builder: str
+    trained: bool = False
+
+
 METHODS = {
-    "student": "dsd_method:student",
-    "dreambooth": "dreambooth:dreambooth",
-    "dreambooth-lora": "dreambooth:dreambooth_lora",
-    "textual-inversion": "textual_inversion:textual_inversion",
-    "ip-adapter": "ip_adapter:ip_adapter",
-    "ip-adapter-plus": "ip_adapter:ip_adapter_plus",
-    "ip-adapter-on-pairs": "ip_adapter:ip_adapter_on_pairs",
-    "instantid": "instantid:instantid",
-    "controlnet": "controlnet:controlnet",
-    "teacher": "text_only:teacher",
-    "copy": "copy:copy_reference",
+    "student": Entry("dsd_method:student", trained=True),
+    "dreambooth": Entry("dreambooth:dreambooth"),
+    "dreambooth-lora": Entry("dreambooth:dreambooth_lora"),
+    "textual-inversion": Entry("textual_inversion:textual_inversion"),
+    "ip-adapter": Entry("ip_adapter:ip_adapter", trained=True),
+    "ip-adapter-plus": Entry("ip_adapter:ip_adapter_plus", trained=True),
+    "ip-adapter-on-pairs": Entry("ip_adapter:ip_adapter_on_pairs", trained=True),
+    "controlnet": Entry("controlnet:controlnet", trained=True),
+    "instantid": Entry("instantid:instantid", trained=True),
+    "teacher": Entry("text_only:teacher"),
+    "copy": Entry("copy:copy_reference"),
 }
-"""Name -> file of this folder and the function in it that builds the method of a `Setting`."""
 
 
 def build(method: str, setting: Setting) -> SubjectMethod:
@@ -37,5 +51,5 @@ def build(method: str, setting: Setting) -> SubjectMethod:
     """
     if method not in METHODS:
         raise UserError(f'there is no method "{method}"; {did_you_mean(method, METHODS)}')
-    module, _, function = METHODS[method].partition(":")
+    module, _, function = METHODS[method].builder.partition(":")
     return getattr(importlib.import_module(f"dsd.baselines.{module}"), function)(setting)

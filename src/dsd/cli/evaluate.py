@@ -1,36 +1,46 @@
-"""`dsd evaluate`: how well students keep identities and follow words, beside what bounds them."""
+"""`dsd evaluate`: how well students keep identities and follow words; and the paper's tables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import tyro
 
-if TYPE_CHECKING:
-    from dsd.baselines.protocol import Drawing, SubjectMethod
+from dsd.world.tables_config import TablesConfig, ablation_rows, budget_rows, main_rows, quick
 
-_DREAMBOOTH_RANK = 16
+if TYPE_CHECKING:
+    from dsd.baselines.protocol import SubjectMethod
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """What every table's methods are told."""
+    """What the methods of a comparison are told."""
 
     base: str | None = None
     """The model that the students were made from, also the text-only teacher; read from the adapter when left out."""
+    methods: tuple[str, ...] = ()
+    """Further methods, such as dreambooth, ip-adapter or controlnet=WEIGHTS. What is trained on pairs needs its weights
+    (a folder or hub id), or --pairs to be trained on first; what is fitted to each subject takes seconds for each."""
+    pairs: Path | None = None
+    """Dataset folder, as `dsd curate` writes it, that further methods are trained on."""
+    vision: str = "embedded:tiny-vlm"
+    """Image encoder of IP-Adapter, such as openai/clip-vit-large-patch14."""
+    faces: str | None = None
+    """Face pack of InstantID; `dsd world train face` makes one for the drawn world."""
+    captioner: str | None = "embedded:tiny-vlm"
+    """Chat model that captions the references of methods that are fitted to them; None for none."""
     steps: int = 16
     """Denoising steps."""
     text_scale: float = 1.5
-    """True guidance of students by the text; 1 is off."""
+    """True guidance by the text of methods that see a picture; 1 is off."""
     image_scale: float = 1.5
-    """True guidance of students by the picture; 1 is off."""
+    """True guidance by the picture, likewise; 1 is off."""
     teacher_guidance: float = 2.5
-    """True guidance of the text-only teacher; 1 is off."""
-    fitted: tuple[Literal["dreambooth", "dreambooth-lora"], ...] = ()
-    """Methods to compare with that are fitted to each subject: minutes of work for every few subjects."""
+    """True guidance of methods that see none; 1 is off."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
 
@@ -72,37 +82,104 @@ class DreamBench(Compared):
     """Folder for samples, scores and the table."""
 
 
-def variants() -> dict[str, tuple[str, Evaluate | DreamBench]]:
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Curates, trains, draws and measures everything that a table of the paper needs, in the drawn world.
+
+    Takes hours. Run the same command again to resume; tables in one folder share what they are made of.
+    """
+
+    table: tyro.conf.Suppress[str]
+    """Which."""
+    tables: TablesConfig
+    """Settings."""
+    quick: bool = False
+    """Every part in minutes, with numbers that mean little; other settings are then left as they are."""
+    out: Path | None = None
+    """Folder for everything; runs/tables, or runs/tables-quick."""
+    dry_run: bool = False
+    """Print the resolved config and the plan, and do nothing."""
+
+    @property
+    def config(self) -> TablesConfig:
+        return quick() if self.quick else self.tables
+
+    @property
+    def folder(self) -> Path:
+        return self.out or Path("runs/tables-quick" if self.quick else "runs/tables")
+
+
+Command = Evaluate | DreamBench | Table
+_ROWS = {"main": main_rows, "ablations": ablation_rows, "budget": budget_rows}
+
+
+def variants() -> dict[str, tuple[str, Command]]:
     return {
         "": ("", Evaluate()),
+        "main": ("the paper's comparison with other methods", _of("main")),
+        "ablations": ("the paper's ablations", _of("ablations")),
+        "budget": ("how much identity each stage loses, and what the judge is worth", _of("budget")),
         "dreambench": ("the public benchmark DreamBench++, drop-in", DreamBench()),
     }
 
 
-def plan(command: Evaluate | DreamBench) -> list[str]:
+def plan(command: Command) -> list[str]:
+    if isinstance(command, Table):
+        return _plan_of_table(command)
+    further = "".join(f", {method}" for method in command.methods)
     if isinstance(command, DreamBench):
         scored = (
             f"have {command.judge} score each picture {command.repeats} times" if command.judge else "score nothing"
         )
         return [
             f"draw {command.pictures} picture(s) for each of nine prompts of the collections in {command.data} with "
-            f"{command.adapter} and the text-only teacher",
+            f"{command.adapter}{further} and the text-only teacher",
             scored,
             f"write samples, scores and the table beside the published one to {command.out}",
         ]
     return [
-        f"draw {command.subjects} held-out individuals x 4 prompts with {_names(command)}, the text-only teacher, "
-        "the copied reference and the world itself",
+        f"draw {command.subjects} held-out individuals x 4 prompts with {' and '.join(command.adapter)}{further}, the "
+        "text-only teacher, the copied reference and the world itself",
         "measure identity, prompt following, diversity, copying and seconds, with 95 % bootstrap intervals",
         f"write the table and the page to {command.out}",
     ]
 
 
-def run(command: Evaluate | DreamBench) -> None:
-    if isinstance(command, DreamBench):
+def _plan_of_table(command: Table) -> list[str]:
+    config, name = command.config, command.table
+    budget = config.train if name == "main" else config.ablation_train
+    seeds = config.seeds if name == "main" else config.ablation_seeds
+    rows = [row.name for row in _ROWS[name](config)]
+    return [
+        f"curate {config.curate.units * config.curate.unit_size:,} captions with {config.curate.teacher} and "
+        f"{config.curate.judge}",
+        f"train what is trained for {budget.steps:,} steps of {budget.batch_size} pairs, with seeds "
+        f"{', '.join(map(str, seeds))}",
+        f"draw {config.subjects} held-out individuals x 4 prompts with {', '.join(rows)}",
+        f"write table.json, table.csv, table.md and index.html to {command.folder / name}",
+    ]
+
+
+def run(command: Command) -> None:
+    if isinstance(command, Table):
+        _table(command)
+    elif isinstance(command, DreamBench):
         _dreambench(command)
     else:
         _drawn_world(command)
+
+
+def _of(table: str) -> Table:
+    return Table(table=table, tables=TablesConfig())
+
+
+def _table(command: Table) -> None:
+    from dsd.evaluate import tables
+    from dsd.world.tables import make_table
+
+    scores, findings = make_table(command.table, command.config, command.folder)
+    print(tables.as_markdown(scores), end="")
+    print(tables.claims_as_markdown(findings), end="")
 
 
 def _drawn_world(command: Evaluate) -> None:
@@ -117,10 +194,15 @@ def _drawn_world(command: Evaluate) -> None:
         raise UserError(f"--adapter got {list(command.adapter)}, but must name one student or several different ones")
     out = make_folder(command.out)
     drawn = DrawnBenchmark(subjects=command.subjects)
-    methods = [*_methods(command, command.adapter), Truth(drawn=drawn)]
-    scores = evaluate(EvaluateConfig(), drawn.build(), methods, out)
+
+    def methods() -> Iterator[SubjectMethod]:
+        yield from _methods(command, command.adapter, out)
+        yield Truth(drawn=drawn)
+
+    scores = evaluate(EvaluateConfig(), drawn.build(), methods(), out)
     findings = tables.write(scores, out)
-    report = Report(title="Evaluation", introduction=f"Student: {_names(command)}.", scores=scores)
+    introduction = f"Student: {' and '.join(command.adapter)}."
+    report = Report(title="Evaluation", introduction=introduction, scores=scores, findings=findings)
     write_atomic(out / "index.html", render(report))
     print(tables.as_markdown(scores), end="")
     print(tables.claims_as_markdown(findings), end="")
@@ -137,7 +219,7 @@ def _dreambench(command: DreamBench) -> None:
     judge = None if command.judge is None else load_chat(command.judge)
     out = make_folder(command.out)
     scores = {}
-    for method in _methods(command, (command.adapter,)):
+    for method in _methods(command, (command.adapter,), out):
         samples = draw_samples(collections, method, out, pictures=command.pictures)
         print(samples.path)
         if judge is not None:
@@ -148,30 +230,41 @@ def _dreambench(command: DreamBench) -> None:
         print(as_markdown(scores), end="")
 
 
-def _methods(command: Compared, adapters: Sequence[str]) -> list[SubjectMethod]:
-    """The students, what is fitted to each subject, the text-only teacher, and the copied reference."""
+def _methods(command: Compared, adapters: Sequence[str], out: Path) -> Iterator[SubjectMethod]:
+    """The students, the further methods, the text-only teacher, and the copied reference, one after the other."""
     from dsd.backbones.adapter import load_metadata
-    from dsd.baselines.copy import CopyReference
-    from dsd.baselines.dreambooth import DreamBooth, Tuning
-    from dsd.baselines.dsd_method import TwoFrameStudent
-    from dsd.baselines.text_only import TextOnly
+    from dsd.baselines import registry
+    from dsd.baselines.protocol import Drawing
+    from dsd.baselines.setting import Setting
+    from dsd.data.pairs import PairRows
+    from dsd.log import quiet_libraries
     from dsd.models import resolve
+    from dsd.train.config import TrainConfig
 
+    quiet_libraries()
     metadata = load_metadata(resolve(adapters[0]))
     base = command.base or metadata.base
-    drawing = Drawing(steps=command.steps, text_scale=command.text_scale, image_scale=command.image_scale)
-    words = Drawing(
-        size=metadata.frame_size or Drawing.size,
-        steps=command.steps,
-        true_guidance=command.teacher_guidance,
-        max_sequence_length=metadata.max_sequence_length,
+    setting = Setting(
+        name="",
+        base=base,
+        drawing=Drawing(
+            size=metadata.frame_size or Drawing.size,
+            max_sequence_length=metadata.max_sequence_length,
+            steps=command.steps,
+            text_scale=command.text_scale,
+            image_scale=command.image_scale,
+            true_guidance=command.teacher_guidance,
+        ),
+        data=() if command.pairs is None else PairRows(command.pairs, out / "methods" / "rows"),
+        budget=TrainConfig(base=base, max_sequence_length=metadata.max_sequence_length),
+        runs=out / "methods",
+        vision=command.vision,
+        faces=command.faces,
+        captioner=command.captioner,
     )
     names = ["student"] if len(adapters) == 1 else adapters
-    students = [TwoFrameStudent.load(base, a, drawing, name=n) for a, n in zip(adapters, names, strict=True)]
-    ranks = {"dreambooth": 0, "dreambooth-lora": _DREAMBOOTH_RANK}
-    fitted = [DreamBooth.load(base, words, Tuning(rank=ranks[name]), name=name) for name in command.fitted]
-    return [*students, *fitted, TextOnly.load(base, words), CopyReference()]
-
-
-def _names(command: Evaluate) -> str:
-    return " and ".join(command.adapter)
+    for name, adapter in zip(names, adapters, strict=True):
+        yield registry.build("student", dataclasses.replace(setting, name=name, weights=adapter))
+    for method in (*command.methods, "teacher", "copy"):
+        name, _, weights = method.partition("=")
+        yield registry.build(name, dataclasses.replace(setting, name=name, weights=weights or None))

@@ -21,6 +21,8 @@ class CurateConfig:
         judge: model that describes panels and judges pairs, named likewise.
         templates: prompts for them: ``default`` (large models), ``compact`` (tiny-vlm), or a folder.
         chain_of_thought: describe both subjects before deciding; otherwise decide at once.
+        themes: four scenes that every sheet shows in place of those that the chat model thinks of for it; empty for its
+            own. What training on few themes costs is one of the paper's ablations.
         chat_batch: questions asked at once of a local model, or in flight to a server.
         teacher: text-to-image model that draws the sheets: ``embedded:NAME``, a folder or a hub id.
         teacher_batch: sheets drawn at once.
@@ -41,6 +43,7 @@ class CurateConfig:
     judge: str = "embedded:tiny-vlm"
     templates: str = "compact"
     chain_of_thought: bool = True
+    themes: tuple[str, ...] = ()
     chat_batch: int = 64
     teacher: str = "embedded:tiny-flux"
     teacher_batch: int = 8
@@ -58,5 +61,7 @@ class CurateConfig:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if self.true_guidance < 1:
             raise UserError(f"true_guidance is {self.true_guidance}, but must be at least 1 (1 turns it off)")
+        if len(self.themes) not in (0, 4):
+            raise UserError(f"themes are {len(self.themes)} scenes, but a sheet has 4; give 4 or none")
         if not 0 <= self.near_copy_threshold < 1:
             raise UserError(f"near_copy_threshold is {self.near_copy_threshold}, but must be a share in [0, 1)")

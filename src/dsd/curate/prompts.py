@@ -16,7 +16,7 @@ from dsd.data.records import Caption, GridPrompt, Model
 
 
 def write_grid_prompts(
-    captions: Sequence[Caption], chat: ChatModel, templates: Templates, seed: int
+    captions: Sequence[Caption], chat: ChatModel, templates: Templates, seed: int, themes: tuple[str, ...] = ()
 ) -> list[GridPrompt | ChatFailure]:
     """Asks for a grid prompt after each caption.
 
@@ -25,6 +25,7 @@ def write_grid_prompts(
         chat: who writes.
         templates: of the question and of the text that the teacher will draw.
         seed: of the unit.
+        themes: four scenes for every sheet in place of the reply's own.
 
     Returns:
         For each caption its grid prompt, or why there is none.
@@ -43,12 +44,17 @@ def write_grid_prompts(
     )
     writer = Model(name=chat.name, revision=chat.revision, template=template.label)
     return [
-        reply if isinstance(reply, ChatFailure) else _prompt(caption, cast(GridPromptReply, reply), templates, writer)
+        reply
+        if isinstance(reply, ChatFailure)
+        else _prompt(caption, cast(GridPromptReply, reply), themes, templates, writer)
         for caption, reply in zip(captions, replies, strict=True)
     ]
 
 
-def _prompt(caption: Caption, reply: GridPromptReply, templates: Templates, writer: Model) -> GridPrompt:
-    scenes = {f"scene{number}": scene for number, scene in enumerate(reply.scenes, start=1)}
+def _prompt(
+    caption: Caption, reply: GridPromptReply, themes: tuple[str, ...], templates: Templates, writer: Model
+) -> GridPrompt:
+    chosen = themes or tuple(reply.scenes)
+    scenes = {f"scene{number}": scene for number, scene in enumerate(chosen, start=1)}
     text = templates.sheet.words({"subject": reply.subject, **scenes})
-    return GridPrompt(caption=caption.id, subject=reply.subject, scenes=tuple(reply.scenes), text=text, writer=writer)
+    return GridPrompt(caption=caption.id, subject=reply.subject, scenes=chosen, text=text, writer=writer)

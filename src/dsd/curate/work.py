@@ -43,7 +43,7 @@ def do_unit(unit: Unit, config: CurateConfig, models: Models, tell: Callable[[st
         tell: is told each stage as it begins.
     """
     tell("writing grid prompts")
-    written = write_grid_prompts(unit.captions, models.chat, models.templates, unit.seed)
+    written = write_grid_prompts(unit.captions, models.chat, models.templates, unit.seed, config.themes)
     prompts = [prompt for prompt in written if isinstance(prompt, GridPrompt)]
     tell("drawing sheets")
     grids = models.teacher.draw(prompts, unit.seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -32,6 +32,7 @@ class PairRows(Sequence[Pair]):
     Args:
         folder: of the dataset.
         cache: folder for the memory-mapped copy that `datasets` makes of the parquet files.
+        only: ids of the pairs to take; None for all.
         refused: also the candidates that were rejected for this reason, in both orders, as if they had been kept.
         limit: the first so many pairs at most.
 
@@ -39,13 +40,22 @@ class PairRows(Sequence[Pair]):
         ids: of the pairs.
     """
 
-    def __init__(self, folder: Path, cache: Path, *, refused: str | None = None, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        cache: Path,
+        *,
+        only: Collection[str] | None = None,
+        refused: str | None = None,
+        limit: int | None = None,
+    ) -> None:
         reader = DatasetReader(folder)
         kinds: list[Kind] = ["pairs"]
         if refused is not None and reader.manifest.rows("rejects"):
             kinds.append("rejects")
         self._tables = {kind: _table(reader, kind, cache) for kind in kinds}
         rows = [place for kind in kinds for place in _places(reader, kind, refused)]
+        rows = [place for place in rows if only is None or place.id in only]
         order = {grid: number for number, grid in enumerate(dict.fromkeys(row.grid for row in rows))}
         self._places = sorted(rows, key=lambda row: order[row.grid])[:limit]  # stable: kept ones first
         self.ids = [place.id for place in self._places]

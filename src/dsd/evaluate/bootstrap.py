@@ -1,4 +1,4 @@
-"""Means with 95 % intervals by resampling subjects (Efron 1979, percentile intervals)."""
+"""Means with 95 % intervals by resampling subjects and trainings (Efron 1979), and paired tests."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _ROUNDS = 2000
+_FLIPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,67 @@ def bootstrap(values: Sequence[float], *, groups: Sequence[str] | None = None, s
     means = sums[picks].sum(1) / counts[picks].sum(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(float(x.mean()), float(low), float(high))
+
+
+def bootstrap_runs(values: Sequence[Sequence[float]], *, seed: int = 0) -> Estimate:
+    """Mean over several trainings on the same subjects; subjects and trainings are resampled, each for itself.
+
+    Args:
+        values: for each training one value a subject, in the same order.
+        seed: of the resampling.
+    """
+    means = _resampled(np.asarray(values, dtype=np.float64), *_picks(len(values), len(values[0]), seed))
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(float(np.mean(values)), float(low), float(high))
+
+
+def bootstrap_difference(
+    first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], factor: float = 1.0, *, seed: int = 0
+) -> Estimate:
+    """Mean of ``first - factor * second`` with an interval, paired by subject; trainings are not paired.
+
+    Args:
+        first, second: for each training one value a subject; the subjects and their order are the same in both.
+        factor: that the second is multiplied by.
+        seed: of the resampling.
+    """
+    one, other = (np.asarray(values, dtype=np.float64) for values in (first, second))
+    runs, subjects = _picks(len(one), one.shape[1], seed)
+    other_runs, _ = _picks(len(other), one.shape[1], seed + 1)
+    means = _resampled(one, runs, subjects) - factor * _resampled(other, other_runs, subjects)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(float(one.mean() - factor * other.mean()), float(low), float(high))
+
+
+def sign_flip_test(differences: Sequence[float], *, seed: int = 0) -> float:
+    """Two-sided p of a paired randomisation test (Fisher 1935): is the mean difference over subjects other than 0.
+
+    Args:
+        differences: one a subject.
+        seed: of the random signs.
+    """
+    x = np.asarray(differences, dtype=np.float64)
+    signs = np.random.default_rng(seed).choice((-1.0, 1.0), size=(_FLIPS, len(x)))
+    as_far = np.abs(signs @ x) >= abs(x.sum()) - 1e-12
+    return float((1 + as_far.sum()) / (1 + _FLIPS))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values corrected for being several (Holm 1979), in the given order."""
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(np.argsort(p_values)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def _picks(runs: int, subjects: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return generator.integers(0, runs, size=(_ROUNDS, runs)), generator.integers(0, subjects, size=(_ROUNDS, subjects))
+
+
+def _resampled(values: np.ndarray, runs: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    """Means of so many resampled tables: all pairs of the picked trainings and subjects."""
+    shares = np.stack([np.bincount(picked, minlength=len(values)) for picked in runs]) / runs.shape[1]
+    weights = np.stack([np.bincount(picked, minlength=values.shape[1]) for picked in subjects]) / subjects.shape[1]
+    return np.einsum("br,rs,bs->b", shares, values, weights)

@@ -151,11 +151,11 @@ def _draw_missing(
         return
     collections = {collection.id: collection for _, collection in numbered}
     method.prepare(missing)
-    for request, drawn, _ in as_drawn(method, missing):
+    for request, drawn in as_drawn(method, missing):
         place = (collections[request.subject_id], request.prompt_index, request.repeat)
         write_atomic(folder.source(*place), _jpeg(request.reference))
         write_atomic(folder.text(*place), request.prompt + "\n")
-        write_atomic(folder.target(*place), _jpeg(drawn))  # last, for it says that all three are there
+        write_atomic(folder.target(*place), _jpeg(drawn.picture))  # last, for it says that all three are there
 
 
 def _request(collection: Collection, number: int, prompt: int, picture: int, pictures: int) -> Request:

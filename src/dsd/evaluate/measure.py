@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -13,28 +14,63 @@ from torch import Tensor
 from dsd.baselines.protocol import SubjectMethod
 from dsd.evaluate import pictures
 from dsd.evaluate.benchmark import Benchmark
-from dsd.evaluate.bootstrap import Estimate, bootstrap
+from dsd.evaluate.bootstrap import Estimate, bootstrap_runs
 from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
 from dsd.evaluate.metrics.following import follows_prompt
 from dsd.evaluate.metrics.identity import IdentityScale
-from dsd.evaluate.metrics.likeness import copy_score, diversity, likeness
+from dsd.evaluate.metrics.likeness import copy_score, diversity, likeness, vendi
 from dsd.evaluate.pictures import Drawn
 
-QUALITIES = ("identity", "prompt_following", "diversity", "copy")
+QUALITIES = ("identity", "prompt_following", "diversity", "vendi", "copy", "clip_i", "clip_t")
 """What the pictures themselves decide."""
-METRICS = (*QUALITIES, "seconds_per_image", "prepare_seconds")
+COSTS = ("seconds_per_image", "prepare_seconds", "peak_mib")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """A row of the table before averaging: for each metric one value a subject."""
+    """A row of the table before averaging.
+
+    Attributes:
+        name: of the row.
+        runs: for each training of the method, for each metric one value a subject.
+        seeds: of the trainings.
+    """
 
     name: str
-    values: Mapping[str, list[float]]
+    runs: Sequence[Mapping[str, list[float]]]
+    seeds: Sequence[int] = (0,)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The row's columns."""
+        return list(self.runs[0])
+
+    @property
+    def subjects(self) -> int:
+        """How many subjects it was measured on."""
+        return len(next(iter(self.runs[0].values())))
+
+    @property
+    def values(self) -> dict[str, list[float]]:
+        """For each metric one value a subject: the mean over trainings."""
+        return {metric: np.mean(self.by_run(metric), axis=0).tolist() for metric in self.runs[0]}
+
+    def by_run(self, metric: str) -> list[list[float]]:
+        """For each training one value a subject."""
+        return [list(run[metric]) for run in self.runs]
 
     def estimate(self, metric: str) -> Estimate:
-        """Mean over subjects with its interval."""
-        return bootstrap(self.values[metric])
+        """Mean over subjects and trainings with its interval."""
+        return bootstrap_runs(self.by_run(metric))
+
+    @classmethod
+    def together(cls, rows: Sequence[Scores]) -> Scores:
+        """One row of several trainings of a method."""
+        return cls(
+            name=rows[0].name,
+            runs=[run for row in rows for run in row.runs],
+            seeds=[s for row in rows for s in row.seeds],
+        )
 
 
 @dataclass(kw_only=True)
@@ -45,16 +81,19 @@ class Ruler:
         benchmark: the subjects.
         identity: tells individuals apart.
         agreement: tells whether words fit a picture.
+        likeness: further encoders by the name of their column: the mean cosine with the reference, as DINO-I.
     """
 
     benchmark: Benchmark
     identity: ImageEncoder
     agreement: PictureTextEncoder
+    likeness: Mapping[str, ImageEncoder] = field(default_factory=dict)
     scale: IdentityScale = field(init=False)
     references: Tensor = field(init=False)
     reference_levels: list[Tensor] = field(init=False)
     truth_likeness: Tensor = field(init=False)
     sentences: Tensor = field(init=False)
+    reference_features: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         subjects = self.benchmark.subjects
@@ -69,23 +108,40 @@ class Ruler:
         options = [(prompt, *others) for s in subjects for prompt, others in zip(s.prompts, s.distractors, strict=True)]
         flat = self.agreement.sentences([sentence for option in options for sentence in option])
         self.sentences = flat.view(len(options), len(options[0]), -1)
+        self.reference_features = self.agreement.pictures([s.reference for s in subjects])
 
     def measure(self, name: str, drawn: Drawn) -> Scores:
-        """Scores a method's pictures."""
+        """Scores the pictures of one training of a method."""
         prompts = len(self.benchmark.subjects[0].prompts)
         asked = [drawn_pictures[:prompts] for drawn_pictures in drawn.pictures]
         repeats = [[p[0], *p[prompts:]] for p in drawn.pictures]
-        flat = [picture for row in asked for picture in row]
-        follows = follows_prompt(self.agreement.pictures(flat), self.sentences).float().view(len(asked), prompts)
+        seen = self.agreement.pictures([picture for row in asked for picture in row])
+        who = self._pooled(asked)
+        follows = follows_prompt(seen, self.sentences).float().view(len(asked), prompts)
+        seen, levels = seen.unflatten(0, (len(asked), -1)), self._levels(repeats)
         columns = {
-            "identity": self.scale(self.references, self._pooled(asked)).mean(1),
+            "identity": self.scale(self.references, who).mean(1),
             "prompt_following": follows.mean(1),
-            "diversity": diversity(self._levels(repeats)),
+            "diversity": diversity(levels),
+            "vendi": vendi(levels),
             "copy": copy_score(self._to_reference(asked), self.truth_likeness).mean(1),
+            **self._likenesses(asked),
+            "clip_i": torch.einsum("sd,skd->sk", self.reference_features, seen).mean(1),
+            "clip_t": (seen.flatten(0, 1) * self.sentences[:, 0]).sum(1).view(len(asked), prompts).mean(1),
             "seconds_per_image": torch.tensor(drawn.seconds),
             "prepare_seconds": torch.tensor(drawn.prepare_seconds),
+            "peak_mib": torch.tensor(drawn.peak_mib),
         }
-        return Scores(name=name, values={metric: columns[metric].tolist() for metric in METRICS})
+        return Scores(name=name, runs=[{metric: column.tolist() for metric, column in columns.items()}])
+
+    def _likenesses(self, asked: Sequence[Sequence[Image.Image]]) -> dict[str, Tensor]:
+        """Mean cosine of pictures with their reference, for each of the further encoders."""
+        columns = {}
+        for name, encoder in self.likeness.items():
+            references = encoder.pooled([subject.reference for subject in self.benchmark.subjects])
+            seen = encoder.pooled([picture for row in asked for picture in row]).unflatten(0, (len(asked), -1))
+            columns[name] = torch.einsum("sd,skd->sk", references, seen).mean(1)
+        return columns
 
     def _pooled(self, rows: Sequence[Sequence[Image.Image]]) -> Tensor:
         return self.identity.pooled([p for row in rows for p in row]).unflatten(0, (len(rows), -1))
@@ -107,26 +163,33 @@ class EvaluateConfig:
 
     Attributes:
         identity_encoder: a vision model.
-        agreement_encoder: a CLIP-like pair.
+        agreement_encoder: a CLIP-like pair, for prompt following, CLIP-I and CLIP-T.
+        likeness_encoders: vision models by the column that they give, such as ``dinov2_i`` of facebook/dinov2-base.
     """
 
     identity_encoder: str = "embedded:tiny-dino"
     agreement_encoder: str = "embedded:tiny-clip"
+    likeness_encoders: Mapping[str, str] = field(default_factory=lambda: {"dino_i": "embedded:tiny-dino"})
+
+    def ruler(self, benchmark: Benchmark) -> Ruler:
+        """Loads the encoders for a benchmark."""
+        return Ruler(
+            benchmark=benchmark,
+            identity=ImageEncoder(self.identity_encoder),
+            agreement=PictureTextEncoder(self.agreement_encoder),
+            likeness={column: ImageEncoder(name) for column, name in self.likeness_encoders.items()},
+        )
 
 
-def evaluate(config: EvaluateConfig, benchmark: Benchmark, methods: Sequence[SubjectMethod], out: Path) -> list[Scores]:
+def evaluate(config: EvaluateConfig, benchmark: Benchmark, methods: Iterable[SubjectMethod], out: Path) -> list[Scores]:
     """Has every method draw the benchmark and measures the pictures. Run again to go on after an interruption.
 
     Args:
         config: the encoders.
         benchmark: held-out subjects.
-        methods: the table's rows.
+        methods: the table's rows; each is done with before the next one is asked for.
         out: gets ``pictures/``.
     """
     drawn = {method.name: pictures.draw(benchmark, method, out / "pictures") for method in methods}
-    ruler = Ruler(
-        benchmark=benchmark,
-        identity=ImageEncoder(config.identity_encoder),
-        agreement=PictureTextEncoder(config.agreement_encoder),
-    )
+    ruler = config.ruler(benchmark)
     return [ruler.measure(name, of_method) for name, of_method in drawn.items()]

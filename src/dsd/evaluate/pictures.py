@@ -15,12 +15,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dsd.baselines.protocol import Request, SubjectMethod
+from dsd.evaluate import memory
 from dsd.evaluate.benchmark import Benchmark
 from dsd.files import write_atomic
 from dsd.images import load_image
 from dsd.log import progress
 
-_SECONDS = "seconds"  # the note in a picture's file that says how long it took
+_SECONDS, _PEAK = "seconds", "peak_mib"  # the notes in a picture's file that say what it cost
 _PREPARED = "prepared.json"
 _PICTURES_AT_ONCE = 32
 T = TypeVar("T")
@@ -34,11 +35,14 @@ class Drawn:
         pictures: for each subject its prompts in order, then the repeats of the first prompt.
         seconds: for each subject, wall-clock seconds a picture, without preparing.
         prepare_seconds: for each subject, wall-clock seconds of test-time work before its first picture.
+        peak_mib: for each subject, the most memory that preparing and drawing took, in MiB: of the GPU where there is
+            one, else of the whole process.
     """
 
     pictures: list[list[Image.Image]]
     seconds: list[float]
     prepare_seconds: list[float]
+    peak_mib: list[float]
 
 
 def draw(benchmark: Benchmark, method: SubjectMethod, folder: Path) -> Drawn:
@@ -57,11 +61,14 @@ def draw(benchmark: Benchmark, method: SubjectMethod, folder: Path) -> Drawn:
             _draw_missing(method, [r for r in flat if not _path(place, r).exists()], place)
             bar.advance(len(some))
     read = [[_read(_path(place, request)) for request in of_subject] for of_subject in requests]
+    prepared = [json.loads((place / of_subject[0].subject_id / _PREPARED).read_text()) for of_subject in requests]
     return Drawn(
-        pictures=[[picture for picture, _ in of_subject] for of_subject in read],
-        seconds=[sum(seconds for _, seconds in of_subject) / len(of_subject) for of_subject in read],
-        prepare_seconds=[
-            json.loads((place / of_subject[0].subject_id / _PREPARED).read_text()) for of_subject in requests
+        pictures=[[file.picture for file in of_subject] for of_subject in read],
+        seconds=[sum(file.seconds for file in of_subject) / len(of_subject) for of_subject in read],
+        prepare_seconds=[cost["seconds"] for cost in prepared],
+        peak_mib=[
+            max([cost["peak_mib"], *(file.peak_mib for file in of_subject)])
+            for cost, of_subject in zip(prepared, read, strict=True)
         ],
     )
 
@@ -77,14 +84,30 @@ def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
-def as_drawn(method: SubjectMethod, requests: Sequence[Request]) -> Iterator[tuple[Request, Image.Image, float]]:
-    """Each request with its picture and the seconds that it took, a few pictures at a time, to be saved at once."""
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture and what it cost.
+
+    Attributes:
+        picture: as drawn.
+        seconds: wall clock, its share of the batch's.
+        peak_mib: most memory while it was drawn; see `dsd.evaluate.memory`.
+    """
+
+    picture: Image.Image
+    seconds: float
+    peak_mib: float
+
+
+def as_drawn(method: SubjectMethod, requests: Sequence[Request]) -> Iterator[tuple[Request, Picture]]:
+    """Each request with its picture, a few at a time, to be saved at once."""
     for some in chunks(requests, _PICTURES_AT_ONCE):
-        started = time.perf_counter()
-        pictures = method.generate(some)
-        seconds = (time.perf_counter() - started) / len(some)
+        with memory.Peak() as peak:
+            started = time.perf_counter()
+            pictures = method.generate(some)
+            seconds = (time.perf_counter() - started) / len(some)
         for request, picture in zip(some, pictures, strict=True):
-            yield request, picture, seconds
+            yield request, Picture(picture=picture, seconds=seconds, peak_mib=peak.mib)
 
 
 def _draw_missing(method: SubjectMethod, missing: Sequence[Request], place: Path) -> None:
@@ -92,25 +115,29 @@ def _draw_missing(method: SubjectMethod, missing: Sequence[Request], place: Path
     if not missing:
         return
     subjects = {request.subject_id for request in missing}
-    started = time.perf_counter()
-    method.prepare(missing)
-    prepared = (time.perf_counter() - started) / len(subjects)
+    with memory.Peak() as peak:
+        started = time.perf_counter()
+        method.prepare(missing)
+        seconds = (time.perf_counter() - started) / len(subjects)
+    cost = json.dumps({"seconds": seconds, "peak_mib": peak.mib}) + "\n"
     for subject in subjects:
-        write_atomic(place / subject / _PREPARED, json.dumps(prepared) + "\n")
-    for request, picture, seconds in as_drawn(method, missing):
-        write_atomic(_path(place, request), _encoded(picture, seconds))
+        write_atomic(place / subject / _PREPARED, cost)
+    for request, drawn in as_drawn(method, missing):
+        write_atomic(_path(place, request), _encoded(drawn))
 
 
-def _encoded(picture: Image.Image, seconds: float) -> bytes:
+def _encoded(drawn: Picture) -> bytes:
     notes, file = PngInfo(), io.BytesIO()
-    notes.add_text(_SECONDS, f"{seconds:.6g}")
-    picture.save(file, format="PNG", pnginfo=notes)
+    notes.add_text(_SECONDS, f"{drawn.seconds:.6g}")
+    notes.add_text(_PEAK, f"{drawn.peak_mib:.6g}")
+    drawn.picture.save(file, format="PNG", pnginfo=notes)
     return file.getvalue()
 
 
-def _read(path: Path) -> tuple[Image.Image, float]:
+def _read(path: Path) -> Picture:
     with Image.open(path) as file:
-        return load_image(file), float(file.info[_SECONDS])
+        picture = load_image(file)
+        return Picture(picture=picture, seconds=float(file.info[_SECONDS]), peak_mib=float(file.info[_PEAK]))
 
 
 def _path(place: Path, request: Request) -> Path:

@@ -69,6 +69,23 @@ def intervals(rows: Mapping[str, Estimate], bounds: Sequence[float] = ()) -> str
     return _svg(height, parts, "means with 95 % intervals")
 
 
+def precision_recall(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Lines of (recall, precision) by name, the first one whole and the others dashed."""
+    height = 260
+    lowest = min(precision for points in curves.values() for _, precision in points)
+    x, y = _Axis(0.0, 1.0, _LEFT, _WIDTH - _RIGHT), _Axis(min(0.5, lowest), 1.0, height - 28, 12)
+    parts = [_horizontal(y, tick) for tick in y.ticks()]
+    parts += [f'<text x="{x(t):.1f}" y="{height - 8}" text-anchor="middle">{t:g}</text>' for t in x.ticks()]
+    for number, (name, points) in enumerate(curves.items()):
+        path = " ".join(f"{x(recall):.1f},{y(precision):.1f}" for recall, precision in points)
+        dashes = f' stroke-dasharray="{2 + 4 * number} 4"' if number else ""
+        parts.append(f'<polyline class="line" points="{path}"{dashes}><title>{html.escape(name)}</title></polyline>')
+        place = height - 44 - 18 * number
+        parts.append(f'<line class="line" x1="{_LEFT + 12}" x2="{_LEFT + 44}" y1="{place}" y2="{place}"{dashes}/>')
+        parts.append(f'<text x="{_LEFT + 52}" y="{place + 4}">{html.escape(name)}</text>')
+    return _svg(height, parts, "precision over recall")
+
+
 def two_histograms(kept: Sequence[float], rejected: Sequence[float], bins: int = 24) -> str:
     """Kept values upwards and rejected values downwards, each as shares of their own."""
     height, middle = 240, 112

@@ -12,8 +12,9 @@ from PIL import Image
 
 from dsd.evaluate import plots
 from dsd.evaluate.agreement import Agreement
-from dsd.evaluate.measure import METRICS, Scores
-from dsd.evaluate.tables import TITLES
+from dsd.evaluate.claims import Finding
+from dsd.evaluate.measure import Scores
+from dsd.evaluate.tables import title
 from dsd.images import encode_png
 from dsd.log import duration
 
@@ -22,11 +23,16 @@ _MEANING = {
     "identity": "0 is a stranger of the same description, 1 the true individual",
     "prompt_following": "share of pictures whose own prompt fits best among distractors",
     "diversity": "one minus likeness of pictures under one prompt",
+    "vendi": "effective number of different pictures among those under one prompt",
+    "dino_i": "mean cosine of tiny-dino's features with the reference's",
+    "clip_i": "mean cosine of tiny-clip's features with the reference's",
+    "clip_t": "mean cosine of tiny-clip's features of picture and prompt",
     "copy": "0 as like the reference as the truth is, 1 the reference itself",
     "seconds_per_image": "wall clock of drawing, batched",
     "prepare_seconds": "wall clock of fitting the method to a subject before its first picture; 0 is zero-shot",
+    "peak_mib": "most memory of the process while it fitted and drew, with all that was loaded",
 }
-_SMALL = {"seconds_per_image", "prepare_seconds", "diversity"}  # shown with three decimals
+_DIGITS = {"seconds_per_image": 3, "prepare_seconds": 3, "diversity": 3, "peak_mib": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +62,21 @@ class SheetRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Section:
+    """A further part of the page.
+
+    Attributes:
+        title: the heading.
+        words: a sentence below it.
+        body: HTML.
+    """
+
+    title: str
+    words: str
+    body: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything that the page shows; empty parts are left out.
 
@@ -68,6 +89,8 @@ class Report:
         held_out: (step, held-out loss).
         sheet: the comparison.
         scores: the table's rows.
+        findings: what became of claims.
+        sections: further parts.
         agreement: of kept and rejected pairs.
         seconds: by stage.
         settings: whatever is needed to repeat the run, by name.
@@ -81,6 +104,8 @@ class Report:
     held_out: Sequence[tuple[int, float]] = ()
     sheet: Sequence[SheetRow] = ()
     scores: Sequence[Scores] = ()
+    findings: Sequence[Finding] = ()
+    sections: Sequence[Section] = ()
     agreement: Agreement | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -91,6 +116,12 @@ def render(report: Report) -> str:
     sections = [
         _section("What came out", "Individuals that no model has seen, each known from one picture.", _sheet(report)),
         _section("The table", "Means over held-out individuals with 95 % bootstrap intervals.", _table(report)),
+        _section(
+            "Claims",
+            "Paired over subjects, p corrected for their number; a claim holds when its whole interval is on its side.",
+            _claims(report.findings),
+        ),
+        *(_section(part.title, part.words, part.body) for part in report.sections),
         _section("Funnel", "From captions to training pairs.", _funnel(report.funnel)),
         _section(
             "Kept and rejected",
@@ -151,20 +182,33 @@ def _sheet(report: Report) -> str:
 def _table(report: Report) -> str:
     if not report.scores:
         return ""
-    head = "".join(f"<th>{TITLES[m]}</th>" for m in METRICS)
+    metrics = report.scores[0].metrics
+    head = "".join(f"<th>{title(m)}</th>" for m in metrics)
     rows = ""
     for row in report.scores:
         cells = ""
-        for metric in METRICS:
-            e, digits = row.estimate(metric), 3 if metric in _SMALL else 2
+        for metric in metrics:
+            e, digits = row.estimate(metric), _DIGITS.get(metric, 2)
             cells += f"<td>{e.mean:.{digits}f}<small>{e.low:.{digits}f} to {e.high:.{digits}f}</small></td>"
         rows += f"<tr><th>{html.escape(row.name)}</th>{cells}</tr>"
-    legend = "".join(f"<p><b>{TITLES[m]}</b>: {_MEANING[m]}.</p>" for m in METRICS)
+    legend = "".join(f"<p><b>{title(m)}</b>: {_MEANING[m]}.</p>" for m in metrics if m in _MEANING)
     chart = plots.intervals({row.name: row.estimate("identity") for row in report.scores}, bounds=(0.0, 1.0))
     return (
         f"<table><thead><tr><th>method</th>{head}</tr></thead><tbody>{rows}</tbody></table>"
         f"<p>Identity, between a stranger (0) and the true individual (1):</p>{chart}{legend}"
     )
+
+
+def _claims(findings: Sequence[Finding]) -> str:
+    if not findings:
+        return ""
+    head = "<tr><th>claim</th><th>difference</th><th>corrected p</th><th>win rate</th><th>holds</th></tr>"
+    rows = "".join(
+        f"<tr><th>{html.escape(f.claim)}</th><td>{f.difference}</td><td>{f.p:.4f}</td><td>{f.win_rate:.2f}</td>"
+        f'<td><b class="{"kept" if f.holds else "rejected"}">{"yes" if f.holds else "no"}</b></td></tr>'
+        for f in findings
+    )
+    return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
 
 
 def _funnel(funnel: Mapping[str, int]) -> str:

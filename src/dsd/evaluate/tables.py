@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dsd.evaluate.claims import Finding, examine
-from dsd.evaluate.measure import METRICS, Scores
+from dsd.evaluate.claims import PAPER, Claim, Finding, examine
+from dsd.evaluate.measure import Scores
 from dsd.files import write_atomic
 from dsd.train import environment
 
@@ -18,24 +18,35 @@ TITLES = {
     "identity": "identity",
     "prompt_following": "prompt following",
     "diversity": "diversity",
+    "vendi": "Vendi",
     "copy": "copy score",
+    "dino_i": "DINO-I",
+    "dinov2_i": "DINOv2-I",
+    "clip_i": "CLIP-I",
+    "clip_t": "CLIP-T",
     "seconds_per_image": "seconds a picture",
     "prepare_seconds": "seconds a subject",
+    "peak_mib": "peak MiB",
 }
+
+
+def title(metric: str) -> str:
+    """A column's heading."""
+    return TITLES.get(metric, metric.replace("_", " "))
 
 
 def by_method(scores: Sequence[Scores]) -> dict[str, dict[str, dict[str, float]]]:
     """``{method: {metric: {"mean", "low", "high"}}}``."""
-    return {row.name: {metric: row.estimate(metric).as_dict() for metric in METRICS} for row in scores}
+    return {row.name: {metric: row.estimate(metric).as_dict() for metric in row.metrics} for row in scores}
 
 
-def as_dict(scores: Sequence[Scores], findings: Sequence[Finding], name: str, seeds: Sequence[int]) -> dict[str, Any]:
+def as_dict(scores: Sequence[Scores], findings: Sequence[Finding], name: str) -> dict[str, Any]:
     """A line a number, with how many subjects and which training seeds it rests on, and what became of the claims."""
     rows = [
-        {"method": row.name, "metric": metric, **row.estimate(metric).as_dict(), "n": len(row.values[metric])}
-        | {"seeds": list(seeds)}
+        {"method": row.name, "metric": metric, **row.estimate(metric).as_dict(), "n": row.subjects}
+        | {"seeds": list(row.seeds)}
         for row in scores
-        for metric in METRICS
+        for metric in row.metrics
     ]
     claims = [finding.as_dict() for finding in findings]
     return {"table": name, "commit": environment.commit(), "rows": rows, "claims": claims}
@@ -43,20 +54,22 @@ def as_dict(scores: Sequence[Scores], findings: Sequence[Finding], name: str, se
 
 def as_csv(scores: Sequence[Scores]) -> str:
     """One line a method, three columns a metric."""
-    out = io.StringIO()
+    out, metrics = io.StringIO(), _metrics(scores)
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["method", *(f"{metric}_{part}" for metric in METRICS for part in ("mean", "low", "high"))])
+    writer.writerow(["method", *(f"{metric}_{part}" for metric in metrics for part in ("mean", "low", "high"))])
     for row in scores:
-        estimates = [row.estimate(metric).as_dict() for metric in METRICS]
+        estimates = [row.estimate(metric).as_dict() for metric in metrics]
         writer.writerow([row.name, *(e[part] for e in estimates for part in ("mean", "low", "high"))])
     return out.getvalue()
 
 
 def as_markdown(scores: Sequence[Scores]) -> str:
     """A table with means and intervals."""
-    lines = ["| method | " + " | ".join(TITLES[metric] for metric in METRICS) + " |", "|---|" + "---|" * len(METRICS)]
+    metrics = _metrics(scores)
+    lines = ["| method | " + " | ".join(map(title, metrics)) + " | seeds |", "|---|" + "---|" * (len(metrics) + 1)]
     for row in scores:
-        lines.append(f"| {row.name} | " + " | ".join(str(row.estimate(metric)) for metric in METRICS) + " |")
+        cells = [str(row.estimate(metric)) for metric in metrics]
+        lines.append(f"| {row.name} | " + " | ".join([*cells, " ".join(map(str, row.seeds))]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -64,27 +77,38 @@ def claims_as_markdown(findings: Sequence[Finding]) -> str:
     """A table of claims, or nothing where there are none."""
     if not findings:
         return ""
-    lines = ["| claim | paired difference | holds |", "|---|---|---|"]
-    lines += [f"| {f.claim} | {f.difference} | {'yes' if f.holds else 'no'} |" for f in findings]
+    lines = ["| claim | paired difference | corrected p | win rate | holds |", "|---|---|---|---|---|"]
+    for f in findings:
+        lines.append(f"| {f.claim} | {f.difference} | {f.p:.4f} | {f.win_rate:.2f} | {'yes' if f.holds else 'no'} |")
     return "\n".join(lines) + "\n"
 
 
-def write(scores: Sequence[Scores], folder: Path, name: str = "main", seeds: Sequence[int] = (0,)) -> list[Finding]:
+def write(scores: Sequence[Scores], folder: Path, name: str = "main", claims: Sequence[Claim] = PAPER) -> list[Finding]:
     """Writes ``table.json``, ``table.csv``, ``table.md`` and each subject's values in ``subjects.json``.
 
     Args:
         scores: the rows.
         folder: to write to.
         name: of the table.
-        seeds: of the trainings that the rows rest on.
+        claims: to test.
 
     Returns:
-        What became of the paper's claims.
+        What became of the claims.
     """
-    findings = examine(scores)
-    write_atomic(folder / "table.json", json.dumps(as_dict(scores, findings, name, seeds), indent=2) + "\n")
+    findings = examine(scores, claims)
+    write_atomic(folder / "table.json", json.dumps(as_dict(scores, findings, name), indent=2) + "\n")
     write_atomic(folder / "table.csv", as_csv(scores))
     write_atomic(folder / "table.md", "\n".join(filter(None, [as_markdown(scores), claims_as_markdown(findings)])))
-    values = {row.name: dict(row.values) for row in scores}
+    values = {row.name: {"seeds": list(row.seeds), "runs": [dict(run) for run in row.runs]} for row in scores}
     write_atomic(folder / "subjects.json", json.dumps(values) + "\n")
     return findings
+
+
+def read(folder: Path) -> list[Scores]:
+    """The rows as `write` left them."""
+    values = json.loads((folder / "subjects.json").read_text())
+    return [Scores(name=name, runs=row["runs"], seeds=row["seeds"]) for name, row in values.items()]
+
+
+def _metrics(scores: Sequence[Scores]) -> list[str]:
+    return list(scores[0].metrics) if scores else []

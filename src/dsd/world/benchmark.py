@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Int
 from PIL import Image
 from torch import Tensor
 
+from dsd.backbones.registry import load_backbone
 from dsd.baselines.protocol import Request
 from dsd.evaluate.benchmark import Benchmark, Subject
-from dsd.images import to_pil
+from dsd.images import to_pil, to_tensor
+from dsd.models import resolve, revision_of
 from dsd.world.captions import scene_phrase, scene_phrases, subject_phrases
 from dsd.world.draw import draw_panels
 from dsd.world.individuals import (
@@ -32,6 +35,7 @@ from dsd.world.individuals import (
 PROMPTS = 4
 """Prompts a subject; none is at the reference's place, and no two are at the same one."""
 DISTRACTORS = 7
+_DECODED_AT_ONCE = 32
 _ANCHORS = 4  # further pictures of the individual, and as many strangers, that anchor the identity scale
 _SLOTS = 64  # scene numbers of a subject: the reference, the anchors, and then one a picture
 _FIRST_SAME, _FIRST_STRANGER, _FIRST_PROMPT = 1, 1 + _ANCHORS, 1 + 2 * _ANCHORS
@@ -159,3 +163,34 @@ class Truth:
         ]
         scenes = Scenes(**{f.name: torch.cat([getattr(s, f.name) for s in picked]) for f in dataclasses.fields(Scenes)})
         return to_pil(draw_panels(who, scenes))
+
+
+@dataclass(kw_only=True)
+class DecodedTruth:
+    """The truth encoded and decoded by a model's autoencoder: the best that a model that draws latents can look.
+
+    Attributes:
+        drawn: the benchmark that it knows the individuals of.
+        base: whose autoencoder.
+        name: the row's name.
+        subjects_at_once: see `SubjectMethod`.
+    """
+
+    drawn: DrawnBenchmark
+    base: str
+    name: str = "truth-decoded"
+    subjects_at_once: int = 64
+
+    @property
+    def fingerprint(self) -> str:
+        """See `SubjectMethod`."""
+        return revision_of(Path(resolve(self.base)) / "vae")
+
+    def prepare(self, requests: Sequence[Request]) -> None:
+        """Needs nothing."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Image.Image]:
+        """The truth of each request, through the autoencoder."""
+        backbone = load_backbone(self.base, transformer=False, text=False)
+        pictures = to_tensor(Truth(drawn=self.drawn).generate(requests))
+        return [p for part in pictures.split(_DECODED_AT_ONCE) for p in to_pil(backbone.decode(backbone.encode(part)))]

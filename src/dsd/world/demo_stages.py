@@ -19,8 +19,7 @@ from dsd.data.store import DatasetReader
 from dsd.errors import UserError
 from dsd.evaluate import pictures, report, tables
 from dsd.evaluate.agreement import Agreement, agreement
-from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
-from dsd.evaluate.measure import Ruler, Scores
+from dsd.evaluate.measure import EvaluateConfig
 from dsd.files import write_atomic
 from dsd.log import console
 from dsd.models import resolve
@@ -81,14 +80,14 @@ def draw_pictures(config: DemoConfig, out: Path) -> None:
 def measure(config: DemoConfig, out: Path) -> None:
     """The table, and the agreement of kept and rejected pairs."""
     benchmark, folder = _drawn(config).build(), out / "evaluation"
-    identity = ImageEncoder(config.identity_encoder)
-    ruler = Ruler(benchmark=benchmark, identity=identity, agreement=PictureTextEncoder(config.agreement_encoder))
+    measures = EvaluateConfig(identity_encoder=config.identity_encoder, agreement_encoder=config.agreement_encoder)
+    ruler = measures.ruler(benchmark)
     scores = [
         ruler.measure(method.name, pictures.draw(benchmark, method, folder / "pictures"))
         for method in methods(config, out)
     ]
     tables.write(scores, folder)
-    found = agreement(list(judged_pairs(out / "dataset")), identity)
+    found = agreement(list(judged_pairs(out / "dataset")), ruler.identity)
     write_atomic(folder / "agreement.json", json.dumps(None if found is None else dataclasses.asdict(found)) + "\n")
 
 
@@ -106,7 +105,7 @@ def write_report(config: DemoConfig, out: Path, seconds: Mapping[str, float]) ->
         training=training,
         held_out=held_out,
         sheet=_sheet(config, out),
-        scores=read_scores(out / "evaluation"),
+        scores=tables.read(out / "evaluation"),
         agreement=read_agreement(out / "evaluation"),
         seconds=seconds,
         settings={
@@ -131,16 +130,10 @@ def write_summary(out: Path, seconds: Mapping[str, float]) -> None:
             "loss": training[-1][1] if training else None,
             "held_out_loss": held_out[-1][1] if held_out else None,
         },
-        "methods": tables.by_method(read_scores(out / "evaluation")),
+        "methods": tables.by_method(tables.read(out / "evaluation")),
         "seconds": dict(seconds),
     }
     write_atomic(out / "summary.json", json.dumps(summary, indent=2) + "\n")
-
-
-def read_scores(folder: Path) -> list[Scores]:
-    """The table's rows as `dsd.evaluate.tables.write` left them."""
-    values = json.loads((folder / "subjects.json").read_text())
-    return [Scores(name=name, values=metrics) for name, metrics in values.items()]
 
 
 def read_agreement(folder: Path) -> Agreement | None:

@@ -32,6 +32,22 @@ def diversity(pictures: Sequence[Float[Tensor, "s r d p"]]) -> Float[Tensor, " s
     return 1 - torch.stack(alike).mean(0)
 
 
+def vendi(pictures: Sequence[Float[Tensor, "s r d p"]]) -> Float[Tensor, " s"]:
+    """Vendi score (Friedman and Dieng 2023, arXiv 2210.02410) of the ``r`` pictures of one prompt, with likeness as
+    kernel.
+
+    The effective number of different pictures: 1 when all are the same, ``r`` when none is like another.
+    """
+    repeats = pictures[0].size(1)
+    rows = [
+        torch.stack([likeness([p[:, i] for p in pictures], [p[:, j] for p in pictures]) for j in range(repeats)], 1)
+        for i in range(repeats)
+    ]
+    kernel = torch.stack(rows, 1) / repeats
+    eigenvalues = torch.linalg.eigvalsh(kernel.double()).clamp(min=1e-12)
+    return (-(eigenvalues * eigenvalues.log()).sum(1)).exp().float()
+
+
 def copy_score(to_reference: Float[Tensor, "s k"], truth_to_reference: Float[Tensor, "s k"]) -> Float[Tensor, "s k"]:
     """How much of the way from an honest picture to a copy of the reference each picture goes.
 

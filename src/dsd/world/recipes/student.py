@@ -28,7 +28,8 @@ from dsd.world.recipes.siblings import beside
 
 BASE = "embedded:tiny-flux"
 _SPARE_CAPTIONS = 1.25  # near-duplicates are dropped
-_FIRST_CAPTION = 1 << 20  # far from the demo's captions
+FIRST_CAPTION = 1 << 20
+"""Number of the first individual whose caption is taken; far from the demo's."""
 _MEASURED_STEPS = 10
 
 
@@ -73,7 +74,7 @@ def train_student(
     config = _with_trained_models(config or StudentConfig(), run)
     captions = run / "captions.parquet"
     if not captions.exists():
-        write_world_captions(captions, config.curate, _FIRST_CAPTION)
+        write_world_captions(captions, config.curate, FIRST_CAPTION)
     funnel = curate(dataclasses.replace(config.curate, captions=str(captions)), run / "dataset")
     left = None if hours is None else hours * 3600 - (time.perf_counter() - started)
     settings = _train(config.train, run / "dataset", run, out, steps, left)
@@ -89,7 +90,7 @@ def train_ceiling(
     config = _with_trained_models(config or StudentConfig(), run)
     run.mkdir(parents=True, exist_ok=True)
     left = None if hours is None else hours * 3600
-    settings = _train(config.train, drawn_pairs(config.drawn_pairs, _FIRST_CAPTION), run, out, steps, left)
+    settings = _train(config.train, drawn_pairs(config.drawn_pairs, FIRST_CAPTION), run, out, steps, left)
     pairs = f"{config.drawn_pairs} pairs that the world itself drew"
     (out / "README.md").write_text(
         _card("ceiling", pairs, settings, "No student of its teacher can be expected to be better.")

@@ -1,0 +1,234 @@
+"""Where pairs lose identity before any training, and how far the judge can be trusted to find out which did.
+
+Identity of two panels is measured by tiny-dino, which has no part in curation or training, on a scale from a stranger
+of the same caption (0) to the same individual (1).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from dsd.backbones.registry import load_backbone
+from dsd.chat.local import LocalChat
+from dsd.curate.config import CurateConfig
+from dsd.curate.grids import LAYOUT
+from dsd.curate.templates import Templates
+from dsd.evaluate import plots
+from dsd.evaluate.bootstrap import Estimate, bootstrap
+from dsd.evaluate.encoders import ImageEncoder
+from dsd.evaluate.report import Section
+from dsd.files import write_atomic
+from dsd.frames import MalformedSheet
+from dsd.images import to_pil
+from dsd.world.demo_data import judged_pairs
+from dsd.world.judge_quality import candidate_pairs, judged
+from dsd.world.recipes.dino import auc
+from dsd.world.recipes.vlm_data import equal_word_pairs
+from dsd.world.sheets import draw_sheets
+from dsd.world.teacher_quality import CONSISTENT, pair_scale, panel_agreement
+
+_CURVE_POINTS = 101
+_DECODED_AT_ONCE = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Identity of pairs after a stage of making them.
+
+    Attributes:
+        name: of the stage.
+        identity: mean over pairs, interval over sheets.
+        n: pairs.
+    """
+
+    name: str
+    identity: Estimate
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """What became of a judge on pairs whose truth is known.
+
+    Attributes:
+        form: with chain of thought or direct.
+        accuracy, precision, recall: at the judge's own threshold, with intervals over pairs.
+        auc: area under the ROC curve of its confidence.
+        curve: (recall, precision) at falling thresholds of its confidence.
+        n: pairs.
+    """
+
+    form: str
+    accuracy: Estimate
+    precision: Estimate
+    recall: Estimate
+    auc: float
+    curve: list[tuple[float, float]]
+    n: int
+
+
+def stages(dataset: Path, base: str, sheets: int) -> list[Stage]:
+    """Identity of pairs from sheets that the world draws to pairs that the judge kept.
+
+    Args:
+        dataset: a curated one; its rejected candidates count too.
+        base: whose autoencoder the teacher draws through.
+        sheets: that the world draws, none of them drifting.
+    """
+    encoder = ImageEncoder()
+    scale = pair_scale(encoder)
+    images = draw_sheets("evaluation", torch.arange(sheets), drift=0.0).images
+    backbone = load_backbone(base, transformer=False, text=False)
+    decoded = [backbone.decode(backbone.encode(part)) for part in images.split(_DECODED_AT_ONCE)]
+    found = []
+    for name, drawn in (
+        ("sheets that the world draws, cropped", to_pil(images)),
+        ("through the autoencoder, cropped", [picture for part in decoded for picture in to_pil(part)]),
+    ):
+        cut = [panels for sheet in drawn if (panels := _cut(sheet)) is not None]
+        agreement = panel_agreement(cut, encoder, scale)
+        found.append(
+            _stage(name, agreement.flatten().tolist(), [str(i) for i in range(len(cut)) for _ in agreement[0]])
+        )
+    pairs = list(judged_pairs(dataset))
+    first, second = encoder.pooled([p.first for p in pairs]), encoder.pooled([p.second for p in pairs])
+    identity, grids = scale.of_cosines((first * second).sum(1)).tolist(), [pair.grid for pair in pairs]
+    for name, keep in (
+        ("the teacher's sheets, cropped", [True] * len(pairs)),
+        ("kept by tiny-vlm", [pair.kept for pair in pairs]),
+        ("kept by tiny-dino", [value >= CONSISTENT for value in identity]),
+    ):
+        some = [i for i, kept in enumerate(keep) if kept]
+        if some:
+            found.append(_stage(name, [identity[i] for i in some], [grids[i] for i in some]))
+    return found
+
+
+def verdicts_on_candidates(dataset: Path) -> dict[str, Estimate]:
+    """The judge's false accepts and rejects on what it really met, where tiny-dino's verdict is taken for the truth.
+
+    Returns:
+        Share of candidates that are the same, of those that are not and were kept, and of those that are and were not;
+        with intervals over sheets.
+    """
+    encoder = ImageEncoder()
+    scale, pairs = pair_scale(encoder), list(judged_pairs(dataset))
+    first, second = encoder.pooled([p.first for p in pairs]), encoder.pooled([p.second for p in pairs])
+    same = (scale.of_cosines((first * second).sum(1)) >= CONSISTENT).tolist()
+    asked = {
+        "candidates that are the same": [(float(truth), pair.grid) for truth, pair in zip(same, pairs, strict=True)],
+        "of those that are not, kept": [(float(p.kept), p.grid) for t, p in zip(same, pairs, strict=True) if not t],
+        "of those that are, refused": [(float(not p.kept), p.grid) for t, p in zip(same, pairs, strict=True) if t],
+    }
+    return {
+        name: bootstrap([value for value, _ in rows], groups=[grid for _, grid in rows])
+        for name, rows in asked.items()
+        if rows
+    }
+
+
+def examine_judge(config: CurateConfig, pairs: int) -> list[Examined]:
+    """Precision and recall on drawn pairs at equal captions, half of them the same individual, in both forms.
+
+    Args:
+        config: names the judge and its templates.
+        pairs: of the evaluation split.
+    """
+    drawn = equal_word_pairs("evaluation", torch.arange(pairs))
+    judge, templates = LocalChat(config.judge), Templates.load(config.templates)
+    candidates = candidate_pairs(drawn)
+    return [
+        _examined(form, judged(judge, templates, candidates, chain_of_thought=thinks), drawn.same)
+        for form, thinks in (("chain of thought", True), ("direct", False))
+    ]
+
+
+def _examined(form: str, verdicts: Any, same: Sequence[bool]) -> Examined:
+    answered = [(said, truth) for said, truth in zip(verdicts.same, same, strict=True) if said is not None]
+    confidence = torch.tensor(verdicts.confidence)
+    truth = torch.tensor(list(same))
+    return Examined(
+        form=form,
+        accuracy=bootstrap([float(said == t) for said, t in zip(verdicts.same, same, strict=True)]),
+        precision=bootstrap([float(t) for said, t in answered if said]),
+        recall=bootstrap([float(said) for said, t in answered if t]),
+        auc=auc(confidence[truth], confidence[~truth]),
+        curve=_curve(confidence, truth),
+        n=len(same),
+    )
+
+
+def _curve(confidence: torch.Tensor, truth: torch.Tensor) -> list[tuple[float, float]]:
+    order = confidence.argsort(descending=True)
+    right = truth[order].float().cumsum(0)
+    kept = torch.arange(1, len(truth) + 1)
+    places = torch.linspace(0, len(truth) - 1, min(_CURVE_POINTS, len(truth))).round().long()
+    recall, precision = right / right[-1], right / kept
+    return [(round(recall[i].item(), 4), round(precision[i].item(), 4)) for i in places]
+
+
+def write(
+    found: Sequence[Stage], met: dict[str, Estimate], examined: Sequence[Examined], folder: Path
+) -> list[Section]:
+    """Writes ``stages.json`` and ``judge.json``, and gives their sections of the page."""
+    rows = [{"stage": s.name, "metric": "identity", **s.identity.as_dict(), "n": s.n} for s in found]
+    write_atomic(folder / "stages.json", json.dumps(rows, indent=2) + "\n")
+    forms = [
+        {
+            "form": e.form, "n": e.n, "auc": round(e.auc, 4), "curve": e.curve,
+            **{name: getattr(e, name).as_dict() for name in ("accuracy", "precision", "recall")},
+        }
+        for e in examined
+    ]  # fmt: skip
+    candidates = {name: estimate.as_dict() for name, estimate in met.items()}
+    write_atomic(folder / "judge.json", json.dumps({"forms": forms, "candidates": candidates}, indent=2) + "\n")
+    points = [
+        f"<p>{e.form}: accuracy {e.accuracy}, precision {e.precision}, recall {e.recall}, area under the ROC curve "
+        f"{e.auc:.3f}, {e.n} pairs.</p>"
+        for e in examined
+    ]
+    lines = "".join(f"<p>{name}: {estimate}.</p>" for name, estimate in met.items())
+    return [
+        Section(
+            title="Identity of pairs, stage by stage",
+            words="0 is a stranger of the same caption, 1 the same individual drawn twice; intervals over sheets.",
+            body=plots.intervals({s.name: s.identity for s in found}, bounds=(0.0, 1.0)),
+        ),
+        Section(
+            title="The judge on drawn pairs at equal captions",
+            words="Precision over recall as the threshold on its confidence falls.",
+            body=plots.precision_recall({e.form: e.curve for e in examined}) + "".join(points),
+        ),
+        Section(
+            title="The judge on what it met", words="Against tiny-dino's verdict, intervals over sheets.", body=lines
+        ),
+    ]
+
+
+def as_markdown(found: Sequence[Stage], met: dict[str, Estimate], examined: Sequence[Examined]) -> str:
+    """Three small tables."""
+    lines = ["| pairs | identity | n |", "|---|---|---|"]
+    lines += [f"| {s.name} | {s.identity} | {s.n} |" for s in found]
+    lines += ["", "| judge | accuracy | precision | recall | ROC area | n |", "|---|---|---|---|---|---|"]
+    lines += [f"| {e.form} | {e.accuracy} | {e.precision} | {e.recall} | {e.auc:.3f} | {e.n} |" for e in examined]
+    lines += ["", "| the judge on what it met, by tiny-dino | share |", "|---|---|"]
+    lines += [f"| {name} | {estimate} |" for name, estimate in met.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _stage(name: str, values: list[float], groups: list[str]) -> Stage:
+    return Stage(name=name, identity=bootstrap(values, groups=groups), n=len(values))
+
+
+def _cut(sheet: Image.Image) -> list[Image.Image] | None:
+    try:
+        return LAYOUT.split(sheet)
+    except MalformedSheet:
+        return None

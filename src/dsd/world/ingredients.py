@@ -1,0 +1,151 @@
+"""What the methods of the tables are made of: datasets, a face pack, the benchmark; each made once and kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from dsd.baselines import registry
+from dsd.baselines.protocol import Drawing, SubjectMethod
+from dsd.baselines.setting import Setting
+from dsd.curate.pairs import DIFFERENT
+from dsd.curate.pipeline import curate
+from dsd.data.latents import TrainingPair
+from dsd.data.pairs import PairRows
+from dsd.evaluate.benchmark import Benchmark
+from dsd.evaluate.encoders import ImageEncoder
+from dsd.evaluate.measure import EvaluateConfig, Ruler
+from dsd.train.config import TrainConfig
+from dsd.world.benchmark import DecodedTruth, DrawnBenchmark, Truth
+from dsd.world.captions import scene_phrases
+from dsd.world.drawn_pairs import drawn_pairs
+from dsd.world.individuals import sample_individuals, sample_scenes
+from dsd.world.recipes.student import FIRST_CAPTION, write_world_captions
+from dsd.world.tables_config import Row, Source, TablesConfig
+from dsd.world.teacher_quality import CONSISTENT, pair_scale
+from dsd.world.training import train_model
+
+_COMPARED_AT_ONCE = 512
+_PRIORS = 8
+
+
+class Ingredients:
+    """Makes what a row needs, or finds what an earlier start made.
+
+    Args:
+        config: of the tables.
+        out: gets ``captions.parquet``, ``data/``, ``faces/`` and ``methods/``.
+    """
+
+    def __init__(self, config: TablesConfig, out: Path) -> None:
+        self.config, self.out = config, out
+        self.drawn = DrawnBenchmark(subjects=config.subjects)
+
+    @cached_property
+    def benchmark(self) -> Benchmark:
+        """The held-out individuals."""
+        return self.drawn.build()
+
+    @cached_property
+    def ruler(self) -> Ruler:
+        """The benchmark's measure."""
+        return EvaluateConfig().ruler(self.benchmark)
+
+    @cached_property
+    def faces(self) -> str:
+        """Folder of the face pack."""
+        folder = self.out / "faces" / "model"
+        if not folder.exists():
+            train_model("face", steps=self.config.face_steps, run=self.out / "faces")
+        return str(folder)
+
+    def method(self, row: Row, seed: int, budget: TrainConfig) -> SubjectMethod:
+        """The method of a row, trained where it has to be.
+
+        Args:
+            row: of a table.
+            seed: of the training.
+            budget: of it, before the row's changes.
+        """
+        config = self.config
+        if row.method == "truth":
+            return Truth(drawn=self.drawn)
+        if row.method == "truth-decoded":
+            return DecodedTruth(drawn=self.drawn, base=budget.base)
+        budget = dataclasses.replace(budget, seed=seed, **row.changes)  # pyright: ignore[reportArgumentType]
+        setting = Setting(
+            name=_key(row, budget),
+            base=budget.base,
+            drawing=Drawing(
+                size=(config.curate.panel_size, config.curate.panel_size),
+                max_sequence_length=budget.max_sequence_length,
+                steps=row.steps or config.steps,
+                text_scale=config.text_scale,
+                image_scale=config.image_scale,
+                true_guidance=config.teacher_guidance,
+            ),
+            data=self.pairs(row.source, row.pairs) if registry.METHODS[row.method].trained else (),
+            budget=budget,
+            runs=self.out / "methods",
+            faces=self.faces if row.method == "instantid" else None,
+            prior_prompts=prior_prompts(),
+            seed=seed,
+        )
+        return registry.build(row.method, setting)
+
+    def pairs(self, source: Source, limit: int | None) -> Sequence[TrainingPair]:
+        """The pairs of a source, at most ``limit`` of them."""
+        cache = self.out / "data" / "rows"
+        if source == "drawn":
+            return drawn_pairs(limit or self.config.ablation_pairs, FIRST_CAPTION)
+        if source == "oracle":
+            return PairRows(self.dataset("judged"), cache, refused=DIFFERENT, only=self._oracle, limit=limit)
+        refused = DIFFERENT if source == "unjudged" else None
+        return PairRows(self.dataset(source), cache, refused=refused, limit=limit)
+
+    def dataset(self, source: Source) -> Path:
+        """The folder of a curated dataset."""
+        config = self.config.curate
+        changes = {
+            "direct": {"chain_of_thought": False, "units": self.config.ablation_units},
+            "themes": {"themes": self.config.themes, "units": self.config.ablation_units},
+        }
+        name = source if source in changes else "judged"
+        folder, captions = self.out / "data" / name, self.out / "captions.parquet"
+        if not captions.exists():
+            write_world_captions(captions, config, FIRST_CAPTION)
+        if not (folder / "manifest.json").exists():
+            curate(dataclasses.replace(config, captions=str(captions), **changes.get(name, {})), folder)
+        return folder
+
+    @cached_property
+    def _oracle(self) -> set[str]:
+        """Ids of candidates whose two panels tiny-dino, which no model of the loop has ever seen, finds the same."""
+        rows = PairRows(self.dataset("judged"), self.out / "data" / "rows", refused=DIFFERENT)
+        encoder = ImageEncoder()
+        scale, same = pair_scale(encoder), set()
+        for start in range(0, len(rows), _COMPARED_AT_ONCE):
+            pairs = rows[start : start + _COMPARED_AT_ONCE]
+            first, second = (encoder.pooled([getattr(p, name) for p in pairs]) for name in ("reference", "target"))
+            identity = scale.of_cosines((first * second).sum(1)).tolist()
+            same |= {pair.id for pair, found in zip(pairs, identity, strict=True) if found >= CONSISTENT}
+        return same
+
+
+def prior_prompts() -> tuple[str, ...]:
+    """For prior preservation: the subject in some scenes, since no caption of the world is without one."""
+    who = sample_individuals("validation", torch.arange(_PRIORS))
+    scenes = sample_scenes("validation", torch.arange(_PRIORS))
+    return tuple("a {subject} " + scene for scene in scene_phrases(who, scenes))
+
+
+def _key(row: Row, budget: TrainConfig) -> str:
+    """Names a training by all that decides it but its seed."""
+    if not registry.METHODS[row.method].trained:
+        return row.method
+    changes = "".join(f"-{name}={value:g}" for name, value in row.changes.items())
+    return f"{row.method}-{row.source}-{row.pairs or 'all'}x{budget.steps}{changes}"

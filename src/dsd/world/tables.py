@@ -1,0 +1,212 @@
+"""`dsd evaluate main | ablations | budget`: the tables of the drawn world. To resume, run the same command again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dsd.config import from_json, to_json
+from dsd.errors import UserError
+from dsd.evaluate import pictures, report, tables
+from dsd.evaluate.claims import PAPER, Claim, Finding
+from dsd.evaluate.measure import Scores
+from dsd.files import make_folder, write_atomic
+from dsd.log import console, quiet_libraries
+from dsd.train.config import TrainConfig
+from dsd.world import error_budget
+from dsd.world.ingredients import Ingredients
+from dsd.world.tables_config import Row, TablesConfig, ablation_rows, budget_rows, main_rows
+
+_SHEET_ROWS = 12
+_CONFIG = "config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table before it is measured.
+
+    Attributes:
+        title: of its page.
+        introduction: a sentence on it.
+        rows: made from the config.
+        budget: of its trainings.
+        seeds: of them.
+        claims: to test.
+        more: measures what is no row, and gives its sections of the page and its part of the Markdown.
+    """
+
+    title: str
+    introduction: str
+    rows: Callable[[TablesConfig], list[Row]]
+    budget: Callable[[TablesConfig], TrainConfig]
+    seeds: Callable[[TablesConfig], tuple[int, ...]]
+    claims: Sequence[Claim]
+    more: Callable[[Ingredients, Path], tuple[list[report.Section], str]] | None = None
+
+
+def _than_full(text: str, row: str, metric: str, *, less: bool = True) -> Claim:
+    return Claim(text=text, method=row, against="full", metric=metric, less=less)
+
+
+def _loses(text: str, row: str, before: str) -> Claim:
+    return Claim(text=text, method=row, against=before, metric="identity", less=True)
+
+
+ABLATIONS = (
+    _than_full("without the judge: less identity", "no judge", "identity"),
+    _than_full("without chain of thought: less identity", "no chain of thought", "identity"),
+    _than_full("on four themes: less prompt following", "four themes", "prompt_following"),
+    _than_full("on four themes: less identity", "four themes", "identity"),
+    _than_full("without the reference frame's loss: less identity", "reference weight 0", "identity"),
+    _than_full("with the reference frame weighing 1: less identity", "reference weight 1", "identity"),
+    _than_full("ControlNet's architecture: less identity", "ControlNet", "identity"),
+    _than_full("ControlNet's architecture: less prompt following", "ControlNet", "prompt_following"),
+    _than_full("IP-Adapter's architecture: less identity", "IP-Adapter", "identity"),
+    _than_full("a quarter of the pairs: less identity", "a quarter of the pairs", "identity"),
+    _than_full("a sixteenth of the pairs: less identity", "a sixteenth of the pairs", "identity"),
+)
+"""What the paper's section 4.3 finds, and what the design of the method rests on."""
+BUDGET = (
+    _loses("the autoencoder loses identity", "truth through the autoencoder", "truth"),
+    _loses(
+        "training and sampling lose identity", "pairs that the world draws", "truth through the autoencoder"
+    ),
+    _loses(
+        "the teacher's drift and crops lose identity",
+        "the teacher's, judged by tiny-dino", "pairs that the world draws",
+    ),
+    _loses(
+        "the judge's errors lose identity",
+        "the teacher's, judged by tiny-vlm", "the teacher's, judged by tiny-dino",
+    ),
+    _loses(
+        "no judge loses more", "the teacher's, not judged", "the teacher's, judged by tiny-vlm",
+    ),
+    Claim(
+        text="more denoising steps gain identity",
+        method="drawn in four times the steps", against="the teacher's, judged by tiny-vlm", metric="identity",
+    ),
+)  # fmt: skip
+
+
+def _stages_and_judge(ingredients: Ingredients, folder: Path) -> tuple[list[report.Section], str]:
+    config = ingredients.config
+    dataset = ingredients.dataset("judged")
+    found = error_budget.stages(dataset, config.ablation_train.base, config.sheets)
+    met = error_budget.verdicts_on_candidates(dataset)
+    examined = error_budget.examine_judge(config.curate, config.judge_pairs)
+    return error_budget.write(found, met, examined, folder), error_budget.as_markdown(found, met, examined)
+
+
+TABLES = {
+    "main": Table(
+        title="Main table",
+        introduction="The student beside the paper's baselines, all on one backbone, one set of pairs and one budget.",
+        rows=main_rows,
+        budget=lambda config: config.train,
+        seeds=lambda config: config.seeds,
+        claims=PAPER,
+    ),
+    "ablations": Table(
+        title="Ablations",
+        introduction="Students and other architectures on equally many pairs and steps.",
+        rows=ablation_rows,
+        budget=lambda config: config.ablation_train,
+        seeds=lambda config: config.ablation_seeds,
+        claims=ABLATIONS,
+    ),
+    "budget": Table(
+        title="Error budget",
+        introduction="How much identity each stage loses, from what the world can do to what the student does.",
+        rows=budget_rows,
+        budget=lambda config: config.ablation_train,
+        seeds=lambda config: config.ablation_seeds,
+        claims=BUDGET,
+        more=_stages_and_judge,
+    ),
+}
+
+
+def make_table(name: str, config: TablesConfig, out: Path) -> tuple[list[Scores], list[Finding]]:
+    """Trains, draws and measures all rows of a table, or what of it an earlier start left undone.
+
+    Args:
+        name: of `TABLES`.
+        config: settings; the same for every table of a folder.
+        out: gets the ingredients, ``pictures/``, and in a folder of the table's name JSON, CSV, Markdown and a page.
+
+    Returns:
+        The rows, and what became of the claims.
+
+    Raises:
+        UserError: the folder holds tables of other settings.
+    """
+    quiet_libraries()
+    _claim(config, out)
+    table, ingredients = TABLES[name], Ingredients(config, out)
+    rows = table.rows(config)
+    shown: dict[str, pictures.Drawn] = {}
+    scores = []
+    for row in rows:
+        of_row = []
+        for seed in table.seeds(config) if row.varies else (0,):
+            console.print(f"{name}: {row.name}, seed {seed}", markup=False)
+            method = ingredients.method(row, seed, table.budget(config))
+            drawn = pictures.draw(ingredients.benchmark, method, out / "pictures")
+            shown.setdefault(row.name, drawn)
+            measured = ingredients.ruler.measure(row.name, drawn)
+            of_row.append(dataclasses.replace(measured, seeds=(seed,)))
+        scores.append(Scores.together(of_row))
+    folder = make_folder(out / name)
+    sections, words = table.more(ingredients, folder) if table.more is not None else ([], "")
+    findings = tables.write(scores, folder, name, table.claims)
+    if words:
+        path = folder / "table.md"
+        write_atomic(path, path.read_text() + "\n" + words)
+    page = report.Report(
+        title=table.title,
+        introduction=table.introduction,
+        sheet=_sheet(ingredients, shown),
+        scores=scores,
+        findings=findings,
+        sections=sections,
+        settings=_settings(name, config, rows),
+    )
+    write_atomic(folder / "index.html", report.render(page))
+    return scores, findings
+
+
+def _claim(config: TablesConfig, out: Path) -> None:
+    """Takes a folder for tables, or finds that it holds these."""
+    path = make_folder(out) / _CONFIG
+    if not path.exists():
+        write_atomic(path, to_json(config))
+        return
+    before = from_json(TablesConfig, path.read_text())
+    differing = [f.name for f in dataclasses.fields(config) if getattr(before, f.name) != getattr(config, f.name)]
+    if differing:
+        raise UserError(
+            f'"{out}" holds tables with other {", ".join(differing)}; give the same settings to go on, or another --out'
+        )
+
+
+def _sheet(ingredients: Ingredients, shown: dict[str, pictures.Drawn]) -> list[report.SheetRow]:
+    """A prompt of each of the first subjects, drawn by the first training of every row."""
+    rows = []
+    for number, subject in enumerate(ingredients.benchmark.subjects[:_SHEET_ROWS]):
+        prompt = number % len(subject.prompts)
+        drawn: dict[str, Image.Image] = {name: of_row.pictures[number][prompt] for name, of_row in shown.items()}
+        columns = {"reference": subject.reference, **drawn}
+        rows.append(report.SheetRow(prompt=subject.prompts[prompt], pictures=columns))
+    return rows
+
+
+def _settings(name: str, config: TablesConfig, rows: Sequence[Row]) -> dict[str, str]:
+    values: dict[str, Any] = json.loads(to_json(config))
+    return {"table": name, "rows": ", ".join(row.name for row in rows), **{k: json.dumps(v) for k, v in values.items()}}

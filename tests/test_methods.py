@@ -1,0 +1,263 @@
+"""Claims about the methods that are compared, on a tiny random FLUX: what they train and whose files they read."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from training_parts import FRAME, simple_pairs, small_config
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+from dsd.backbones.flux import FluxBackbone
+from dsd.baselines import registry
+from dsd.baselines.conditioned import Conditioned
+from dsd.baselines.faces import CROP, Faces, Found, aligned, draw_landmarks
+from dsd.baselines.ip_adapter import WEIGHTS_FILE
+from dsd.baselines.protocol import Drawing, Request
+from dsd.baselines.setting import Setting
+from dsd.errors import UserError
+from dsd.images import to_pil, to_tensor
+from dsd.world.draw import draw_panels, landmarks
+from dsd.world.individuals import CHARACTERS, sample_individuals, sample_scenes
+from dsd.world.recipes.face import FaceTask
+
+DRAWING = Drawing(size=(FRAME, FRAME), max_sequence_length=tiny.TEXT_TOKENS, steps=2)
+TRAINED = ("ip-adapter", "ip-adapter-plus", "ip-adapter-on-pairs", "controlnet", "instantid")
+
+
+@pytest.fixture(scope="module")
+def clip() -> str:
+    """A CLIP as hubs have it, whose image features are projected."""
+    torch.manual_seed(0)
+    small: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    config = CLIPConfig(
+        text_config={**small, "vocab_size": 64, "projection_dim": 12},
+        vision_config={**small, "image_size": FRAME, "patch_size": 8, "projection_dim": 12},
+        projection_dim=12,
+    )
+    folder = tiny.scratch() / "clip-vision"
+    CLIPModel(config).save_pretrained(folder)
+    size = {"height": FRAME, "width": FRAME}
+    CLIPImageProcessor(size=size, crop_size=size).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def faces() -> str:
+    """A face pack after a step."""
+    task = FaceTask(steps=1)
+    task.export(tiny.scratch() / "faces", "random")
+    return str(tiny.scratch() / "faces")
+
+
+def setting_of(name: str, folder: Path, clip: str, faces: str, **changes: Any) -> Setting:
+    budget = small_config(checkpoint_every=2, sample_every=4)
+    given = {
+        "base": budget.base,
+        "data": simple_pairs(),
+        "budget": budget,
+        "runs": folder,
+        "vision": clip,
+        "faces": faces,
+    }
+    return Setting(name=name, drawing=DRAWING, **{**given, **changes})
+
+
+def asked(color: str = "red", seed: int = 3) -> Request:
+    return Request(
+        subject_id=color, subject="cat", reference=Image.new("RGB", (FRAME, FRAME), color), prompt="a cat at the beach",
+        prompt_index=0, seed=seed,
+    )  # fmt: skip
+
+
+def built(name: str, setting: Setting) -> Conditioned:
+    method = registry.build(name, setting)
+    assert isinstance(method, Conditioned)
+    return method
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
+    name: str, tmp_path: Path, clip: str, faces: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dsd.baselines.conditioned import ConditionedTask
+
+    whole = built(name, setting_of(name, tmp_path / "whole", clip, faces))
+    step, original = 0, ConditionedTask.train_step
+
+    def killed(self: ConditionedTask, number: int) -> dict[str, Any]:
+        nonlocal step
+        step = number
+        if number == 3:
+            raise KeyboardInterrupt
+        return original(self, number)
+
+    monkeypatch.setattr(ConditionedTask, "train_step", killed)
+    setting = setting_of(name, tmp_path / "killed", clip, faces)
+    with pytest.raises(KeyboardInterrupt):
+        registry.build(name, setting)
+    monkeypatch.setattr(ConditionedTask, "train_step", original)
+    again = built(name, setting)
+    assert step == 3 and again.fingerprint == whole.fingerprint
+    assert again.generate([asked()])[0].tobytes() == whole.generate([asked()])[0].tobytes()
+
+
+@pytest.mark.parametrize("name", ("ip-adapter", "ip-adapter-plus", "controlnet", "instantid"))
+def test_training_leaves_the_model_itself_alone_and_moves_what_is_beside_it(
+    name: str, tmp_path: Path, clip: str, faces: str
+) -> None:
+    budget = small_config(learning_rate=0.1, muon_learning_rate=0.2)
+    method = built(name, setting_of(name, tmp_path, clip, faces, budget=budget))
+    untouched = FluxBackbone.from_pretrained(tiny.schnell()).transformer.state_dict()
+    now = method.backbone.transformer.state_dict()
+    assert all(torch.equal(value, now[key]) for key, value in untouched.items())
+    assert method.generate([asked("red")])[0].tobytes() != method.generate([asked("blue")])[0].tobytes()
+
+
+@pytest.mark.parametrize("name", ("ip-adapter", "ip-adapter-plus", "controlnet", "instantid"))
+def test_untrained_a_method_draws_what_the_frozen_model_draws(name: str, tmp_path: Path, clip: str, faces: str) -> None:
+    frozen = {"learning_rate": 1e-30, "muon_learning_rate": 1e-30, "weight_decay": 0.0}
+    setting = setting_of(name, tmp_path, clip, faces)
+    setting = dataclasses.replace(setting, budget=dataclasses.replace(setting.budget, **frozen))
+    plain = dataclasses.replace(DRAWING, text_scale=1.0, image_scale=1.0, true_guidance=1.0)
+    method = dataclasses.replace(built(name, setting), drawing=plain)
+    teacher = registry.build("teacher", dataclasses.replace(setting, drawing=plain))
+    drawn, wanted = method.generate([asked()])[0], teacher.generate([asked()])[0]
+    assert max(abs(a - b) for a, b in zip(drawn.tobytes(), wanted.tobytes(), strict=True)) <= 1
+
+
+def test_a_trained_ip_adapter_is_read_by_the_stock_pipeline(tmp_path: Path, clip: str, faces: str) -> None:
+    from diffusers import FluxPipeline
+
+    method = built("ip-adapter", setting_of("ip-adapter", tmp_path, clip, faces))
+    method = dataclasses.replace(method, drawing=dataclasses.replace(DRAWING, text_scale=1.0, image_scale=1.0))
+    folder = tmp_path / "ip-adapter-seed0" / "weights"
+    pipeline = FluxPipeline.from_pretrained(tiny.schnell(), dtype=torch.float32)
+    pipeline.load_ip_adapter(folder, weight_name=WEIGHTS_FILE, image_encoder_pretrained_model_name_or_path=None)
+    look = method.conditioner.look([asked().reference])
+    stock = pipeline(
+        asked().prompt, ip_adapter_image_embeds=[look["features"][None]],
+        negative_ip_adapter_image_embeds=[torch.zeros_like(look["features"])[None]],
+        height=FRAME, width=FRAME, num_inference_steps=2, max_sequence_length=tiny.TEXT_TOKENS,
+        latents=_noise_of(method), output_type="pil",
+    ).images[0]  # fmt: skip
+    ours = method.generate([asked()])[0]
+    assert max(abs(a - b) for a, b in zip(ours.tobytes(), stock.tobytes(), strict=True)) <= 1
+
+
+def _noise_of(method: Conditioned) -> torch.Tensor:
+    from diffusers.utils.torch_utils import randn_tensor
+
+    from dsd.backbones.flux import pack
+
+    side = FRAME // method.backbone.pixels_per_latent
+    shape = (1, method.backbone.latent_channels, side, side)
+    return pack(randn_tensor(shape, [torch.Generator().manual_seed(asked().seed)]))
+
+
+def test_a_published_ip_adapter_s_names_are_read(tmp_path: Path, clip: str, faces: str) -> None:
+    own = built("ip-adapter", setting_of("ip-adapter", tmp_path, clip, faces))
+    tensors = load_file(tmp_path / "ip-adapter-seed0" / "weights" / WEIGHTS_FILE)
+    names = {
+        "to_k_ip": "processor.ip_adapter_double_stream_k_proj",
+        "to_v_ip": "processor.ip_adapter_double_stream_v_proj",
+    }
+    published = {}
+    for key, value in tensors.items():
+        part, _, rest = key.partition(".")
+        for ours, theirs in names.items():
+            rest = rest.replace(ours, theirs)
+        published[f"{'ip_adapter_proj_model' if part == 'image_proj' else 'double_blocks'}.{rest}"] = value
+    (tmp_path / "published").mkdir()
+    save_file(published, tmp_path / "published" / WEIGHTS_FILE)
+    setting = setting_of("ip-adapter", tmp_path / "x", clip, faces, weights=str(tmp_path / "published"), data=())
+    assert built("ip-adapter", setting).generate([asked()])[0].tobytes() == own.generate([asked()])[0].tobytes()
+
+
+def test_a_trained_controlnet_is_the_stock_one(tmp_path: Path, clip: str, faces: str) -> None:
+    from diffusers import FluxControlNetModel
+
+    built("controlnet", setting_of("controlnet", tmp_path, clip, faces))
+    stock: Any = FluxControlNetModel.from_pretrained(tmp_path / "controlnet-seed0" / "weights")
+    assert stock.config.num_layers == 1 and stock.config.num_single_layers == 2
+
+
+@pytest.mark.parametrize("name", ("ip-adapter", "controlnet", "instantid"))
+def test_guidance_distilled_models_are_told_their_guidance(name: str, tmp_path: Path, clip: str, faces: str) -> None:
+    budget = small_config(base=tiny.dev(), steps=1, sample_every=1, checkpoint_every=1)
+    setting = setting_of(name, tmp_path, clip, faces, base=tiny.dev(), budget=budget)
+    assert built(name, setting).generate([asked()])[0].size == (FRAME, FRAME)
+
+
+def test_without_a_face_instantid_draws_from_the_text_alone(tmp_path: Path, clip: str, faces: str) -> None:
+    method = built("instantid", setting_of("instantid", tmp_path, clip, faces))
+    real: Any = method.conditioner
+
+    def nothing(pictures: Any) -> Found:
+        found = Faces.find(real.faces, pictures)
+        return Found(torch.zeros_like(found.present), found.landmarks, torch.zeros_like(found.identity))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(real.faces, "find", nothing)
+        red, blue = (method.generate([asked(color)])[0] for color in ("red", "blue"))
+    assert red.tobytes() == blue.tobytes()
+
+
+def test_landmarks_lie_on_the_eyes_and_crops_are_upright() -> None:
+    who = sample_individuals("validation", torch.arange(40))
+    who = who.take(who.kind == CHARACTERS.index("robot"))
+    scenes = sample_scenes("validation", torch.arange(len(who)))
+    images, points = draw_panels(who, scenes), landmarks(who, scenes)
+    at = ((points[:, :2] + 1) / 2 * images.shape[-1]).long().clamp(0, images.shape[-1] - 1)
+    iris = torch.stack([images[i, :, y, x] for i in range(len(who)) for x, y in at[i].tolist()])
+    assert (iris.max(1).values - iris.min(1).values).mean() > 0.3, "an iris has a colour"
+    crops = aligned(images, points)
+    assert crops.shape == (len(who), 3, CROP, CROP)
+    level = aligned(images, points)[:, :, CROP // 2 - 8 : CROP // 2 + 4]
+    assert (level.mean((1, 2)) > -1).all()
+    drawn = draw_landmarks(Found(torch.tensor([True, False]), points[:2], torch.zeros(2, 1)), (64, 64))
+    assert drawn[0].getbbox() is not None and drawn[1].getbbox() is None
+
+
+def test_a_new_word_changes_nothing_but_itself(tmp_path: Path, clip: str, faces: str) -> None:
+    setting = setting_of("textual-inversion", tmp_path, clip, faces, captioner=None)
+    teacher, method = registry.build("teacher", setting), registry.build("textual-inversion", setting)
+    inverted: Any = method
+    inverted.inversion = dataclasses.replace(inverted.inversion, steps=3)
+    method.prepare([asked("red")])
+    first = method.generate([asked("red")])[0].tobytes()
+    other = dataclasses.replace(asked(), subject="bird", prompt="a dog in the snow")
+    wanted, drawn = teacher.generate([other])[0].tobytes(), method.generate([other])[0].tobytes()
+    assert drawn == wanted, "a prompt without the subject's words is drawn as ever"
+    method.prepare([asked("blue")])
+    assert method.generate([asked("red")])[0].tobytes() != first
+    method.prepare([asked("red")])
+    assert method.generate([asked("red")])[0].tobytes() == first
+
+
+def test_every_method_says_what_it_lacks(tmp_path: Path, clip: str, faces: str) -> None:
+    for name, entry in registry.METHODS.items():
+        if entry.trained:
+            with pytest.raises(UserError, match="give pairs to train it on"):
+                registry.build(name, setting_of(name, tmp_path, clip, faces, data=()))
+    with pytest.raises(UserError, match='did you mean "controlnet"'):
+        registry.build("control-net", setting_of("x", tmp_path, clip, faces))
+    with pytest.raises(UserError, match="finds faces"):
+        registry.build("instantid", dataclasses.replace(setting_of("x", tmp_path, clip, faces), faces=None))
+
+
+def test_crops_show_a_face_in_its_place() -> None:
+    image = to_tensor([Image.new("RGB", (64, 64), "white")])
+    points = torch.tensor([[[-0.2, -0.1], [0.2, -0.1], [0.0, 0.0], [-0.1, 0.1], [0.1, 0.1]]])
+    assert to_pil(aligned(image, points))[0].getpixel((CROP // 2, CROP // 2)) == (255, 255, 255)
