@@ -5,10 +5,16 @@ STAMP := .venv/.installed
 
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test check
+.PHONY: demo test check tables
+
+# `make tables` takes hours and can be stopped and started again; `make tables QUICK=1` shows in minutes that all parts run.
+TABLES := $(if $(QUICK),--quick --results runs/tables-quick/results.md,--results docs/results.md)
 
 demo: $(STAMP)
 	$(BIN)/dsd demo --out runs/demo
+
+tables: $(STAMP)
+	$(BIN)/dsd evaluate all $(TABLES)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -97,6 +97,8 @@ class Table:
     """Every part in minutes, with numbers that mean little; other settings are then left as they are."""
     out: Path | None = None
     """Folder for everything; runs/tables, or runs/tables-quick."""
+    results: Path | None = None
+    """Document of all tables in the folder to write at the end; none when left out."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
 
@@ -110,6 +112,7 @@ class Table:
 
 
 Command = Evaluate | DreamBench | Table
+_ALL = "all"
 _ROWS = {"main": main_rows, "ablations": ablation_rows, "budget": budget_rows}
 
 
@@ -119,6 +122,7 @@ def variants() -> dict[str, tuple[str, Command]]:
         "main": ("the paper's comparison with other methods", _of("main")),
         "ablations": ("the paper's ablations", _of("ablations")),
         "budget": ("how much identity each stage loses, and what the judge is worth", _of("budget")),
+        _ALL: ("all three, one after the other", _of(_ALL)),
         "dreambench": ("the public benchmark DreamBench++, drop-in", DreamBench()),
     }
 
@@ -146,7 +150,12 @@ def plan(command: Command) -> list[str]:
 
 
 def _plan_of_table(command: Table) -> list[str]:
-    config, name = command.config, command.table
+    results = [f"write {command.results}"] if command.results else []
+    return [sentence for name in _names(command) for sentence in _plan_of(command, name)] + results
+
+
+def _plan_of(command: Table, name: str) -> list[str]:
+    config = command.config
     budget = config.train if name == "main" else config.ablation_train
     seeds = config.seeds if name == "main" else config.ablation_seeds
     rows = [row.name for row in _ROWS[name](config)]
@@ -175,11 +184,21 @@ def _of(table: str) -> Table:
 
 def _table(command: Table) -> None:
     from dsd.evaluate import tables
+    from dsd.world.results import write_results
     from dsd.world.tables import make_table
 
-    scores, findings = make_table(command.table, command.config, command.folder)
-    print(tables.as_markdown(scores), end="")
-    print(tables.claims_as_markdown(findings), end="")
+    for name in _names(command):
+        scores, findings = make_table(name, command.config, command.folder)
+        print(tables.as_markdown(scores), end="")
+        print(tables.claims_as_markdown(findings), end="")
+    if command.results is not None:
+        words = f"dsd evaluate {command.table}{' --quick' if command.quick else ''}"
+        write_results(command.folder, command.results, words)
+        print(command.results)
+
+
+def _names(command: Table) -> list[str]:
+    return list(_ROWS) if command.table == _ALL else [command.table]
 
 
 def _drawn_world(command: Evaluate) -> None:

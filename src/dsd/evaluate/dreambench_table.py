@@ -60,10 +60,19 @@ def as_markdown(scores: Mapping[str, Sequence[Score]]) -> str:
         dropped = sum(score.score is None for score in of_method)
         cells = [str(s.mean) if s is not None else "" for s in (preservation, following, debiased)]
         lines.append(f"| {method} | {cells[0]} | {cells[1]} | {both} | {cells[2]} | {dropped} of {len(of_method)} |")
-    for row in QUOTED:
-        figures = (f"{x:.3f}" for x in (row.concept_preservation, row.prompt_following, row.product))
-        lines.append(f"| {row.method} (quoted) | {' | '.join(figures)} | | |")
+    lines += [f"| {row.method} (quoted) | {' | '.join(_figures(row))} | | |" for row in QUOTED]
     return "\n".join(lines) + "\n"
+
+
+def quoted_as_markdown() -> str:
+    """The published rows alone."""
+    lines = ["| method (quoted) | concept preservation | prompt following | product |", "|---|---|---|---|"]
+    lines += [f"| {row.method} | {' | '.join(_figures(row))} |" for row in QUOTED]
+    return "\n".join(lines) + "\n"
+
+
+def _figures(row: Quoted) -> list[str]:
+    return [f"{x:.3f}" for x in (row.concept_preservation, row.prompt_following, row.product)]
 
 
 def write(scores: Mapping[str, Sequence[Score]], folder: Path, judge: str) -> None:

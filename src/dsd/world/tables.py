@@ -167,8 +167,7 @@ def make_table(name: str, config: TablesConfig, out: Path) -> tuple[list[Scores]
     sections, words = table.more(ingredients, folder) if table.more is not None else ([], "")
     findings = tables.write(scores, folder, name, table.claims)
     if words:
-        path = folder / "table.md"
-        write_atomic(path, path.read_text() + "\n" + words)
+        write_atomic(folder / "more.md", words)
     page = report.Report(
         title=table.title,
         introduction=table.introduction,
