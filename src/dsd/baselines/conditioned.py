@@ -171,7 +171,7 @@ class ConditionedTask:
         modules = dict(conditioner.trained)
         backbone.transformer.requires_grad_(False)
         for module in modules.values():
-            module.requires_grad_(True)
+            module.float().requires_grad_(True)
         self.parameters = {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters()}
         everything = config.optimizer == "adamw"
         self.optimizer = MuonAndAdamW(
@@ -238,14 +238,15 @@ class ConditionedTask:
         drawn = draw(objective, len(rows), generator).take(slice(None), device)
         samples = self.cache.samples(rows)
         latents = samples.target.to(device)
-        predicted = self.conditioner.velocity(
-            flow.noisy_latents(latents, drawn.noise, drawn.sigma),
-            drawn.sigma,
-            text_or_empty(samples.text.to(device), objective.empty_text, drawn.keep_text),
-            self._look(rows),
-            drawn.keep_image,
-            objective.guidance,
-        )
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.mixed_precision == "bf16"):
+            predicted = self.conditioner.velocity(
+                flow.noisy_latents(latents, drawn.noise, drawn.sigma),
+                drawn.sigma,
+                text_or_empty(samples.text.to(device), objective.empty_text, drawn.keep_text),
+                self._look(rows),
+                drawn.keep_image,
+                objective.guidance,
+            )
         return (predicted.float() - flow.velocity(latents, drawn.noise)).square().mean()
 
     @torch.no_grad()

@@ -26,8 +26,7 @@ from dsd.baselines.setting import Setting
 from dsd.images import to_tensor
 from dsd.models import resolve
 
-_BLOCKS = {"num_layers": 5, "num_single_layers": 10}
-"""Of the copy, at most; what the published FLUX ControlNets have."""
+_DOUBLE_BLOCKS, _SINGLE_BLOCKS = 5, 10  # of the copy, at most; what the published FLUX ControlNets have
 NOT_MATRICES = ("x_embedder", "context_embedder", "time_text_embed", ".linear.")
 
 
@@ -44,8 +43,8 @@ class ControlNet:
 
     def __init__(self, backbone: FluxBackbone, size: tuple[int, int], weights: str | None = None) -> None:
         self.backbone, self.size = backbone, size
-        network = copy_of(backbone) if weights is None else FluxControlNetModel.from_pretrained(resolve(weights))
-        self.network: Any = network.to(backbone.device)
+        network: Any = copy_of(backbone) if weights is None else FluxControlNetModel.from_pretrained(resolve(weights))
+        self.network = network.to(backbone.device, backbone.transformer.dtype)
 
     @property
     def trained(self) -> Mapping[str, nn.Module]:
@@ -70,13 +69,13 @@ class ControlNet:
         self.network.save_pretrained(folder)
 
 
-def copy_of(backbone: FluxBackbone) -> FluxControlNetModel:
-    """An untrained ControlNet: the transformer's first blocks, and outputs of zero."""
+def copy_of(backbone: FluxBackbone) -> Any:
+    """An untrained `FluxControlNetModel`: the transformer's first blocks, and outputs of zero."""
     config: Any = backbone.transformer.config
-    depth = {name: min(count, config[name]) for name, count in _BLOCKS.items()}
     return FluxControlNetModel.from_transformer(
         backbone.transformer,
-        **depth,
+        num_layers=min(_DOUBLE_BLOCKS, config["num_layers"]),
+        num_single_layers=min(_SINGLE_BLOCKS, config["num_single_layers"]),
         attention_head_dim=config["attention_head_dim"],
         num_attention_heads=config["num_attention_heads"],
     )
@@ -103,5 +102,5 @@ def controlnet(setting: Setting) -> Conditioned:
     def network(weights: str | None = None) -> ControlNet:
         return ControlNet(backbone, setting.drawing.size, weights)
 
-    backbone = FluxBackbone.from_pretrained(resolve(setting.base))
+    backbone = setting.backbone()
     return conditioned(setting, backbone, network, network, sees="reference")

@@ -25,7 +25,7 @@ from dsd.backbones.protocol import Text
 from dsd.baselines.fitting import Captioner, Fit, one_subject
 from dsd.baselines.protocol import Request
 from dsd.baselines.setting import Setting
-from dsd.baselines.text_only import TextOnly
+from dsd.baselines.text_only import TextOnly, teacher
 from dsd.chat.registry import load_chat
 from dsd.config import to_json
 from dsd.curate.seeds import derive_seed
@@ -46,8 +46,8 @@ class Tuning:
         steps: optimizer steps.
         batch: noise levels of the reference a step, and as many prior pictures.
         learning_rate: of AdamW, constant.
-        prior_prompts: under which the model draws before it is trained, ``{subject}`` standing for the subject's words.
-        prior_pictures: for each of them.
+        prior_prompts: for one picture each that the model draws before it is trained; ``{subject}`` stands for the
+            subject's words, and where there is none the pictures serve every subject.
         prior_weight: of their loss (lambda in equation 2).
         guidance: embedded guidance value, for guidance-distilled models; others ignore it.
         seed: of everything random.
@@ -58,8 +58,7 @@ class Tuning:
     steps: int = 100
     batch: int = 4
     learning_rate: float = 5e-4
-    prior_prompts: tuple[str, ...] = ("a {subject}",)
-    prior_pictures: int = 4
+    prior_prompts: tuple[str, ...] = ("a {subject}",) * 16
     prior_weight: float = 1.0
     guidance: float = 1.0
     seed: int = 0
@@ -82,6 +81,7 @@ class DreamBooth:
     tuning: Tuning = field(default_factory=Tuning)
     name: str = "dreambooth"
     subjects_at_once: int = 1
+    _prior: list[tuple[str, Image.Image]] | None = field(default=None, init=False, repr=False)
     _untouched: dict[str, Tensor] = field(init=False, repr=False)
     _targets: tuple[str, ...] = field(init=False, repr=False)
 
@@ -102,9 +102,9 @@ class DreamBooth:
         subject = one_subject(requests)
         self._put_back()
         prompts = [prompt.format(subject=subject.subject) for prompt in self.tuning.prior_prompts]
-        prompts = [prompt for prompt in prompts for _ in range(self.tuning.prior_pictures)]
-        prior = self.model.generate([self._prior_request(subject, *numbered) for numbered in enumerate(prompts)])
-        self._fit(subject, prompts, prior)
+        if self._prior is None or [prompt for prompt, _ in self._prior] != prompts:
+            self._prior = list(zip(prompts, self._prior_pictures(subject, prompts), strict=True))
+        self._fit(subject, self._prior)
 
     def generate(self, requests: Sequence[Request]) -> list[Image.Image]:
         """One picture a request, its subject called by the identifier."""
@@ -118,9 +118,11 @@ class DreamBooth:
         """The prompt with the identifier before the subject's words."""
         return prompt.replace(request.subject, f"{self.tuning.identifier} {request.subject}".strip())
 
-    def _prior_request(self, subject: Request, number: int, prompt: str) -> Request:
-        seed = derive_seed(self.tuning.seed, "prior", subject.subject_id, number)
-        return dataclasses.replace(subject, prompt=prompt, seed=seed)
+    def _prior_pictures(self, like: Request, prompts: Sequence[str]) -> list[Image.Image]:
+        """What the model draws before it is trained; the same for every subject when the prompts are."""
+        seeds = [derive_seed(self.tuning.seed, "prior", number) for number in range(len(prompts))]
+        requests = zip(prompts, seeds, strict=True)
+        return self.model.generate([dataclasses.replace(like, prompt=prompt, seed=seed) for prompt, seed in requests])
 
     def _put_back(self) -> None:
         """The transformer as it was before any subject."""
@@ -139,7 +141,7 @@ class DreamBooth:
             transformer.add_adapter(config, _LORA)
         return [parameter for parameter in transformer.parameters() if parameter.requires_grad]
 
-    def _fit(self, subject: Request, prompts: Sequence[str], prior: Sequence[Image.Image]) -> None:
+    def _fit(self, subject: Request, prior: Sequence[tuple[str, Image.Image]]) -> None:
         tuning, size = self.tuning, self.model.drawing.size
         generator = torch.Generator().manual_seed(derive_seed(tuning.seed, "fit", subject.subject_id))
         with torch.random.fork_rng(devices=[]):
@@ -150,11 +152,11 @@ class DreamBooth:
             guidance=tuning.guidance,
         )  # fmt: skip
         reference = fit.backbone.encode(to_tensor(subject.reference, size)).expand(tuning.batch, -1, -1, -1)
-        others = fit.backbone.encode(to_tensor(prior, size))
+        others = fit.backbone.encode(to_tensor([picture for _, picture in prior], size))
         caption = f"a {subject.subject}" if self.captioner is None else self.captioner(subject)
         length = self.model.drawing.max_sequence_length
         named = fit.backbone.encode_text([self._named(caption, subject)] * tuning.batch, length)
-        plain = fit.backbone.encode_text(prompts, length)
+        plain = fit.backbone.encode_text([prompt for prompt, _ in prior], length)
         weights = torch.tensor([1.0] * tuning.batch + [tuning.prior_weight] * tuning.batch) / tuning.batch
 
         def batch() -> tuple[Tensor, Text, Tensor]:
@@ -180,5 +182,5 @@ def _method(setting: Setting, tuning: Tuning) -> DreamBooth:
     captioner = None if setting.captioner is None else Captioner(chat=load_chat(setting.captioner))
     if setting.prior_prompts:
         tuning = dataclasses.replace(tuning, prior_prompts=setting.prior_prompts)
-    model = TextOnly.load(setting.base, setting.drawing)
+    model = teacher(setting)
     return DreamBooth(model=model, captioner=captioner, tuning=tuning, name=setting.name)

@@ -43,10 +43,11 @@ class TwoFrameStudent:
         *,
         name: str = "student",
         device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> TwoFrameStudent:
         """Loads a base model and an adapter folder (or `embedded:NAME` of either)."""
         drawing = Drawing() if drawing is None else drawing
-        pipeline = FluxTwoFramePipeline.from_pretrained(base, adapter=adapter).to(device)
+        pipeline = FluxTwoFramePipeline.from_pretrained(base, adapter=adapter, torch_dtype=dtype).to(device)
         pipeline.set_progress_bar_config(disable=True)
         revision = revision_of(resolve(str(adapter)))
         return cls(pipeline=pipeline, drawing=drawing, fingerprint=f"{revision}-{drawing.with_picture}", name=name)
@@ -74,4 +75,6 @@ class TwoFrameStudent:
 def student(setting: Setting) -> TwoFrameStudent:
     """The row of a student: of a finished adapter, or trained first."""
     adapter = setting.weights or train(setting.budget, setting.pairs(), setting.run, latents=setting.latents)
-    return TwoFrameStudent.load(setting.base, adapter, setting.drawing, name=setting.name)
+    return TwoFrameStudent.load(
+        setting.base, adapter, setting.drawing, name=setting.name, device=setting.device, dtype=setting.dtype
+    )

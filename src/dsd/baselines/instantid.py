@@ -53,8 +53,8 @@ class InstantID:
         vector = faces.find([Image.new("RGB", (size[1], size[0]))]).identity.shape[1]
         folder = None if weights is None else Path(resolve(weights))
         install(backbone, None if folder is None else load_file(folder / WEIGHTS_FILE), vector)
-        network = copy_of(backbone) if folder is None else FluxControlNetModel.from_pretrained(folder / _NETWORK)
-        self.network: Any = network.to(backbone.device)
+        network: Any = copy_of(backbone) if folder is None else FluxControlNetModel.from_pretrained(folder / _NETWORK)
+        self.network = network.to(backbone.device, backbone.transformer.dtype)
 
     @property
     def trained(self) -> Mapping[str, nn.Module]:
@@ -103,6 +103,6 @@ def instantid(setting: Setting) -> Conditioned:
     def method(weights: str | None = None) -> InstantID:
         return InstantID(backbone, faces, setting.drawing.size, weights)
 
-    backbone = FluxBackbone.from_pretrained(resolve(setting.base))
+    backbone = setting.backbone()
     faces = Faces(setting.faces, setting.drawing.size, backbone.device)
     return conditioned(setting, backbone, method, method, sees="target")

@@ -87,7 +87,9 @@ class IPAdapter:
             embed_dims=self.features, output_dims=width, hidden_dims=width, depth=4, dim_head=width // heads,
             heads=heads, num_queries=_QUERIES,
         )  # fmt: skip
-        transformer.encoder_hid_proj = MultiIPAdapterImageProjection([resampler]).to(self.backbone.device)
+        transformer.encoder_hid_proj = MultiIPAdapterImageProjection([resampler]).to(
+            self.backbone.device, transformer.dtype
+        )
         if weights is None:
             return
         tensors = weights if isinstance(weights, Mapping) else load_file(_file(weights))
@@ -156,7 +158,7 @@ def _method(setting: Setting, *, plus: bool, sees: Any) -> Conditioned:
     def adapter(weights: str | None = None) -> IPAdapter:
         return IPAdapter(backbone, vision, weights, plus=plus)
 
-    backbone = FluxBackbone.from_pretrained(resolve(setting.base))
+    backbone = setting.backbone()
     vision = Vision(setting.vision, backbone.device)
     return conditioned(setting, backbone, adapter, adapter, sees=sees)
 
@@ -169,7 +171,8 @@ def _untrained(backbone: FluxBackbone, features: int) -> dict[str, Tensor]:
     tensors = {f"image_proj.{n.replace('image_embeds', 'proj')}": t for n, t in projection.state_dict().items()}
     for number in range(len(transformer.transformer_blocks)):
         keys, values = nn.Linear(width, hidden), nn.Linear(width, hidden)
-        nn.init.zeros_(values.weight), nn.init.zeros_(values.bias)
+        nn.init.zeros_(values.weight)
+        nn.init.zeros_(values.bias)
         for name, layer in (("to_k_ip", keys), ("to_v_ip", values)):
             tensors |= {f"ip_adapter.{number}.{name}.{n}": t for n, t in layer.state_dict().items()}
     return tensors

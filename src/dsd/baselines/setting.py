@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
+from dsd.backbones.flux import FluxBackbone
 from dsd.baselines.protocol import Drawing
 from dsd.data.latents import TrainingPair, fingerprint
 from dsd.data.pairs import ids_of
 from dsd.errors import UserError
+from dsd.models import resolve
 from dsd.train.config import TrainConfig
 
 
@@ -31,6 +35,7 @@ class Setting:
             have them learn it under the subject's words alone.
         prior_prompts: what the base model draws for prior preservation; see `dsd.baselines.dreambooth.Tuning`.
         seed: of what is fitted to each subject.
+        device: where methods compute; frozen weights are in bfloat16 on a GPU.
     """
 
     name: str
@@ -45,6 +50,12 @@ class Setting:
     captioner: str | None = "embedded:tiny-vlm"
     prior_prompts: tuple[str, ...] = ()
     seed: int = 0
+    device: str = "cpu"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of frozen weights."""
+        return torch.float32 if self.device == "cpu" else torch.bfloat16
 
     @property
     def run(self) -> Path:
@@ -55,6 +66,10 @@ class Setting:
     def latents(self) -> Path:
         """The folder of the latents that trainings on the same pairs share."""
         return self.runs / f"latents-{fingerprint(ids_of(self.data))}"
+
+    def backbone(self) -> FluxBackbone:
+        """The base model, loaded anew."""
+        return FluxBackbone.from_pretrained(resolve(self.base), device=self.device, dtype=self.dtype)
 
     def pairs(self) -> Sequence[TrainingPair]:
         """The pairs to train on.

@@ -35,10 +35,18 @@ class TextOnly:
     subjects_at_once: int = 16
 
     @classmethod
-    def load(cls, base: str, drawing: Drawing, *, name: str = "teacher", device: str = "cpu") -> TextOnly:
+    def load(
+        cls,
+        base: str,
+        drawing: Drawing,
+        *,
+        name: str = "teacher",
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> TextOnly:
         """Loads a FLUX folder, hub id or `embedded:NAME`."""
         folder = resolve(base)
-        pipeline = FluxPipeline.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).to(device)
+        pipeline = FluxPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True).to(device)
         pipeline.set_progress_bar_config(disable=True)
         revision = revision_of(folder) if Path(folder).exists() else base
         return cls(pipeline=pipeline, drawing=drawing, fingerprint=f"{revision}-{drawing.without_picture}", name=name)
@@ -67,4 +75,4 @@ class TextOnly:
 
 def teacher(setting: Setting) -> TextOnly:
     """The row of the plain text-to-image model."""
-    return TextOnly.load(setting.base, setting.drawing, name=setting.name)
+    return TextOnly.load(setting.base, setting.drawing, name=setting.name, device=setting.device, dtype=setting.dtype)

@@ -23,7 +23,7 @@ from dsd.backbones.protocol import Text
 from dsd.baselines.fitting import Captioner, Fit, one_subject
 from dsd.baselines.protocol import Request
 from dsd.baselines.setting import Setting
-from dsd.baselines.text_only import TextOnly
+from dsd.baselines.text_only import TextOnly, teacher
 from dsd.chat.registry import load_chat
 from dsd.config import to_json
 from dsd.curate.seeds import derive_seed
@@ -146,6 +146,6 @@ def textual_inversion(setting: Setting) -> TextualInversion:
     """The row of Textual Inversion."""
     captioner = None if setting.captioner is None else Captioner(chat=load_chat(setting.captioner))
     return TextualInversion(
-        model=TextOnly.load(setting.base, setting.drawing), captioner=captioner, inversion=Inversion(seed=setting.seed),
+        model=teacher(setting), captioner=captioner, inversion=Inversion(seed=setting.seed),
         name=setting.name,
     )  # fmt: skip

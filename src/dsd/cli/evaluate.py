@@ -251,6 +251,8 @@ def _dreambench(command: DreamBench) -> None:
 
 def _methods(command: Compared, adapters: Sequence[str], out: Path) -> Iterator[SubjectMethod]:
     """The students, the further methods, the text-only teacher, and the copied reference, one after the other."""
+    import torch
+
     from dsd.backbones.adapter import load_metadata
     from dsd.baselines import registry
     from dsd.baselines.protocol import Drawing
@@ -261,7 +263,7 @@ def _methods(command: Compared, adapters: Sequence[str], out: Path) -> Iterator[
     from dsd.train.config import TrainConfig
 
     quiet_libraries()
-    metadata = load_metadata(resolve(adapters[0]))
+    metadata, on_gpu = load_metadata(resolve(adapters[0])), torch.cuda.is_available()
     base = command.base or metadata.base
     setting = Setting(
         name="",
@@ -275,11 +277,17 @@ def _methods(command: Compared, adapters: Sequence[str], out: Path) -> Iterator[
             true_guidance=command.teacher_guidance,
         ),
         data=() if command.pairs is None else PairRows(command.pairs, out / "methods" / "rows"),
-        budget=TrainConfig(base=base, max_sequence_length=metadata.max_sequence_length),
+        budget=TrainConfig(
+            base=base,
+            max_sequence_length=metadata.max_sequence_length,
+            frame_size=metadata.frame_size,
+            mixed_precision="bf16" if on_gpu else "no",
+        ),
         runs=out / "methods",
         vision=command.vision,
         faces=command.faces,
         captioner=command.captioner,
+        device="cuda" if on_gpu else "cpu",
     )
     names = ["student"] if len(adapters) == 1 else adapters
     for name, adapter in zip(names, adapters, strict=True):

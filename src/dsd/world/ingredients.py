@@ -21,7 +21,7 @@ from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.measure import EvaluateConfig, Ruler
 from dsd.train.config import TrainConfig
 from dsd.world.benchmark import DecodedTruth, DrawnBenchmark, Truth
-from dsd.world.captions import scene_phrases
+from dsd.world.captions import panel_captions
 from dsd.world.drawn_pairs import drawn_pairs
 from dsd.world.individuals import sample_individuals, sample_scenes
 from dsd.world.recipes.student import FIRST_CAPTION, write_world_captions
@@ -30,7 +30,7 @@ from dsd.world.teacher_quality import CONSISTENT, pair_scale
 from dsd.world.training import train_model
 
 _COMPARED_AT_ONCE = 512
-_PRIORS = 8
+_PRIORS = 32
 
 
 class Ingredients:
@@ -137,10 +137,9 @@ class Ingredients:
 
 
 def prior_prompts() -> tuple[str, ...]:
-    """For prior preservation: the subject in some scenes, since no caption of the world is without one."""
-    who = sample_individuals("validation", torch.arange(_PRIORS))
-    scenes = sample_scenes("validation", torch.arange(_PRIORS))
-    return tuple("a {subject} " + scene for scene in scene_phrases(who, scenes))
+    """For prior preservation: captions of individuals of all kinds, for a model of one world has one class."""
+    index = torch.arange(_PRIORS)
+    return tuple(panel_captions(sample_individuals("training", index), sample_scenes("training", index)))
 
 
 def _key(row: Row, budget: TrainConfig) -> str:

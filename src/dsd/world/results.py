@@ -48,10 +48,11 @@ def write_results(out: Path, path: Path, command: str) -> None:
 
 def _head(out: Path, command: str) -> str:
     config = json.loads((out / "config.json").read_text())
+    train, ablation = config["train"], config["ablation_train"]
     return (
-        f"# Results\n\nMade by `{command}` in the drawn world, on the embedded models; every number is measured.\n\n{_READ}"
-        f"\n\n{config['subjects']} individuals x 4 prompts. Main table: trainings of {config['train']['steps']} steps of "
-        f"{config['train']['batch_size']} pairs. Ablations and error budget: {config['ablation_train']['steps']} steps on "
+        f"# Results\n\nMade by `{command}` in the drawn world, on the embedded models; every number is measured.\n\n"
+        f"{_READ}\n\n{config['subjects']} individuals x 4 prompts. Main table: trainings of {train['steps']} steps of "
+        f"{train['batch_size']} pairs. Ablations and error budget: {ablation['steps']} steps on "
         f"{config['ablation_pairs']} pairs.\n"
     )
 

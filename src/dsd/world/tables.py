@@ -152,17 +152,17 @@ def make_table(name: str, config: TablesConfig, out: Path) -> tuple[list[Scores]
     table, ingredients = TABLES[name], Ingredients(config, out)
     rows = table.rows(config)
     shown: dict[str, pictures.Drawn] = {}
-    scores = []
-    for row in rows:
-        of_row = []
-        for seed in table.seeds(config) if row.varies else (0,):
+    measured: dict[str, list[Scores]] = {row.name: [] for row in rows}
+    for number, seed in enumerate(table.seeds(config)):  # a whole table of the first seed comes first
+        for row in rows:
+            if number and not row.varies:
+                continue
             console.print(f"{name}: {row.name}, seed {seed}", markup=False)
             method = ingredients.method(row, seed, table.budget(config))
             drawn = pictures.draw(ingredients.benchmark, method, out / "pictures")
             shown.setdefault(row.name, drawn)
-            measured = ingredients.ruler.measure(row.name, drawn)
-            of_row.append(dataclasses.replace(measured, seeds=(seed,)))
-        scores.append(Scores.together(of_row))
+            measured[row.name].append(dataclasses.replace(ingredients.ruler.measure(row.name, drawn), seeds=(seed,)))
+    scores = [Scores.together(of_row) for of_row in measured.values()]
     folder = make_folder(out / name)
     sections, words = table.more(ingredients, folder) if table.more is not None else ([], "")
     findings = tables.write(scores, folder, name, table.claims)

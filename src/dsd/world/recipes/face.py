@@ -113,9 +113,9 @@ def build(run: Path, *, steps: int) -> FaceTask:
 
 
 def _network(labels: int = 2) -> ResNetConfig:
-    return ResNetConfig(
-        embedding_size=_WIDTHS[0], hidden_sizes=_WIDTHS, depths=_DEPTHS, layer_type="basic", num_labels=labels
-    )
+    config = ResNetConfig(embedding_size=_WIDTHS[0], hidden_sizes=_WIDTHS, depths=_DEPTHS, layer_type="basic")
+    config.num_labels = labels
+    return config
 
 
 def _identity(model: Any, crops: Tensor) -> Tensor:
