@@ -55,7 +55,7 @@ def test_the_reference_becomes_likelier_than_before(tuning: Tuning) -> None:
     cat = asked("cat", "red", "a {}")
     fit = Fit(model=method.model, parameters=[], learning_rate=1.0, steps=0, guidance=1.0)
     latents = fit.backbone.encode(to_tensor(cat.reference, DRAWING.size)).expand(16, -1, -1, -1)
-    text = fit.backbone.encode_text(["a same cat"] * 16, tiny.TEXT_TOKENS)
+    text = fit.backbone.encode_text(["a cat"] * 16, tiny.TEXT_TOKENS)
 
     @torch.no_grad()
     def loss() -> float:
@@ -67,7 +67,7 @@ def test_the_reference_becomes_likelier_than_before(tuning: Tuning) -> None:
 
 
 def test_the_identifier_stands_before_the_subject(monkeypatch: pytest.MonkeyPatch) -> None:
-    method = method_of(TUNING)
+    method = method_of(dataclasses.replace(TUNING, identifier="same"))
     seen: list[str] = []
     monkeypatch.setattr(type(method.model), "generate", lambda _, requests: seen.extend(r.prompt for r in requests))
     method.generate([asked("cat", "red")])

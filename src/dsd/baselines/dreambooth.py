@@ -2,7 +2,8 @@
 
 The reference is learnt with an identifier before the subject's words, beside pictures that the model drew without it
 before (prior preservation, equation 2), by the model's own flow-matching objective. All weights of the transformer are
-trained, as in the paper, or a LoRA on its attention, as diffusers' scripts for FLUX do it (DreamBooth-LoRA).
+trained, as in the paper, or a LoRA on attention and feed-forward layers, as diffusers' script for FLUX does it
+(DreamBooth-LoRA).
 
 Deviations: one reference in place of three to five, because every method here is given one; text encoders stay frozen;
 the class is the subject in the benchmark's own words; the reference is learnt under its caption, as is usual with FLUX.
@@ -33,6 +34,12 @@ from dsd.images import to_tensor
 from dsd.train.adapter import target_names
 
 _LORA = "subject"
+_LORA_TARGETS = (
+    *(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),
+    *(f"attn.{name}" for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")),
+    *(f"{block}.net.{layer}" for block in ("ff", "ff_context") for layer in ("0.proj", "2")),
+)
+"""What diffusers' DreamBooth-LoRA script for FLUX trains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +60,11 @@ class Tuning:
         seed: of everything random.
     """
 
-    identifier: str = "same"
+    identifier: str = ""
     rank: int = 0
     steps: int = 100
     batch: int = 4
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     prior_prompts: tuple[str, ...] = ("a {subject}",) * 16
     prior_weight: float = 1.0
     guidance: float = 1.0
@@ -88,7 +95,7 @@ class DreamBooth:
     def __post_init__(self) -> None:
         state = self._transformer.state_dict() if self.tuning.rank == 0 else {}
         self._untouched = {name: value.clone() for name, value in state.items()}
-        self._targets = target_names(self._transformer, "attention")
+        self._targets = target_names(self._transformer, _LORA_TARGETS) if self.tuning.rank else ()
 
     @property
     def fingerprint(self) -> str:
@@ -175,7 +182,7 @@ def dreambooth(setting: Setting) -> DreamBooth:
 
 def dreambooth_lora(setting: Setting) -> DreamBooth:
     """The row of DreamBooth-LoRA."""
-    return _method(setting, Tuning(rank=16, learning_rate=2e-3, seed=setting.seed))
+    return _method(setting, Tuning(rank=32, learning_rate=6e-3, steps=150, seed=setting.seed))
 
 
 def _method(setting: Setting, tuning: Tuning) -> DreamBooth:

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from transformers import AutoModel, AutoModelForImageClassification
 
-from dsd.images import to_tensor
+from dsd.images import to_pil, to_tensor
 from dsd.models import resolve
 
 POINTS = 5
@@ -69,6 +69,14 @@ class Faces:
         present, points = out[:, 0] > 0, out[:, 1:].view(-1, POINTS, 2)
         features = self.recogniser(aligned(images, points)).pooler_output.flatten(1)
         return Found(present, points, F.normalize(features, dim=1) * present[:, None])
+
+    @torch.no_grad()
+    def crops(self, pictures: Sequence[Image.Image]) -> tuple[Bool[Tensor, " n"], list[Image.Image]]:
+        """Whether each picture has a face, and its aligned crop at the pictures' own size."""
+        images = to_tensor(pictures, self.size).to(self.device)
+        out = self.finder(images).logits
+        cut = aligned(images, out[:, 1:].view(-1, POINTS, 2))
+        return out[:, 0] > 0, to_pil(F.interpolate(cut, self.size, mode="bilinear", align_corners=False))
 
 
 def aligned(images: Float[Tensor, "n 3 h w"], points: Float[Tensor, "n 5 2"]) -> Float[Tensor, "n 3 crop crop"]:

@@ -46,7 +46,7 @@ class Inversion:
     vectors: int = 1
     steps: int = 100
     batch: int = 8
-    learning_rate: float = 2e-2
+    learning_rate: float = 5e-3
     guidance: float = 1.0
     seed: int = 0
 

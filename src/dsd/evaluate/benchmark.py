@@ -25,6 +25,7 @@ class Subject:
         truths: for each prompt, the true individual in the prompt's scene.
         same: further pictures of the true individual; their mean similarity to the reference is 1 on the scale.
         strangers: pictures of others of the same description; their mean similarity to the reference is 0.
+        group: of subjects that are also measured apart, such as ``characters``; empty for none.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Subject:
     truths: tuple[Image.Image, ...]
     same: tuple[Image.Image, ...]
     strangers: tuple[Image.Image, ...]
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,6 +90,14 @@ PAPER = (
             ("ip-adapter-plus", "IP-Adapter-Plus"), ("instantid", "InstantID"), ("controlnet", "ControlNet"),
         )
     ),
+    Claim(
+        text="InstantID has more of faces than the text-only model",
+        method="instantid", against="teacher", metric="identity/faces",
+    ),
+    Claim(
+        text="InstantID has no more of objects than half of what the student has",
+        method="instantid", against="student", metric="identity/objects", factor=0.5, less=True,
+    ),
     *(
         Claim(text=f"prompt following above {title}'s", method="student", against=name, metric="prompt_following")
         for name, title in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dsd.baselines.faces import Faces
 from dsd.baselines.protocol import SubjectMethod
 from dsd.evaluate import pictures
 from dsd.evaluate.benchmark import Benchmark
@@ -46,11 +48,6 @@ class Scores:
         return list(self.runs[0])
 
     @property
-    def subjects(self) -> int:
-        """How many subjects it was measured on."""
-        return len(next(iter(self.runs[0].values())))
-
-    @property
     def values(self) -> dict[str, list[float]]:
         """For each metric one value a subject: the mean over trainings."""
         return {metric: np.mean(self.by_run(metric), axis=0).tolist() for metric in self.runs[0]}
@@ -81,12 +78,14 @@ class Ruler:
         benchmark: the subjects.
         identity: tells individuals apart.
         agreement: tells whether words fit a picture.
+        faces: finds faces, whose identity is then measured apart by the same encoder on aligned crops; None for none.
         likeness: further encoders by the name of their column: the mean cosine with the reference, as DINO-I.
     """
 
     benchmark: Benchmark
     identity: ImageEncoder
     agreement: PictureTextEncoder
+    faces: Faces | None = None
     likeness: Mapping[str, ImageEncoder] = field(default_factory=dict)
     scale: IdentityScale = field(init=False)
     references: Tensor = field(init=False)
@@ -132,7 +131,43 @@ class Ruler:
             "prepare_seconds": torch.tensor(drawn.prepare_seconds),
             "peak_mib": torch.tensor(drawn.peak_mib),
         }
+        columns |= self._by_group({name: columns[name] for name in ("identity", "prompt_following")})
+        columns |= {} if self._face_scale is None else {"identity/faces": self._face_identity(asked)}
         return Scores(name=name, runs=[{metric: column.tolist() for metric, column in columns.items()}])
+
+    def _by_group(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same columns over the subjects of each group alone."""
+        groups = [subject.group for subject in self.benchmark.subjects]
+        masks = {group: torch.tensor([g == group for g in groups]) for group in sorted(set(groups) - {""})}
+        return {f"{name}/{group}": column[mask] for group, mask in masks.items() for name, column in columns.items()}
+
+    @functools.cached_property
+    def _face_scale(self) -> tuple[IdentityScale, Tensor, Tensor] | None:
+        """The scale of faces, which references have one, and the features of those."""
+        if self.faces is None:
+            return None
+        subjects = self.benchmark.subjects
+        present, references = self._faces_of([[s.reference] for s in subjects])
+        has_face = present[:, 0]
+        if not has_face.any():
+            return None
+        same, strangers = (self._faces_of([getattr(s, name) for s in subjects])[1] for name in ("same", "strangers"))
+        scale = IdentityScale.of(references[has_face, 0], same[has_face], strangers[has_face])
+        return scale, has_face, references[has_face, 0]
+
+    def _face_identity(self, asked: Sequence[Sequence[Image.Image]]) -> Tensor:
+        """Identity of the faces of subjects whose reference has one; a picture without a face is a stranger's."""
+        assert self._face_scale is not None
+        scale, has_face, references = self._face_scale
+        present, features = self._faces_of(asked)
+        found = scale(references, features[has_face])
+        return torch.where(present[has_face], found, torch.zeros_like(found)).mean(1)
+
+    def _faces_of(self, rows: Sequence[Sequence[Image.Image]]) -> tuple[Tensor, Tensor]:
+        """For each picture whether it has a face, and the features of the face's crop."""
+        assert self.faces is not None
+        present, crops = self.faces.crops([picture for row in rows for picture in row])
+        return present.view(len(rows), -1), self.identity.pooled(crops).unflatten(0, (len(rows), -1))
 
     def _likenesses(self, asked: Sequence[Sequence[Image.Image]]) -> dict[str, Tensor]:
         """Mean cosine of pictures with their reference, for each of the further encoders."""
@@ -171,12 +206,13 @@ class EvaluateConfig:
     agreement_encoder: str = "embedded:tiny-clip"
     likeness_encoders: Mapping[str, str] = field(default_factory=lambda: {"dino_i": "embedded:tiny-dino"})
 
-    def ruler(self, benchmark: Benchmark) -> Ruler:
+    def ruler(self, benchmark: Benchmark, faces: Faces | None = None) -> Ruler:
         """Loads the encoders for a benchmark."""
         return Ruler(
             benchmark=benchmark,
             identity=ImageEncoder(self.identity_encoder),
             agreement=PictureTextEncoder(self.agreement_encoder),
+            faces=faces,
             likeness={column: ImageEncoder(name) for column, name in self.likeness_encoders.items()},
         )
 

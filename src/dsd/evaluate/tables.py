@@ -32,7 +32,8 @@ TITLES = {
 
 def title(metric: str) -> str:
     """A column's heading."""
-    return TITLES.get(metric, metric.replace("_", " "))
+    name, _, group = metric.partition("/")
+    return TITLES.get(name, name.replace("_", " ")) + (f", {group}" if group else "")
 
 
 def by_method(scores: Sequence[Scores]) -> dict[str, dict[str, dict[str, float]]]:
@@ -43,7 +44,7 @@ def by_method(scores: Sequence[Scores]) -> dict[str, dict[str, dict[str, float]]
 def as_dict(scores: Sequence[Scores], findings: Sequence[Finding], name: str) -> dict[str, Any]:
     """A line a number, with how many subjects and which training seeds it rests on, and what became of the claims."""
     rows = [
-        {"method": row.name, "metric": metric, **row.estimate(metric).as_dict(), "n": row.subjects}
+        {"method": row.name, "metric": metric, **row.estimate(metric).as_dict(), "n": len(row.runs[0][metric])}
         | {"seeds": list(row.seeds)}
         for row in scores
         for metric in row.metrics

@@ -102,6 +102,7 @@ class DrawnBenchmark:
                 truths=tuple(truth[n] for truth in truths),
                 same=tuple(pictures[n] for pictures in same),
                 strangers=tuple(pictures[n] for pictures in strange),
+                group="objects" if bool(who.is_object[n]) else "characters",
             )
             for n in range(self.subjects)
         ]

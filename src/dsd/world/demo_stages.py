@@ -9,10 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from dsd.baselines.copy import CopyReference
-from dsd.baselines.dsd_method import TwoFrameStudent
+from dsd.baselines import registry
 from dsd.baselines.protocol import Drawing, SubjectMethod
-from dsd.baselines.text_only import TextOnly
+from dsd.baselines.setting import Setting
 from dsd.curate.funnel import Funnel
 from dsd.curate.pipeline import curate
 from dsd.data.store import DatasetReader
@@ -50,24 +49,30 @@ def train_student(config: DemoConfig, out: Path) -> None:
 
 def methods(config: DemoConfig, out: Path) -> list[SubjectMethod]:
     """The table's rows; a shipped student whose weights are missing is left out with a warning."""
-    drawing = Drawing(steps=config.steps, text_scale=config.text_scale, image_scale=config.image_scale)
-    rows: list[SubjectMethod] = [TwoFrameStudent.load(config.train.base, out / "train" / "adapter", drawing)]
+    setting = Setting(
+        name="student",
+        base=config.train.base,
+        drawing=Drawing(
+            size=(config.curate.panel_size, config.curate.panel_size),
+            max_sequence_length=config.train.max_sequence_length,
+            steps=config.steps,
+            text_scale=config.text_scale,
+            image_scale=config.image_scale,
+            true_guidance=config.teacher_guidance,
+        ),
+        weights=str(out / "train" / "adapter"),
+    )
+    rows = [registry.build("student", setting)]
     if config.shipped_student is not None:
         try:
             resolve(config.shipped_student)
         except UserError as error:
             console.print(f"warning: the comparison goes on without the shipped student: {error}")
         else:
-            name = "shipped-student"
-            rows.append(TwoFrameStudent.load(config.train.base, config.shipped_student, drawing, name=name))
-    size = (config.curate.panel_size, config.curate.panel_size)
-    words = Drawing(
-        size=size,
-        steps=config.steps,
-        true_guidance=config.teacher_guidance,
-        max_sequence_length=config.train.max_sequence_length,
-    )
-    return [*rows, TextOnly.load(config.train.base, words), CopyReference(), Truth(drawn=_drawn(config))]
+            shipped = dataclasses.replace(setting, name="shipped-student", weights=config.shipped_student)
+            rows.append(registry.build("student", shipped))
+    rows += [registry.build(name, dataclasses.replace(setting, name=name)) for name in ("teacher", "copy")]
+    return [*rows, Truth(drawn=_drawn(config))]
 
 
 def draw_pictures(config: DemoConfig, out: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from dsd.baselines import registry
+from dsd.baselines.faces import Faces
 from dsd.baselines.protocol import Drawing, SubjectMethod
 from dsd.baselines.setting import Setting
 from dsd.curate.pairs import DIFFERENT
@@ -53,7 +54,7 @@ class Ingredients:
     @cached_property
     def ruler(self) -> Ruler:
         """The benchmark's measure."""
-        return EvaluateConfig().ruler(self.benchmark)
+        return EvaluateConfig().ruler(self.benchmark, Faces(self.faces))
 
     @cached_property
     def faces(self) -> str:
@@ -78,7 +79,7 @@ class Ingredients:
             return DecodedTruth(drawn=self.drawn, base=budget.base)
         budget = dataclasses.replace(budget, seed=seed, **row.changes)  # pyright: ignore[reportArgumentType]
         setting = Setting(
-            name=_key(row, budget),
+            name=self.key(row, budget),
             base=budget.base,
             drawing=Drawing(
                 size=(config.curate.panel_size, config.curate.panel_size),
@@ -96,6 +97,13 @@ class Ingredients:
             seed=seed,
         )
         return registry.build(row.method, setting)
+
+    def key(self, row: Row, budget: TrainConfig) -> str:
+        """Names what is drawn with by all that decides it but the seed: rows that share it share its training."""
+        if not registry.METHODS[row.method].trained:
+            return row.method
+        changes = "".join(f"-{name}={value:g}" for name, value in row.changes.items())
+        return f"{row.method}-{row.source}-{row.pairs or 'all'}x{budget.steps}{changes}"
 
     def pairs(self, source: Source, limit: int | None) -> Sequence[TrainingPair]:
         """The pairs of a source, at most ``limit`` of them."""
@@ -140,11 +148,3 @@ def prior_prompts() -> tuple[str, ...]:
     """For prior preservation: captions of individuals of all kinds, for a model of one world has one class."""
     index = torch.arange(_PRIORS)
     return tuple(panel_captions(sample_individuals("training", index), sample_scenes("training", index)))
-
-
-def _key(row: Row, budget: TrainConfig) -> str:
-    """Names a training by all that decides it but its seed."""
-    if not registry.METHODS[row.method].trained:
-        return row.method
-    changes = "".join(f"-{name}={value:g}" for name, value in row.changes.items())
-    return f"{row.method}-{row.source}-{row.pairs or 'all'}x{budget.steps}{changes}"

@@ -1,0 +1,159 @@
+"""Claims about the tables of the drawn world: what they are made of, and that nothing finished is done again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from PIL import Image
+
+from dsd.baselines.copy import CopyReference
+from dsd.cli.main import main
+from dsd.curate.config import CurateConfig
+from dsd.data.pairs import PairRows
+from dsd.data.records import Model, Pair, Reject, content_id
+from dsd.data.store import DatasetWriter
+from dsd.errors import UserError
+from dsd.evaluate.claims import Claim
+from dsd.world import tables
+from dsd.world.error_budget import examine_judge
+from dsd.world.ingredients import Ingredients, prior_prompts
+from dsd.world.results import write_results
+from dsd.world.tables_config import Row, TablesConfig, ablation_rows, budget_rows, main_rows, quick
+
+SMALL = dataclasses.replace(quick(), subjects=3, steps=1, face_steps=1)
+ROWS = [
+    Row(name="teacher", method="teacher"),
+    *(Row(name=name, method=name, varies=False) for name in ("copy", "truth", "truth-decoded")),
+]
+
+
+def pair_of(reference: int, target: int, grid: str = "g0") -> Pair:
+    return Pair(
+        id=content_id("pair", f"p{reference}", f"p{target}"), grid=grid, reference_panel=f"p{reference}",
+        target_panel=f"p{target}", reference=tiny.picture(seed=reference), target=tiny.picture(seed=target),
+        reference_caption=f"cat {reference}", target_caption=f"cat {target}", subject="cat", first_details="one",
+        second_details="two", comparison="", judge=Model(name="", revision=""),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Two grids; of the first one pair kept and one refused, of the second one kept and one that failed."""
+    writer = DatasetWriter(tmp_path / "data")
+    kept = [pair_of(0, 1), pair_of(1, 0), pair_of(4, 5, "g1"), pair_of(5, 4, "g1")]
+    rejects = [
+        Reject(pair=pair_of(0, 2), outcome="rejected", reason="not the same individual"),
+        Reject(pair=pair_of(4, 6, "g1"), outcome="failed", reason="no verdict: empty reply"),
+    ]
+    shards = [writer.write_shard("pairs", 0, kept), writer.write_shard("rejects", 0, rejects)]
+    writer.finish(shards, {}, {})
+    return tmp_path / "data"
+
+
+def test_pairs_are_read_by_row(dataset: Path, tmp_path: Path) -> None:
+    rows = PairRows(dataset, tmp_path / "cache")
+    assert len(rows) == 4 and rows[2] == pair_of(4, 5, "g1") and rows[-1] == pair_of(5, 4, "g1")
+    assert rows.ids == [pair.id for pair in rows]
+    with pytest.raises(IndexError):
+        rows[4]
+
+
+def test_without_a_filter_the_refused_pairs_are_there_in_both_orders(dataset: Path, tmp_path: Path) -> None:
+    rows = PairRows(dataset, tmp_path / "cache", refused="not the same individual")
+    panels = [(pair.reference_panel, pair.target_panel) for pair in rows]
+    assert panels == [("p0", "p1"), ("p1", "p0"), ("p0", "p2"), ("p2", "p0"), ("p4", "p5"), ("p5", "p4")]
+    turned = rows[3]
+    assert turned.reference.tobytes() == tiny.picture(seed=2).tobytes() and turned.target_caption == "cat 0"
+    assert turned.id == rows.ids[3] == content_id("pair", "p2", "p0")
+    some = PairRows(dataset, tmp_path / "cache", refused="not the same individual", limit=3)
+    assert some.ids == rows.ids[:3]
+    assert PairRows(dataset, tmp_path / "cache", only={rows.ids[4]}).ids == [rows.ids[4]]
+
+
+@pytest.fixture
+def small_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of what needs no training, two seeds of it."""
+    claim = Claim(text="the truth is nearer", method="truth", against="teacher", metric="identity")
+    table = dataclasses.replace(tables.TABLES["main"], rows=lambda _: ROWS, seeds=lambda _: (0, 1), claims=[claim])
+    monkeypatch.setitem(tables.TABLES, "main", table)
+
+
+def test_a_table_says_what_every_number_rests_on(small_table: None, tmp_path: Path) -> None:
+    scores, findings = tables.make_table("main", SMALL, tmp_path)
+    assert [list(row.seeds) for row in scores] == [[0, 1], [0], [0], [0]]
+    whole = json.loads((tmp_path / "main" / "table.json").read_text())
+    assert whole["table"] == "main" and whole["commit"]
+    for row in whole["rows"]:
+        assert row["low"] <= row["mean"] <= row["high"] and row["n"] >= 1 and row["seeds"]
+    counts = {row["metric"]: row["n"] for row in whole["rows"] if row["method"] == "truth"}
+    assert counts["identity"] == 3 == sum(counts.get(f"identity/{group}", 0) for group in ("characters", "objects"))
+    assert [claim["claim"] for claim in whole["claims"]] == ["the truth is nearer"] == [f.claim for f in findings]
+    write_results(tmp_path, tmp_path / "results.md", "dsd evaluate main")
+    document = (tmp_path / "results.md").read_text()
+    assert f"At commit {whole['commit']}" in document and "| truth-decoded |" in document and "(quoted)" in document
+    assert "<h2>Claims</h2>" in (tmp_path / "main" / "index.html").read_text()
+
+
+def test_a_table_that_is_killed_repeats_no_picture(
+    small_table: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, drawn, killed = CopyReference.generate, 0, True
+
+    def counted(self: CopyReference, requests: Any) -> list[Image.Image]:
+        nonlocal drawn
+        if killed:
+            raise KeyboardInterrupt
+        drawn += len(requests)
+        return original(self, requests)
+
+    monkeypatch.setattr(CopyReference, "generate", counted)
+    with pytest.raises(KeyboardInterrupt):
+        tables.make_table("main", SMALL, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "pictures").rglob("*.png")}
+    killed = False
+    tables.make_table("main", SMALL, tmp_path)
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "pictures").rglob("*.png")}
+    assert before and before.items() <= after.items()
+    assert drawn == sum("/copy-" in str(path) for path in after)
+    with pytest.raises(UserError, match="other subjects"):
+        tables.make_table("main", dataclasses.replace(SMALL, subjects=4), tmp_path)
+
+
+def test_rows_that_share_a_training_share_its_folder() -> None:
+    config = TablesConfig()
+    ingredients = Ingredients(config, Path("nowhere"))
+    assert {row.source for row in budget_rows(config)} == {"judged", "drawn", "oracle", "unjudged"}
+    full = next(row for row in ablation_rows(config) if row.name == "full")
+    judged = next(row for row in budget_rows(config) if row.name == "the teacher's, judged by tiny-vlm")
+    assert ingredients.key(full, config.ablation_train) == ingredients.key(judged, config.ablation_train)
+    names = [ingredients.key(row, config.ablation_train) for row in ablation_rows(config)]
+    assert len(set(names)) == len(names)
+    assert {"dreambooth", "ip-adapter", "instantid", "controlnet", "textual-inversion"} <= {
+        row.name for row in main_rows(config)
+    }
+
+
+def test_prior_pictures_show_all_kinds_in_scenes() -> None:
+    prompts = prior_prompts()
+    assert len(set(prompts)) > 20 and all(prompt.startswith("a ") for prompt in prompts)
+
+
+def test_the_judge_is_examined_in_both_forms() -> None:
+    thinks, direct = examine_judge(CurateConfig(), 24)
+    assert (thinks.form, direct.form) == ("chain of thought", "direct")
+    for examined in (thinks, direct):
+        assert examined.n == 24 and examined.curve[-1][0] == 1.0 and examined.auc > 0.5
+
+
+def test_the_command_says_what_it_would_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "all", "--quick", "--dry-run", "--results", "x.md"]) == 0
+    printed = capsys.readouterr()
+    said = printed.out + printed.err
+    for words in ("dreambooth", "four themes", "truth through the autoencoder", "write x.md"):
+        assert words in said
+    assert main(["evaluate", "--methods", "control-net", "--subjects", "2", "--out", "nowhere/x"]) == 2
