@@ -175,19 +175,29 @@ class DreamBooth:
         self._transformer.requires_grad_(False)
 
 
+FULL = {
+    "tiny": Tuning(),
+    "flux": Tuning(identifier="sks", steps=500, batch=1, learning_rate=1e-5),
+}
+LORA = {
+    "tiny": Tuning(rank=32, steps=150, learning_rate=6e-3),
+    "flux": Tuning(identifier="sks", rank=16, steps=500, batch=1, learning_rate=1e-4),
+}
+"""Settings by `Setting.tuned_for`: found on validation individuals of the drawn world; and steps and batch of
+diffusers' scripts for FLUX with the rates that are usual with AdamW, which nobody here has run at that size."""
+
+
 def dreambooth(setting: Setting) -> DreamBooth:
     """The row of DreamBooth."""
-    return _method(setting, Tuning(seed=setting.seed))
+    return _method(setting, FULL[setting.tuned_for])
 
 
 def dreambooth_lora(setting: Setting) -> DreamBooth:
     """The row of DreamBooth-LoRA."""
-    return _method(setting, Tuning(rank=32, learning_rate=6e-3, steps=150, seed=setting.seed))
+    return _method(setting, LORA[setting.tuned_for])
 
 
 def _method(setting: Setting, tuning: Tuning) -> DreamBooth:
     captioner = None if setting.captioner is None else Captioner(chat=load_chat(setting.captioner))
-    if setting.prior_prompts:
-        tuning = dataclasses.replace(tuning, prior_prompts=setting.prior_prompts)
-    model = teacher(setting)
-    return DreamBooth(model=model, captioner=captioner, tuning=tuning, name=setting.name)
+    tuning = dataclasses.replace(tuning, prior_prompts=setting.prior_prompts or tuning.prior_prompts, seed=setting.seed)
+    return DreamBooth(model=teacher(setting), captioner=captioner, tuning=tuning, name=setting.name)

@@ -66,7 +66,7 @@ class TwoFrameStudent:
                 text_scale=self.drawing.text_scale,
                 image_scale=self.drawing.image_scale,
                 num_inference_steps=self.drawing.steps,
-                guidance_scale=self.drawing.guidance_scale,
+                guidance_scale=self.drawing.guidance_scale if self.pipeline.backbone.takes_guidance else None,
                 generator=[torch.Generator().manual_seed(request.seed) for request in batch],
             ).images
         return pictures

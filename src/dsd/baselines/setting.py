@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -33,6 +34,8 @@ class Setting:
         faces: model that finds faces, for methods that need them.
         captioner: vision-language model that captions references, for methods that are fitted to a subject; None to
             have them learn it under the subject's words alone.
+        tuned_for: whose settings methods that are fitted to a subject use: those tuned here on the embedded models, or
+            those usual with FLUX.1.
         prior_prompts: what the base model draws for prior preservation; see `dsd.baselines.dreambooth.Tuning`.
         seed: of what is fitted to each subject.
         device: where methods compute; frozen weights are in bfloat16 on a GPU.
@@ -48,6 +51,7 @@ class Setting:
     vision: str = "embedded:tiny-vlm"
     faces: str | None = None
     captioner: str | None = "embedded:tiny-vlm"
+    tuned_for: Literal["tiny", "flux"] = "tiny"
     prior_prompts: tuple[str, ...] = ()
     seed: int = 0
     device: str = "cpu"

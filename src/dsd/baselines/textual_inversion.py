@@ -142,10 +142,12 @@ class TextualInversion:
         return prompt.replace(request.subject, " ".join(self._pieces))
 
 
+SETTINGS = {"tiny": Inversion(), "flux": Inversion(steps=3000, batch=4, learning_rate=5e-4)}
+"""By `Setting.tuned_for`; nobody here has run the second at FLUX.1's size."""
+
+
 def textual_inversion(setting: Setting) -> TextualInversion:
     """The row of Textual Inversion."""
     captioner = None if setting.captioner is None else Captioner(chat=load_chat(setting.captioner))
-    return TextualInversion(
-        model=teacher(setting), captioner=captioner, inversion=Inversion(seed=setting.seed),
-        name=setting.name,
-    )  # fmt: skip
+    inversion = dataclasses.replace(SETTINGS[setting.tuned_for], seed=setting.seed)
+    return TextualInversion(model=teacher(setting), captioner=captioner, inversion=inversion, name=setting.name)

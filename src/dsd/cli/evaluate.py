@@ -287,6 +287,7 @@ def _methods(command: Compared, adapters: Sequence[str], out: Path) -> Iterator[
         vision=command.vision,
         faces=command.faces,
         captioner=command.captioner,
+        tuned_for="tiny" if base.startswith("embedded:") else "flux",
         device="cuda" if on_gpu else "cpu",
     )
     names = ["student"] if len(adapters) == 1 else adapters
