@@ -32,9 +32,8 @@ from dsd.train import environment, loop
 from dsd.train.config import TrainConfig
 from dsd.train.ema import Ema
 from dsd.train.loop import learning_rate_factor, step_generator
-from dsd.train.optim import MuonAndAdamW
 from dsd.train.step import Objective, draw, text_or_empty
-from dsd.train.task import split_by_grid
+from dsd.train.task import optimizer_of, split_by_grid
 from dsd.train.trainer import claim, latent_cache
 
 Look = Mapping[str, Tensor]
@@ -173,16 +172,7 @@ class ConditionedTask:
         for module in modules.values():
             module.float().requires_grad_(True)
         self.parameters = {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters()}
-        everything = config.optimizer == "adamw"
-        self.optimizer = MuonAndAdamW(
-            modules,
-            adamw_names=("",) if everything else conditioner.not_matrices,
-            muon_lr=config.muon_learning_rate,
-            adamw_lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            adamw_weight_decay=config.weight_decay if everything else 1e-4,
-            betas=(0.9, 0.999) if everything else (0.9, 0.95),
-        )
+        self.optimizer = optimizer_of(config, modules, conditioner.not_matrices)
         self.ema = Ema(self.parameters, config.ema_decay)
         _, _, height, width = cache.empty_frame.shape
         pixels = backbone.pixels_per_latent

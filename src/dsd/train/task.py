@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsd.backbones.protocol import Backbone
 from dsd.data.latents import LatentCache, Samples
@@ -57,11 +57,19 @@ def split_by_grid(grids: list[str], held_out: int) -> Split:
     return Split(training, held, [grids.index(grid) for grid in last[:_SHOWN]])
 
 
-def optimizer_of(config: TrainConfig, adapter: Adapter) -> MuonAndAdamW:
-    """The optimizer of a config over the adapter's parameters."""
+def optimizer_of(
+    config: TrainConfig, modules: dict[str, nn.Module], not_for_muon: tuple[str, ...] = _NOT_FOR_MUON
+) -> MuonAndAdamW:
+    """The optimizer of a config.
+
+    Args:
+        config: names it, and its rates.
+        modules: whose trainable parameters it trains, by name.
+        not_for_muon: parts of names of parameters that are no matrices to Muon, though they have two dimensions.
+    """
     return MuonAndAdamW(
-        {"transformer": adapter.transformer},
-        adamw_names=("",) if config.optimizer == "adamw" else _NOT_FOR_MUON,
+        modules,
+        adamw_names=("",) if config.optimizer == "adamw" else not_for_muon,
         muon_lr=config.muon_learning_rate,
         adamw_lr=config.learning_rate,
         weight_decay=config.weight_decay,
@@ -95,7 +103,7 @@ class TwoFrameTask:
         self.accelerator, self.device, self.folder = accelerator, accelerator.device, folder
         self.rows = split_by_grid(cache.grids, config.held_out)
         self.parts = _parts(config, accelerator)
-        self.optimizer = optimizer_of(config, adapter)
+        self.optimizer = optimizer_of(config, {"transformer": adapter.transformer})
         self.ema = Ema(adapter.parameters, config.ema_decay)
         _, _, height, width = cache.empty_frame.shape
         canvas, pixels = Canvas.two_frame(config.reference_weight), backbone.pixels_per_latent
