@@ -77,6 +77,7 @@ class Ingredients:
             return Truth(drawn=self.drawn)
         if row.method == "truth-decoded":
             return DecodedTruth(drawn=self.drawn, base=budget.base)
+        text_scale, image_scale = row.scales or (config.text_scale, config.image_scale)
         budget = dataclasses.replace(budget, seed=seed, **row.changes)  # pyright: ignore[reportArgumentType]
         setting = Setting(
             name=self.key(row, budget),
@@ -85,8 +86,8 @@ class Ingredients:
                 size=(config.curate.panel_size, config.curate.panel_size),
                 max_sequence_length=budget.max_sequence_length,
                 steps=row.steps or config.steps,
-                text_scale=config.text_scale,
-                image_scale=config.image_scale,
+                text_scale=text_scale,
+                image_scale=image_scale,
                 true_guidance=config.teacher_guidance,
             ),
             data=self.pairs(row.source, row.pairs) if registry.METHODS[row.method].trained else (),

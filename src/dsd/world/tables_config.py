@@ -25,6 +25,8 @@ class Row:
         pairs: so many at most; None for all.
         changes: of the budget, by field name.
         steps: denoising steps, where they differ from the table's.
+        scales: true guidance by text and by picture, where they differ from the table's: what is best for the method on
+            validation individuals.
         varies: whether trainings with several seeds differ; what is never trained is drawn once.
     """
 
@@ -34,6 +36,7 @@ class Row:
     pairs: int | None = None
     changes: dict[str, float] = field(default_factory=dict)
     steps: int | None = None
+    scales: tuple[float, float] | None = None
     varies: bool = True
 
 
