@@ -17,9 +17,10 @@ from dsd.models import resolve
 from dsd.train import checkpoint, environment, loop
 from dsd.world.budget import Budget, kept_budget
 
-RECIPES = {
-    name: f"dsd.world.recipes.{name}" for name in ("autoencoder", "vlm", "teacher", "judge", "dino", "clip", "face")
-}
+RECIPES = {name: f"dsd.world.recipes.{name}" for name in ("autoencoder", "vlm", "teacher", "judge", "dino", "clip")}
+ASIDE = {"face": "dsd.world.recipes.face"}
+"""Models that are not shipped: InstantID's face pack."""
+_TASKS = RECIPES | ASIDE
 STUDENT = "student"
 """Not a task of its own: its recipe is curation and training as any user runs them."""
 CEILING = "ceiling"
@@ -67,7 +68,7 @@ def train_model(
     """Trains one embedded model, or all of them, and writes their folders.
 
     Args:
-        name: a key of `RECIPES`, `STUDENT`, `CEILING` or `ALL`.
+        name: a key of `RECIPES` or `ASIDE`, `STUDENT`, `CEILING` or `ALL`.
         steps: optimizer steps; or
         hours: a wall-clock budget, from which the first start measures the steps.
         run: the run's folder (checkpoints, metrics, contact sheets; of `ALL` a folder a model); re-running resumes.
@@ -77,10 +78,10 @@ def train_model(
     Raises:
         UserError: for an unknown name, a missing budget or a model that cannot go on from another.
     """
-    names = (*RECIPES, STUDENT, CEILING, ALL)
+    names = (*_TASKS, STUDENT, CEILING, ALL)
     if name not in names:
         raise UserError(f'there is no embedded model "{name}"; {did_you_mean(name, names)}')
-    if start is not None and name not in RECIPES:
+    if start is not None and name not in _TASKS:
         raise UserError(f"{name} cannot go on from a finished model; leave out --start")
     folder = out if out is not None else run / "model"
     if name == ALL:
@@ -142,7 +143,7 @@ def _budget(
 
 
 def _builder(name: str, start: str | None) -> Callable[..., Recipe]:
-    module = importlib.import_module(RECIPES[name])
+    module = importlib.import_module(_TASKS[name])
     if start is None:
         return module.build
     if not hasattr(module, "go_on"):
