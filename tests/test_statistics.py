@@ -50,7 +50,8 @@ def test_holm_s_correction() -> None:
 def test_a_claim_needs_its_interval_and_its_corrected_p() -> None:
     few = Scores(name="few", runs=[{"x": [1.0, 1.0, 1.0]}])
     other = Scores(name="other", runs=[{"x": [0.0, 0.0, 0.0]}])
-    (found,) = examine([few, other], [Claim(text="above", method="few", against="other", metric="x")])
+    claims = [Claim(text=m, method="few", against="other", metric=m) for m in ("x", "of no subject")]
+    (found,) = examine([few, other], claims)
     assert found.difference.low > 0 and found.p > 0.05 and not found.holds, "three subjects prove nothing"
 
 

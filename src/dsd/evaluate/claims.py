@@ -110,14 +110,14 @@ PAPER = (
 
 
 def examine(scores: Sequence[Scores], claims: Sequence[Claim]) -> list[Finding]:
-    """Tests the claims whose two rows stand in the table.
+    """Tests the claims whose two rows stand in the table and have the metric.
 
     Args:
         scores: rows over the same subjects in the same order.
         claims: to test.
     """
     rows = {row.name: row for row in scores}
-    testable = [claim for claim in claims if claim.method in rows and claim.against in rows]
+    testable = [c for c in claims if all(n in rows and c.metric in rows[n].metrics for n in (c.method, c.against))]
     differences = [_differences(claim, rows[claim.method], rows[claim.against]) for claim in testable]
     corrected = holm([sign_flip_test(of_claim) for of_claim in differences])
     findings = []
