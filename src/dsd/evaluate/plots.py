@@ -55,12 +55,13 @@ def intervals(rows: Mapping[str, Estimate], bounds: Sequence[float] = ()) -> str
     height = 34 * len(rows) + 36
     values = [v for e in rows.values() for v in (e.low, e.high)] + list(bounds)
     margin = 0.05 * (max(values) - min(values) or 1.0)
-    x = _Axis(min(values) - margin, max(values) + margin, 170, _WIDTH - _RIGHT)
+    left = max(170, 20 + 7.5 * max(map(len, rows)))
+    x = _Axis(min(values) - margin, max(values) + margin, left, _WIDTH - _RIGHT)
     parts = [f'<line class="bound" x1="{x(b):.1f}" x2="{x(b):.1f}" y1="6" y2="{height - 26}"/>' for b in bounds]
     parts += [f'<text x="{x(t):.1f}" y="{height - 8}" text-anchor="middle">{t:g}</text>' for t in x.ticks(8)]
     for number, (name, estimate) in enumerate(rows.items()):
         middle = 20 + 34 * number
-        parts.append(f'<text x="160" y="{middle + 4}" text-anchor="end">{html.escape(name)}</text>')
+        parts.append(f'<text x="{left - 10:.0f}" y="{middle + 4}" text-anchor="end">{html.escape(name)}</text>')
         parts.append(
             f'<line class="line" x1="{x(estimate.low):.1f}" x2="{x(estimate.high):.1f}" y1="{middle}" y2="{middle}"/>'
             f'<circle class="held" cx="{x(estimate.mean):.1f}" cy="{middle}" r="5"/>'

@@ -14,7 +14,7 @@ Source = Literal["judged", "unjudged", "direct", "themes", "oracle", "drawn"]
 sheets with four themes; what tiny-dino finds the same; pairs that the world draws."""
 
 
-_SCALES = dict.fromkeys(("ip-adapter", "ip-adapter-plus", "instantid"), (2.5, 2.5))
+_SCALES: dict[str, tuple[float, float]] = dict.fromkeys(("ip-adapter", "ip-adapter-plus", "instantid"), (2.5, 2.5))
 """Guidance that suits a method better than the student's 1.5: of 1, 1.5, 2.5 and 4 the one with the highest identity
 and prompt following together on 16 validation individuals (for IP-Adapter 4 is as good as 2.5)."""
 
