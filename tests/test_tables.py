@@ -150,10 +150,12 @@ def test_the_judge_is_examined_in_both_forms() -> None:
         assert examined.n == 24 and examined.curve[-1][0] == 1.0 and examined.auc > 0.5
 
 
-def test_the_command_says_what_it_would_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_it_would_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "all", "--quick", "--dry-run", "--results", "x.md"]) == 0
     printed = capsys.readouterr()
     said = printed.out + printed.err
     for words in ("dreambooth", "four themes", "truth through the autoencoder", "write x.md"):
         assert words in said
-    assert main(["evaluate", "--methods", "control-net", "--subjects", "2", "--out", "nowhere/x"]) == 2
+    assert main(["evaluate", "--methods", "control-net", "--subjects", "2", "--out", str(tmp_path)]) == 2
+    assert 'did you mean "controlnet"' in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.png")), "a wrong name is told before anything is drawn"

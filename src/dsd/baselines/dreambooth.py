@@ -47,8 +47,9 @@ class Tuning:
     """How a model is fitted to a subject. The defaults fit the embedded tiny-flux.
 
     Attributes:
-        identifier: the word that comes to mean the subject. tiny-flux knows few words; "same" is one of them that no
-            caption of a single panel has.
+        identifier: a rare word to put before the subject's words; empty for none. tiny-flux has no word to spare: one
+            that it does not know there takes a good part of its prompt following before anything is fitted, so the
+            words themselves come to mean the subject.
         rank: of the LoRA; 0 trains all weights of the transformer.
         steps: optimizer steps.
         batch: noise levels of the reference a step, and as many prior pictures.

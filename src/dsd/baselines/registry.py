@@ -39,6 +39,17 @@ METHODS = {
 }
 
 
+def entry_of(method: str) -> Entry:
+    """Where a method of this name is built.
+
+    Raises:
+        UserError: there is no such method.
+    """
+    if method not in METHODS:
+        raise UserError(f'there is no method "{method}"; {did_you_mean(method, METHODS)}')
+    return METHODS[method]
+
+
 def build(method: str, setting: Setting) -> SubjectMethod:
     """A method, trained where it has to be.
 
@@ -49,7 +60,5 @@ def build(method: str, setting: Setting) -> SubjectMethod:
     Raises:
         UserError: there is no such method, or it lacks something in the setting; the message says what.
     """
-    if method not in METHODS:
-        raise UserError(f'there is no method "{method}"; {did_you_mean(method, METHODS)}')
-    module, _, function = METHODS[method].builder.partition(":")
+    module, _, function = entry_of(method).builder.partition(":")
     return getattr(importlib.import_module(f"dsd.baselines.{module}"), function)(setting)

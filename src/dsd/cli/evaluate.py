@@ -263,6 +263,8 @@ def _methods(command: Compared, adapters: Sequence[str], out: Path) -> Iterator[
     from dsd.train.config import TrainConfig
 
     quiet_libraries()
+    for method in command.methods:  # before anything is drawn
+        registry.entry_of(method.partition("=")[0])
     metadata, on_gpu = load_metadata(resolve(adapters[0])), torch.cuda.is_available()
     base = command.base or metadata.base
     setting = Setting(
