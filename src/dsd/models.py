@@ -73,3 +73,9 @@ def revision_of(path: str | Path) -> str:
             continue
         digest.update(f"{name}\0{sha256_of(file)}\n".encode())
     return digest.hexdigest()[:12]
+
+
+def revision_or_name(name: str) -> str:
+    """What names the content of a model: a content hash of a folder, the id itself on the hub."""
+    path = Path(resolve(name))
+    return revision_of(path) if path.exists() else name

@@ -27,7 +27,7 @@ from dsd.data.latents import LatentCache, TrainingPair
 from dsd.files import atomic_folder
 from dsd.frames import Canvas
 from dsd.images import to_pil
-from dsd.models import resolve, revision_of
+from dsd.models import revision_or_name
 from dsd.train import environment, loop
 from dsd.train.config import TrainConfig
 from dsd.train.ema import Ema
@@ -274,13 +274,11 @@ def conditioned(
         sees: see `ConditionedTask`.
     """
     weights = setting.weights or str(_trained(setting, backbone, new, sees))
-    folder = Path(resolve(weights))
-    revision = revision_of(folder) if folder.exists() else weights
     return Conditioned(
         backbone=backbone,
         conditioner=load(weights),
         drawing=setting.drawing,
-        fingerprint=f"{revision}-{setting.drawing.with_picture}",
+        fingerprint=f"{revision_or_name(weights)}-{setting.drawing.with_picture}",
         name=setting.name,
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from PIL import Image
 
 from dsd.baselines.protocol import Drawing, Request
 from dsd.baselines.setting import Setting
-from dsd.models import resolve, revision_of
+from dsd.models import resolve, revision_or_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +47,8 @@ class TextOnly:
         folder = resolve(base)
         pipeline = FluxPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True).to(device)
         pipeline.set_progress_bar_config(disable=True)
-        revision = revision_of(folder) if Path(folder).exists() else base
-        return cls(pipeline=pipeline, drawing=drawing, fingerprint=f"{revision}-{drawing.without_picture}", name=name)
+        fingerprint = f"{revision_or_name(base)}-{drawing.without_picture}"
+        return cls(pipeline=pipeline, drawing=drawing, fingerprint=fingerprint, name=name)
 
     def prepare(self, requests: Sequence[Request]) -> None:
         """Needs nothing: zero-shot."""

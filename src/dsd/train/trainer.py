@@ -19,7 +19,7 @@ from dsd.data.pairs import ids_of
 from dsd.data.store import MANIFEST, DatasetReader
 from dsd.errors import UserError
 from dsd.files import make_folder, sha256_of, write_atomic
-from dsd.models import resolve, revision_of
+from dsd.models import revision_or_name
 from dsd.train import adapter as adapters
 from dsd.train import environment, loop
 from dsd.train.config import TrainConfig
@@ -107,7 +107,7 @@ def export(task: TwoFrameTask, folder: Path) -> None:
     metadata = AdapterMetadata(
         family=backbone.family,
         base=config.base,
-        base_revision=base_revision(config.base),
+        base_revision=revision_or_name(config.base),
         rank=0 if config.full else config.rank,
         canvas=task.objective.canvas,
         max_sequence_length=config.max_sequence_length,
@@ -119,12 +119,6 @@ def export(task: TwoFrameTask, folder: Path) -> None:
             save_full(folder, backbone.transformer, metadata)
         else:
             save_adapter(folder, task.adapter.updates(_frozen_dtype(config)), metadata)
-
-
-def base_revision(name: str) -> str:
-    """What names the content of a base model: a content hash of a folder, the id itself on the hub."""
-    path = Path(resolve(name))
-    return revision_of(path) if path.exists() else name
 
 
 def latent_cache(
@@ -144,7 +138,7 @@ def latent_cache(
     else:
         pairs, total, digest = data, len(data), fingerprint(ids_of(data))
     key = CacheKey(
-        base=base_revision(config.base),
+        base=revision_or_name(config.base),
         data=digest,
         frame_size=config.frame_size,
         max_sequence_length=config.max_sequence_length,

@@ -38,6 +38,20 @@ _CURVE_POINTS = 101
 _DECODED_AT_ONCE = 32
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A pair that the judge met: its sheet, whether it was kept, and its identity."""
+
+    grid: str
+    kept: bool
+    identity: float
+
+    @property
+    def same(self) -> bool:
+        """Whether both panels show the same one."""
+        return self.identity >= CONSISTENT
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """Identity of pairs after a stage of making them.
@@ -74,15 +88,23 @@ class Examined:
     n: int
 
 
-def stages(dataset: Path, base: str, sheets: int) -> list[Stage]:
+def candidates(dataset: Path, encoder: ImageEncoder) -> list[Candidate]:
+    """Every pair that the judge of a curated dataset met, with its identity by an encoder."""
+    pairs = list(judged_pairs(dataset))
+    first, second = encoder.pooled([p.first for p in pairs]), encoder.pooled([p.second for p in pairs])
+    identity = pair_scale(encoder).of_cosines((first * second).sum(1)).tolist()
+    return [Candidate(p.grid, p.kept, value) for p, value in zip(pairs, identity, strict=True)]
+
+
+def stages(met: Sequence[Candidate], encoder: ImageEncoder, base: str, sheets: int) -> list[Stage]:
     """Identity of pairs from sheets that the world draws to pairs that the judge kept.
 
     Args:
-        dataset: a curated one; its rejected candidates count too.
+        met: from `candidates`.
+        encoder: the same.
         base: whose autoencoder the teacher draws through.
         sheets: that the world draws, none of them drifting.
     """
-    encoder = ImageEncoder()
     scale = pair_scale(encoder)
     images = draw_sheets("evaluation", torch.arange(sheets), drift=0.0).images
     backbone = load_backbone(base, transformer=False, text=False)
@@ -94,38 +116,29 @@ def stages(dataset: Path, base: str, sheets: int) -> list[Stage]:
     ):
         cut = [panels for sheet in drawn if (panels := _cut(sheet)) is not None]
         agreement = panel_agreement(cut, encoder, scale)
-        found.append(
-            _stage(name, agreement.flatten().tolist(), [str(i) for i in range(len(cut)) for _ in agreement[0]])
-        )
-    pairs = list(judged_pairs(dataset))
-    first, second = encoder.pooled([p.first for p in pairs]), encoder.pooled([p.second for p in pairs])
-    identity, grids = scale.of_cosines((first * second).sum(1)).tolist(), [pair.grid for pair in pairs]
-    for name, keep in (
-        ("the teacher's sheets, cropped", [True] * len(pairs)),
-        ("kept by tiny-vlm", [pair.kept for pair in pairs]),
-        ("kept by tiny-dino", [value >= CONSISTENT for value in identity]),
+        groups = [str(number) for number, row in enumerate(agreement) for _ in row]
+        found.append(_stage(name, agreement.flatten().tolist(), groups))
+    for name, some in (
+        ("the teacher's sheets, cropped", list(met)),
+        ("kept by tiny-vlm", [candidate for candidate in met if candidate.kept]),
+        ("kept by tiny-dino", [candidate for candidate in met if candidate.same]),
     ):
-        some = [i for i, kept in enumerate(keep) if kept]
         if some:
-            found.append(_stage(name, [identity[i] for i in some], [grids[i] for i in some]))
+            found.append(_stage(name, [c.identity for c in some], [c.grid for c in some]))
     return found
 
 
-def verdicts_on_candidates(dataset: Path) -> dict[str, Estimate]:
+def verdicts_on(met: Sequence[Candidate]) -> dict[str, Estimate]:
     """The judge's false accepts and rejects on what it really met, where tiny-dino's verdict is taken for the truth.
 
     Returns:
         Share of candidates that are the same, of those that are not and were kept, and of those that are and were not;
         with intervals over sheets.
     """
-    encoder = ImageEncoder()
-    scale, pairs = pair_scale(encoder), list(judged_pairs(dataset))
-    first, second = encoder.pooled([p.first for p in pairs]), encoder.pooled([p.second for p in pairs])
-    same = (scale.of_cosines((first * second).sum(1)) >= CONSISTENT).tolist()
     asked = {
-        "candidates that are the same": [(float(truth), pair.grid) for truth, pair in zip(same, pairs, strict=True)],
-        "of those that are not, kept": [(float(p.kept), p.grid) for t, p in zip(same, pairs, strict=True) if not t],
-        "of those that are, refused": [(float(not p.kept), p.grid) for t, p in zip(same, pairs, strict=True) if t],
+        "candidates that are the same": [(float(c.same), c.grid) for c in met],
+        "of those that are not, kept": [(float(c.kept), c.grid) for c in met if not c.same],
+        "of those that are, refused": [(float(not c.kept), c.grid) for c in met if c.same],
     }
     return {
         name: bootstrap([value for value, _ in rows], groups=[grid for _, grid in rows])
@@ -143,9 +156,9 @@ def examine_judge(config: CurateConfig, pairs: int) -> list[Examined]:
     """
     drawn = equal_word_pairs("evaluation", torch.arange(pairs))
     judge, templates = LocalChat(config.judge), Templates.load(config.templates)
-    candidates = candidate_pairs(drawn)
+    asked = candidate_pairs(drawn)
     return [
-        _examined(form, judged(judge, templates, candidates, chain_of_thought=thinks), drawn.same)
+        _examined(form, judged(judge, templates, asked, chain_of_thought=thinks), drawn.same)
         for form, thinks in (("chain of thought", True), ("direct", False))
     ]
 
@@ -187,8 +200,8 @@ def write(
         }
         for e in examined
     ]  # fmt: skip
-    candidates = {name: estimate.as_dict() for name, estimate in met.items()}
-    write_atomic(folder / "judge.json", json.dumps({"forms": forms, "candidates": candidates}, indent=2) + "\n")
+    shares = {name: estimate.as_dict() for name, estimate in met.items()}
+    write_atomic(folder / "judge.json", json.dumps({"forms": forms, "candidates": shares}, indent=2) + "\n")
     points = [
         f"<p>{e.form}: accuracy {e.accuracy}, precision {e.precision}, recall {e.recall}, area under the ROC curve "
         f"{e.auc:.3f}, {e.n} pairs.</p>"

@@ -15,6 +15,7 @@ from dsd.config import from_json, to_json
 from dsd.errors import UserError
 from dsd.evaluate import pictures, report, tables
 from dsd.evaluate.claims import PAPER, Claim, Finding
+from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.measure import Scores
 from dsd.files import make_folder, write_atomic
 from dsd.log import console, quiet_libraries
@@ -50,8 +51,8 @@ class Table:
     more: Callable[[Ingredients, Path], tuple[list[report.Section], str]] | None = None
 
 
-def _than_full(text: str, row: str, metric: str, *, less: bool = True) -> Claim:
-    return Claim(text=text, method=row, against="full", metric=metric, less=less)
+def _than_full(text: str, row: str, metric: str) -> Claim:
+    return Claim(text=text, method=row, against="full", metric=metric, less=True)
 
 
 def _loses(text: str, row: str, before: str) -> Claim:
@@ -97,9 +98,10 @@ BUDGET = (
 
 def _stages_and_judge(ingredients: Ingredients, folder: Path) -> tuple[list[report.Section], str]:
     config = ingredients.config
-    dataset = ingredients.dataset("judged")
-    found = error_budget.stages(dataset, config.ablation_train.base, config.sheets)
-    met = error_budget.verdicts_on_candidates(dataset)
+    encoder = ImageEncoder()
+    candidates = error_budget.candidates(ingredients.dataset("judged"), encoder)
+    found = error_budget.stages(candidates, encoder, config.ablation_train.base, config.sheets)
+    met = error_budget.verdicts_on(candidates)
     examined = error_budget.examine_judge(config.curate, config.judge_pairs)
     return error_budget.write(found, met, examined, folder), error_budget.as_markdown(found, met, examined)
 
