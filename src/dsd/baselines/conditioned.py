@@ -171,9 +171,9 @@ class ConditionedTask:
         backbone.transformer.requires_grad_(False)
         for module in modules.values():
             module.float().requires_grad_(True)
-        self.parameters = {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters()}
+        parameters = {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters()}
         self.optimizer = optimizer_of(config, modules, conditioner.not_matrices)
-        self.ema = Ema(self.parameters, config.ema_decay)
+        self.ema = Ema(parameters, config.ema_decay)
         _, _, height, width = cache.empty_frame.shape
         pixels = backbone.pixels_per_latent
         self.objective = Objective(
@@ -199,16 +199,11 @@ class ConditionedTask:
 
     def tensors(self) -> dict[str, Tensor]:
         """Trained weights, their averages and the optimizer's state."""
-        weights = {f"weights.{name}": value.detach() for name, value in self.parameters.items()}
-        averages = {f"average.{name}": value for name, value in self.ema.average.items()}
-        return weights | averages | self.optimizer.tensors()
+        return self.ema.tensors() | self.optimizer.tensors()
 
-    @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Puts back a checkpoint."""
-        for name, parameter in self.parameters.items():
-            parameter.copy_(tensors[f"weights.{name}"])
-        self.ema.restore({name: tensors[f"average.{name}"] for name in self.ema.average})
+        self.ema.restore(tensors)
         self.optimizer.restore(tensors)
 
     @torch.no_grad()

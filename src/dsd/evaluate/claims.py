@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dsd.evaluate.bootstrap import Estimate, bootstrap_difference, holm, sign_flip_test
 from dsd.evaluate.measure import Scores
@@ -56,6 +57,15 @@ class Finding:
             "claim": self.claim, "difference": values["mean"], "low": values["low"], "high": values["high"],
             "p": round(self.p, 4), "win_rate": round(self.win_rate, 4), "holds": self.holds,
         }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Finding:
+        """From what `as_dict` gave."""
+        difference = Estimate(values["difference"], values["low"], values["high"])
+        return cls(
+            claim=values["claim"], difference=difference, p=values["p"], win_rate=values["win_rate"],
+            holds=values["holds"],
+        )  # fmt: skip
 
 
 PAPER = (

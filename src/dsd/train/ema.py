@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -19,7 +19,7 @@ class Ema:
 
     def __init__(self, parameters: dict[str, nn.Parameter], decay: float) -> None:
         self.decay = decay
-        self._parameters = list(parameters.values())
+        self._named, self._parameters = parameters, list(parameters.values())
         self.average = {name: p.detach().clone() for name, p in parameters.items()}
 
     @torch.no_grad()
@@ -38,10 +38,17 @@ class Ema:
         finally:
             self._write(trained)
 
-    def restore(self, average: dict[str, Tensor]) -> None:
-        """Takes the averages from a checkpoint."""
-        for name, value in self.average.items():
-            value.copy_(average[name])
+    def tensors(self) -> dict[str, Tensor]:
+        """The trained weights and their averages, for a checkpoint."""
+        weights = {f"weights.{name}": p.detach() for name, p in self._named.items()}
+        return weights | {f"average.{name}": value for name, value in self.average.items()}
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Puts back what `tensors` gave."""
+        for name, parameter in self._named.items():
+            parameter.copy_(tensors[f"weights.{name}"])
+            self.average[name].copy_(tensors[f"average.{name}"])
 
     @torch.no_grad()
     def _write(self, values: list[Tensor]) -> None:

@@ -142,16 +142,11 @@ class TwoFrameTask:
 
     def tensors(self) -> dict[str, Tensor]:
         """Trained weights, their averages and the optimizer's state; the frozen base is known by its revision."""
-        weights = {f"weights.{name}": value.detach() for name, value in self.adapter.parameters.items()}
-        averages = {f"average.{name}": value for name, value in self.ema.average.items()}
-        return weights | averages | self.optimizer.tensors()
+        return self.ema.tensors() | self.optimizer.tensors()
 
-    @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Puts back a checkpoint."""
-        for name, parameter in self.adapter.parameters.items():
-            parameter.copy_(tensors[f"weights.{name}"])
-        self.ema.restore({name: tensors[f"average.{name}"] for name in self.ema.average})
+        self.ema.restore(tensors)
         self.optimizer.restore(tensors)
 
     def evaluate(self, step: int) -> dict[str, float]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dsd.evaluate.claims import Finding
 from dsd.evaluate.dreambench_table import quoted_as_markdown
-from dsd.evaluate.tables import title
+from dsd.evaluate.tables import claims_as_markdown, title
 from dsd.files import write_atomic
 
 _SHOWN = (
     "identity", "prompt_following", "copy", "diversity", "clip_t", "prepare_seconds", "seconds_per_image", "peak_mib",
 )  # fmt: skip
 """Columns of the document; table.csv has them all."""
+_BY_KIND = ("identity/characters", "identity/objects", "identity/faces")
 _READ = """A cell is a mean over held-out individuals (and trainings, where there are several) with its 95 % bootstrap
 interval: individuals and trainings are resampled. Identity is 0 for a stranger of the same description and 1 for the
 true individual, by tiny-dino; prompt following is the share of pictures that tiny-clip finds nearest to their own
@@ -61,27 +63,32 @@ def _table(table: Mapping[str, Any], folder: Path) -> str:
     rows: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in table["rows"]:
         rows.setdefault(row["method"], {})[row["metric"]] = row
-    lines = [
+    claims, more = claims_as_markdown([Finding.from_dict(claim) for claim in table["claims"]]), folder / "more.md"
+    parts = [
         f"## {_TITLES[table['table']]}\n\nAt commit {table['commit']}.\n",
-        "| method | " + " | ".join(title(metric) for metric in _SHOWN) + " | n | seeds |",
-        "|---|" + "---|" * (len(_SHOWN) + 2),
+        _columns(rows, _SHOWN),
+        _columns(rows, _BY_KIND),
+        claims,
+        more.read_text() if more.exists() else "",
     ]
-    for name, metrics in rows.items():
-        any_metric = next(iter(metrics.values()))
-        cells = [_cell(metric, metrics[metric]) for metric in _SHOWN if metric in metrics]
-        seeds = " ".join(map(str, any_metric["seeds"]))
-        lines.append(f"| {name} | {' | '.join(cells)} | {any_metric['n']} | {seeds} |")
-    if table["claims"]:
-        lines += ["", "| claim | paired difference | corrected p | win rate | holds |", "|---|---|---|---|---|"]
-        lines += [_claim(claim) for claim in table["claims"]]
-    more = folder / "more.md"
-    return "\n".join([*lines, *(["", more.read_text().rstrip()] if more.exists() else [])]) + "\n"
+    return "\n".join(filter(None, parts))
 
 
-def _claim(claim: Mapping[str, Any]) -> str:
-    difference = f"{claim['difference']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]"
-    holds = "yes" if claim["holds"] else "no"
-    return f"| {claim['claim']} | {difference} | {claim['p']:.4f} | {claim['win_rate']:.2f} | {holds} |"
+def _columns(rows: Mapping[str, Mapping[str, Mapping[str, Any]]], metrics: Sequence[str]) -> str:
+    """A line a method; metrics that the table lacks are left out."""
+    metrics = [metric for metric in metrics if all(metric in of_row for of_row in rows.values())]
+    if not metrics:
+        return ""
+    lines = [
+        "| method | " + " | ".join(title(metric) for metric in metrics) + " | n | seeds |",
+        "|---|" + "---|" * (len(metrics) + 2),
+    ]
+    for name, of_row in rows.items():
+        counts = " / ".join(str(n) for n in dict.fromkeys(of_row[metric]["n"] for metric in metrics))
+        seeds = " ".join(map(str, of_row[metrics[0]]["seeds"]))
+        cells = [_cell(metric, of_row[metric]) for metric in metrics]
+        lines.append(f"| {name} | {' | '.join(cells)} | {counts} | {seeds} |")
+    return "\n".join(lines) + "\n"
 
 
 def _cell(metric: str, row: Mapping[str, Any]) -> str:
