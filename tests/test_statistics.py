@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dsd.evaluate.bootstrap import bootstrap, bootstrap_difference, bootstrap_runs, holm, sign_flip_test
+from dsd.evaluate.bootstrap import (
+    bootstrap,
+    bootstrap_auc,
+    bootstrap_difference,
+    bootstrap_runs,
+    holm,
+    sign_flip_test,
+)
 from dsd.evaluate.claims import Claim, examine
 from dsd.evaluate.measure import Scores
 from dsd.evaluate.metrics.likeness import vendi
@@ -32,6 +39,12 @@ def test_what_two_methods_share_by_subject_is_no_part_of_the_difference() -> Non
     scaled = bootstrap_difference([[1.0] * 4], [[0.5] * 4, [0.7] * 4], factor=0.5)
     assert scaled.mean == pytest.approx(0.7)
     assert (scaled.low, scaled.high) == pytest.approx((0.65, 0.75))
+
+
+def test_the_area_under_the_curve_counts_ties_half() -> None:
+    found = bootstrap_auc([0.9, 0.8, 0.4], [0.1, 0.4])
+    assert found.mean == pytest.approx(5.5 / 6) and found.low < found.mean <= found.high <= 1.0
+    assert bootstrap_auc([1.0, 1.0], [0.0]).low == pytest.approx(1.0)
 
 
 def test_the_randomisation_test_is_the_exact_one() -> None:

@@ -147,7 +147,12 @@ def test_the_judge_is_examined_in_both_forms() -> None:
     thinks, direct = examine_judge(CurateConfig(), 24)
     assert (thinks.form, direct.form) == ("chain of thought", "direct")
     for examined in (thinks, direct):
-        assert examined.n == 24 and examined.curve[-1][0] == 1.0 and examined.auc > 0.5
+        assert (
+            examined.n == 24
+            and examined.curve[-1][0] == 1.0
+            and examined.auc.low <= examined.auc.mean
+            and examined.auc.mean > 0.5
+        )
 
 
 def test_the_command_says_what_it_would_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,6 +84,19 @@ def bootstrap_difference(
     return Estimate(float(one.mean() - factor * other.mean()), float(low), float(high))
 
 
+def bootstrap_auc(positive: Sequence[float], negative: Sequence[float], *, seed: int = 0) -> Estimate:
+    """Area under the ROC curve: how often a positive score is above a negative one, ties counting half.
+
+    Args:
+        positive, negative: scores; both are resampled, each for itself.
+        seed: of the resampling.
+    """
+    above = np.sign(np.subtract.outer(np.asarray(positive), np.asarray(negative))) / 2 + 0.5
+    means = _resampled(above, *_picks(*above.shape, seed))
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(float(above.mean()), float(low), float(high))
+
+
 def sign_flip_test(differences: Sequence[float], *, seed: int = 0) -> float:
     """Two-sided p of a paired randomisation test (Fisher 1935): is the mean difference over subjects other than 0.
 
@@ -115,4 +128,4 @@ def _resampled(values: np.ndarray, runs: np.ndarray, subjects: np.ndarray) -> np
     """Means of so many resampled tables: all pairs of the picked trainings and subjects."""
     shares = np.stack([np.bincount(picked, minlength=len(values)) for picked in runs]) / runs.shape[1]
     weights = np.stack([np.bincount(picked, minlength=values.shape[1]) for picked in subjects]) / subjects.shape[1]
-    return np.einsum("br,rs,bs->b", shares, values, weights)
+    return ((shares @ values) * weights).sum(1)

@@ -21,7 +21,7 @@ from dsd.curate.config import CurateConfig
 from dsd.curate.grids import LAYOUT
 from dsd.curate.templates import Templates
 from dsd.evaluate import plots
-from dsd.evaluate.bootstrap import Estimate, bootstrap
+from dsd.evaluate.bootstrap import Estimate, bootstrap, bootstrap_auc
 from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.report import Section
 from dsd.files import write_atomic
@@ -29,7 +29,6 @@ from dsd.frames import MalformedSheet
 from dsd.images import to_pil
 from dsd.world.demo_data import judged_pairs
 from dsd.world.judge_quality import candidate_pairs, judged
-from dsd.world.recipes.dino import auc
 from dsd.world.recipes.vlm_data import equal_word_pairs
 from dsd.world.sheets import draw_sheets
 from dsd.world.teacher_quality import CONSISTENT, pair_scale, panel_agreement
@@ -53,18 +52,24 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """Identity of pairs after a stage of making them.
+class Figure:
+    """A number with what it rests on.
 
     Attributes:
-        name: of the stage.
-        identity: mean over pairs, interval over sheets.
+        name: of a stage of making pairs, whose mean identity it is; or of a share.
+        value: over pairs, interval over sheets.
         n: pairs.
     """
 
     name: str
-    identity: Estimate
+    value: Estimate
     n: int
+
+    @classmethod
+    def of(cls, name: str, rows: Sequence[tuple[float, str]]) -> Figure:
+        """The mean of (value, sheet) rows."""
+        values, groups = [value for value, _ in rows], [group for _, group in rows]
+        return cls(name=name, value=bootstrap(values, groups=groups), n=len(rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +79,7 @@ class Examined:
     Attributes:
         form: with chain of thought or direct.
         accuracy, precision, recall: at the judge's own threshold, with intervals over pairs.
-        auc: area under the ROC curve of its confidence.
+        auc: area under the ROC curve of its confidence, with its interval.
         curve: (recall, precision) at falling thresholds of its confidence.
         n: pairs.
     """
@@ -83,7 +88,7 @@ class Examined:
     accuracy: Estimate
     precision: Estimate
     recall: Estimate
-    auc: float
+    auc: Estimate
     curve: list[tuple[float, float]]
     n: int
 
@@ -96,7 +101,7 @@ def candidates(dataset: Path, encoder: ImageEncoder) -> list[Candidate]:
     return [Candidate(p.grid, p.kept, value) for p, value in zip(pairs, identity, strict=True)]
 
 
-def stages(met: Sequence[Candidate], encoder: ImageEncoder, base: str, sheets: int) -> list[Stage]:
+def stages(met: Sequence[Candidate], encoder: ImageEncoder, base: str, sheets: int) -> list[Figure]:
     """Identity of pairs from sheets that the world draws to pairs that the judge kept.
 
     Args:
@@ -116,19 +121,18 @@ def stages(met: Sequence[Candidate], encoder: ImageEncoder, base: str, sheets: i
     ):
         cut = [panels for sheet in drawn if (panels := _cut(sheet)) is not None]
         agreement = panel_agreement(cut, encoder, scale)
-        groups = [str(number) for number, row in enumerate(agreement) for _ in row]
-        found.append(_stage(name, agreement.flatten().tolist(), groups))
+        found.append(Figure.of(name, [(x, str(n)) for n, row in enumerate(agreement.tolist()) for x in row]))
     for name, some in (
         ("the teacher's sheets, cropped", list(met)),
         ("kept by tiny-vlm", [candidate for candidate in met if candidate.kept]),
         ("kept by tiny-dino", [candidate for candidate in met if candidate.same]),
     ):
         if some:
-            found.append(_stage(name, [c.identity for c in some], [c.grid for c in some]))
+            found.append(Figure.of(name, [(c.identity, c.grid) for c in some]))
     return found
 
 
-def verdicts_on(met: Sequence[Candidate]) -> dict[str, Estimate]:
+def verdicts_on(met: Sequence[Candidate]) -> list[Figure]:
     """The judge's false accepts and rejects on what it really met, where tiny-dino's verdict is taken for the truth.
 
     Returns:
@@ -140,11 +144,7 @@ def verdicts_on(met: Sequence[Candidate]) -> dict[str, Estimate]:
         "of those that are not, kept": [(float(c.kept), c.grid) for c in met if not c.same],
         "of those that are, refused": [(float(not c.kept), c.grid) for c in met if c.same],
     }
-    return {
-        name: bootstrap([value for value, _ in rows], groups=[grid for _, grid in rows])
-        for name, rows in asked.items()
-        if rows
-    }
+    return [Figure.of(name, rows) for name, rows in asked.items() if rows]
 
 
 def examine_judge(config: CurateConfig, pairs: int) -> list[Examined]:
@@ -172,7 +172,7 @@ def _examined(form: str, verdicts: Any, same: Sequence[bool]) -> Examined:
         accuracy=bootstrap([float(said == t) for said, t in zip(verdicts.same, same, strict=True)]),
         precision=bootstrap([float(t) for said, t in answered if said]),
         recall=bootstrap([float(said) for said, t in answered if t]),
-        auc=auc(confidence[truth], confidence[~truth]),
+        auc=bootstrap_auc(confidence[truth].tolist(), confidence[~truth].tolist()),
         curve=_curve(confidence, truth),
         n=len(same),
     )
@@ -188,31 +188,39 @@ def _curve(confidence: torch.Tensor, truth: torch.Tensor) -> list[tuple[float, f
 
 
 def write(
-    found: Sequence[Stage], met: dict[str, Estimate], examined: Sequence[Examined], folder: Path
+    found: Sequence[Figure], met: Sequence[Figure], examined: Sequence[Examined], folder: Path, seed: int
 ) -> list[Section]:
-    """Writes ``stages.json`` and ``judge.json``, and gives their sections of the page."""
-    rows = [{"stage": s.name, "metric": "identity", **s.identity.as_dict(), "n": s.n} for s in found]
+    """Writes ``stages.json`` and ``judge.json``, and gives their sections of the page.
+
+    Args:
+        found: from `stages`.
+        met: from `verdicts_on`.
+        examined: from `examine_judge`.
+        folder: to write to.
+        seed: of the curation.
+    """
+    rows = [{"stage": f.name, "metric": "identity", **_as_dict(f, seed)} for f in found]
     write_atomic(folder / "stages.json", json.dumps(rows, indent=2) + "\n")
     forms = [
         {
-            "form": e.form, "n": e.n, "auc": round(e.auc, 4), "curve": e.curve,
-            **{name: getattr(e, name).as_dict() for name in ("accuracy", "precision", "recall")},
+            "form": e.form, "n": e.n, "curve": e.curve,
+            **{name: getattr(e, name).as_dict() for name in ("accuracy", "precision", "recall", "auc")},
         }
         for e in examined
     ]  # fmt: skip
-    shares = {name: estimate.as_dict() for name, estimate in met.items()}
+    shares = {f.name: _as_dict(f, seed) for f in met}
     write_atomic(folder / "judge.json", json.dumps({"forms": forms, "candidates": shares}, indent=2) + "\n")
     points = [
         f"<p>{e.form}: accuracy {e.accuracy}, precision {e.precision}, recall {e.recall}, area under the ROC curve "
-        f"{e.auc:.3f}, {e.n} pairs.</p>"
+        f"{e.auc}, {e.n} pairs.</p>"
         for e in examined
     ]
-    lines = "".join(f"<p>{name}: {estimate}.</p>" for name, estimate in met.items())
+    lines = "".join(f"<p>{f.name}: {f.value}, {f.n} pairs.</p>" for f in met)
     return [
         Section(
             title="Identity of pairs, stage by stage",
             words="0 is a stranger of the same caption, 1 the same individual drawn twice; intervals over sheets.",
-            body=plots.intervals({s.name: s.identity for s in found}, bounds=(0.0, 1.0)),
+            body=plots.intervals({f.name: f.value for f in found}, bounds=(0.0, 1.0)),
         ),
         Section(
             title="The judge on drawn pairs at equal captions",
@@ -225,19 +233,19 @@ def write(
     ]
 
 
-def as_markdown(found: Sequence[Stage], met: dict[str, Estimate], examined: Sequence[Examined]) -> str:
-    """Three small tables."""
-    lines = ["| pairs | identity | n |", "|---|---|---|"]
-    lines += [f"| {s.name} | {s.identity} | {s.n} |" for s in found]
-    lines += ["", "| judge | accuracy | precision | recall | ROC area | n |", "|---|---|---|---|---|---|"]
-    lines += [f"| {e.form} | {e.accuracy} | {e.precision} | {e.recall} | {e.auc:.3f} | {e.n} |" for e in examined]
-    lines += ["", "| the judge on what it met, by tiny-dino | share |", "|---|---|"]
-    lines += [f"| {name} | {estimate} |" for name, estimate in met.items()]
+def as_markdown(found: Sequence[Figure], met: Sequence[Figure], examined: Sequence[Examined], seed: int) -> str:
+    """Three small tables; arguments as in `write`."""
+    lines = ["| pairs | identity | n | seeds |", "|---|---|---|---|"]
+    lines += [f"| {f.name} | {f.value} | {f.n} | {seed} |" for f in found]
+    lines += ["", "| judge | accuracy | precision | recall | ROC area | n | seeds |", "|---|---|---|---|---|---|---|"]
+    lines += [f"| {e.form} | {e.accuracy} | {e.precision} | {e.recall} | {e.auc} | {e.n} | {seed} |" for e in examined]
+    lines += ["", "| the judge on what it met, by tiny-dino | share | n | seeds |", "|---|---|---|---|"]
+    lines += [f"| {f.name} | {f.value} | {f.n} | {seed} |" for f in met]
     return "\n".join(lines) + "\n"
 
 
-def _stage(name: str, values: list[float], groups: list[str]) -> Stage:
-    return Stage(name=name, identity=bootstrap(values, groups=groups), n=len(values))
+def _as_dict(figure: Figure, seed: int) -> dict[str, object]:
+    return {**figure.value.as_dict(), "n": figure.n, "seeds": [seed]}
 
 
 def _cut(sheet: Image.Image) -> list[Image.Image] | None:

@@ -103,7 +103,8 @@ def _stages_and_judge(ingredients: Ingredients, folder: Path) -> tuple[list[repo
     found = error_budget.stages(candidates, encoder, config.ablation_train.base, config.sheets)
     met = error_budget.verdicts_on(candidates)
     examined = error_budget.examine_judge(config.curate, config.judge_pairs)
-    return error_budget.write(found, met, examined, folder), error_budget.as_markdown(found, met, examined)
+    seed = config.curate.seed
+    return error_budget.write(found, met, examined, folder, seed), error_budget.as_markdown(found, met, examined, seed)
 
 
 TABLES = {
