@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +17,13 @@ from dsd.chat.parse import parse_reply
 from dsd.chat.protocol import ChatRequest, ImagePart, Reply, TextPart
 from dsd.cli.main import main
 from dsd.errors import UserError
-from dsd.evaluate.dreambench import PROMPTS, Collection, draw_samples, read_collections
-from dsd.evaluate.dreambench_judge import ASPECTS, Aspect, Score, judge_samples, product, summarise
-from dsd.evaluate.dreambench_table import QUOTED, as_dict, as_markdown
+from dsd.evaluate.dreambench.judge import ASPECTS, Aspect, Score, judge_samples, product, summarise
+from dsd.evaluate.dreambench.metrics import Encoders, measure
+from dsd.evaluate.dreambench.report import write
+from dsd.evaluate.dreambench.samples import PROMPTS, Collection, SampleFolder, draw_samples, read_collections
+from dsd.evaluate.dreambench.table import QUOTED, Row, findings
+from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
+from dsd.evaluate.measure import COSTS
 
 SUBJECTS = {"live_subject/animal/00": "kitten", "style/07": "Blue print"}
 
@@ -183,30 +189,66 @@ def test_the_aggregate_is_the_benchmarks_own() -> None:
     assert kept.by_kind == pytest.approx({"animal": (3 + 1) / 2 / 4, "style": (0 + 3) / 2 / 4})
     assert (kept.judged, kept.dropped) == (5, 1)
     assert followed.by_kind == pytest.approx({"photorealistic": 1.0, "style_transfer": 0.25, "imaginative": 0.25})
-    assert product(kept, followed) == pytest.approx(0.5 * 0.5)
+    both = product(scores)
+    assert both is not None and both.mean == pytest.approx(0.5 * 0.5) and both.low <= both.mean <= both.high
     assert summarise(scores, "concept_preservation_debiased") is None
 
 
-def test_the_table_says_which_rows_are_quoted(data: Path, tmp_path: Path) -> None:
-    scores = {"mine": judged(data, tmp_path, Judge())}
-    table = as_dict(scores, "judge 1")
-    assert [(row["metric"], row["mean"], row["n"], row["seeds"]) for row in table["rows"]] == [  # pyright: ignore
-        (aspect, 0.75, 54, [0, 1, 2]) for aspect in ASPECTS
-    ]
-    lines = as_markdown(scores).splitlines()
-    assert sum("(quoted)" in line for line in lines) == len(QUOTED) == 7
-    assert "| mine | 0.75 [0.75, 0.75] | 0.75 [0.75, 0.75] | 0.562 |" in lines[2] or "0.563" in lines[2]
-    assert all(
-        row.product == pytest.approx(row.concept_preservation * row.prompt_following, abs=0.002) for row in QUOTED
+def row(name: str, data: Path, out: Path, judge: Judge, method: Drawing | CopyReference) -> tuple[Row, SampleFolder]:
+    collections = read_collections(data)
+    samples = draw_samples(collections, method, out, pictures=2)
+    encoders = Encoders(
+        likeness={"dino_i": ImageEncoder("embedded:tiny-dino")}, agreement=PictureTextEncoder("embedded:tiny-clip")
     )
+    scores = judge_samples(collections, samples, judge, out / "scores" / name)
+    return Row(measured=measure(name, collections, samples, encoders), scores=scores), samples
+
+
+def test_the_table_has_intervals_and_says_which_rows_are_quoted(data: Path, tmp_path: Path) -> None:
+    mine, samples = row("student", data, tmp_path, Judge(), Drawing())
+    other, copies = row("teacher", data, tmp_path, Judge({("copied", 0): "no number"}), CopyReference())
+    found = write([mine, other], [samples, copies], read_collections(data), tmp_path, judge="judge 1")
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert table["table"] == "dreambench" and table["judge"] == "judge 1" and table["commit"]
+    lines = {(line["method"], line["metric"]): line for line in table["rows"]}
+    for line in lines.values():
+        assert line["low"] <= line["mean"] <= line["high"] and line["n"] and line["seeds"]
+    for aspect in ASPECTS:
+        assert (lines["student", aspect]["mean"], lines["student", aspect]["n"]) == (0.75, 54)
+    assert lines["student", "product"]["mean"] == pytest.approx(0.75**2, abs=1e-4)
+    assert lines["teacher", "dino_i"]["mean"] == pytest.approx(1, abs=0.02), "a copy is as like as can be"
+    assert lines["teacher", "dino_i"]["mean"] > lines["student", "dino_i"]["mean"]
+    assert lines["teacher", "vendi"]["mean"] == pytest.approx(1, abs=0.02) and lines["teacher", "diversity"]["n"] == 2
+    assert "debiased concept preservation above the text-only model's" in [finding.claim for finding in found]
+    markdown = (tmp_path / "table.md").read_text().splitlines()
+    assert sum("(quoted)" in line for line in markdown) == len(QUOTED) == 7
+    assert markdown[2].startswith("| student | 0.75 [0.75, 0.75] | 0.75 [0.75, 0.75] | 0.56 [0.56, 0.56] |")
+    assert "teacher,dino_i,1.0" in (tmp_path / "table.csv").read_text()
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("data:image/png") == 2 * 3 and "Emu2, SDXL (quoted)" in page
+    assert all(q.product == pytest.approx(q.concept_preservation * q.prompt_following, abs=0.002) for q in QUOTED)
+
+
+def test_claims_rest_on_what_every_method_has_scores_for(data: Path, tmp_path: Path) -> None:
+    ids = [collection.id for collection in read_collections(data)]
+    good, _ = row("student", data, tmp_path, Judge(), Drawing())
+    cut = [Score(**{**vars(s), "score": None}) if s.collection == ids[0] else s for s in good.scores]
+    rows = [good, Row(measured=dataclasses.replace(good.measured, name="teacher"), scores=cut)]
+    found, compared = findings(rows, ids)
+    assert compared == 1 and found
+    assert findings([good, dataclasses.replace(rows[1], scores=[s for s in cut if s.score is None])], ids) == ([], 0)
 
 
 def test_the_command_draws_and_a_copy_needs_no_model(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     words = ["evaluate", "dreambench", "--data", str(data), "--steps", "1", "--out", str(tmp_path / "out")]
-    assert main(words) == 0
+    assert main([*words, "--likeness", "dino_i=embedded:tiny-dino", "--agreement", "embedded:tiny-clip"]) == 0
     assert len(independently_read(tmp_path / "out/samples")) == 3
-    assert not (tmp_path / "out/table.json").exists(), "nobody judged"
+    table = json.loads((tmp_path / "out/table.json").read_text())
+    assert table["judge"] is None and "(quoted)" not in (tmp_path / "out/table.md").read_text(), "nobody judged"
+    assert {line["metric"] for line in table["rows"]} == {"dino_i", "clip_i", "clip_t", *COSTS}
     capsys.readouterr()
+    assert main([*words, "--likeness", "facebook/dino-vits16"]) == 2
+    assert "must be COLUMN=MODEL" in capsys.readouterr().err
     assert main(["evaluate", "dreambank"]) == 2
     assert 'did you mean "dreambench"' in capsys.readouterr().err
 

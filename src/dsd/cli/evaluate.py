@@ -33,6 +33,9 @@ class Compared:
     """Face pack of InstantID; `dsd world train face` makes one for the drawn world."""
     captioner: str | None = "embedded:tiny-vlm"
     """Chat model that captions the references of methods that are fitted to them; None for none."""
+    likeness: tuple[str, ...] = ()
+    """Vision models whose mean cosine with the reference is a column, as COLUMN=MODEL: dino_i=facebook/dino-vits16,
+    dinov2_i=facebook/dinov2-base. The drawn world has dino_i by tiny-dino without asking."""
     steps: int = 16
     """Denoising steps."""
     text_scale: float = 1.5
@@ -62,7 +65,7 @@ class Evaluate(Compared):
 
 @dataclass(frozen=True, kw_only=True)
 class DreamBench(Compared):
-    """Draws DreamBench++ with a student, the text-only teacher and the copied reference, and writes the table.
+    """Draws DreamBench++ with a student, the text-only teacher and the copied reference, and writes table and page.
 
     The samples lie as the benchmark's own scripts read them. Run the same command again to resume.
     """
@@ -72,6 +75,8 @@ class DreamBench(Compared):
     judge: str | None = None
     """Who scores: openai:MODEL@BASE_URL, replay:FILE or a folder; left out, pictures are drawn and not scored. It must
     have no part in curation."""
+    agreement: str | None = None
+    """CLIP for the columns clip_i and clip_t, such as openai/clip-vit-base-patch32."""
     adapter: str = "embedded:tiny-student"
     """The student: an adapter folder, as training writes it."""
     pictures: int = 1
@@ -79,7 +84,7 @@ class DreamBench(Compared):
     repeats: int = 3
     """How often the judge is asked each question."""
     out: Path = Path("runs/dreambench")
-    """Folder for samples, scores and the table."""
+    """Folder for samples, scores, the table (JSON, CSV, Markdown) and index.html."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +223,9 @@ def _drawn_world(command: Evaluate) -> None:
         yield from _methods(command, command.adapter, out)
         yield Truth(drawn=drawn)
 
-    scores = evaluate(EvaluateConfig(), drawn.build(), methods(), out)
+    config = EvaluateConfig()
+    config = dataclasses.replace(config, likeness_encoders={**config.likeness_encoders, **_likeness(command)})
+    scores = evaluate(config, drawn.build(), methods(), out)
     findings = tables.write(scores, out)
     introduction = f"Student: {' and '.join(command.adapter)}."
     report = Report(title="Evaluation", introduction=introduction, scores=scores, findings=findings)
@@ -229,30 +236,54 @@ def _drawn_world(command: Evaluate) -> None:
 
 def _dreambench(command: DreamBench) -> None:
     from dsd.chat.registry import load_chat
-    from dsd.evaluate.dreambench import draw_samples, read_collections
-    from dsd.evaluate.dreambench_judge import judge_samples
-    from dsd.evaluate.dreambench_table import as_markdown, write
+    from dsd.evaluate.dreambench.judge import judge_samples
+    from dsd.evaluate.dreambench.metrics import Encoders, measure
+    from dsd.evaluate.dreambench.report import write
+    from dsd.evaluate.dreambench.samples import draw_samples, read_collections
+    from dsd.evaluate.dreambench.table import Row, as_markdown
+    from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
     from dsd.files import make_folder
 
     collections = read_collections(command.data)
     judge = None if command.judge is None else load_chat(command.judge)
+    encoders = Encoders(
+        likeness={column: ImageEncoder(model, _device()) for column, model in _likeness(command).items()},
+        agreement=None if command.agreement is None else PictureTextEncoder(command.agreement, _device()),
+    )
     out = make_folder(command.out)
-    scores = {}
+    rows, samples = [], []
     for method in _methods(command, (command.adapter,), out):
-        samples = draw_samples(collections, method, out, pictures=command.pictures)
-        print(samples.path)
-        if judge is not None:
-            place = out / "scores" / samples.path.name
-            scores[method.name] = judge_samples(collections, samples, judge, place, repeats=command.repeats)
-    if judge is not None:
-        write(scores, out, judge=f"{judge.name} {judge.revision}")
-        print(as_markdown(scores), end="")
+        drawn = draw_samples(collections, method, out, pictures=command.pictures)
+        print(drawn.path)
+        place = out / "scores" / drawn.path.name
+        scores = judge_samples(collections, drawn, judge, place, repeats=command.repeats) if judge is not None else ()
+        rows.append(Row(measured=measure(method.name, collections, drawn, encoders), scores=scores))
+        samples.append(drawn)
+    found = write(rows, samples, collections, out, judge=None if judge is None else f"{judge.name} {judge.revision}")
+    print(as_markdown(rows, found), end="")
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _likeness(command: Compared) -> dict[str, str]:
+    """The models of ``--likeness`` by their columns."""
+    from dsd.errors import UserError
+
+    models = {}
+    for given in command.likeness:
+        column, _, model = given.partition("=")
+        if not column or not model:
+            raise UserError(f'--likeness got "{given}", but must be COLUMN=MODEL, such as dino_i=facebook/dino-vits16')
+        models[column] = model
+    return models
 
 
 def _methods(command: Compared, adapters: Sequence[str], out: Path) -> Iterator[SubjectMethod]:
     """The students, the further methods, the text-only teacher, and the copied reference, one after the other."""
-    import torch
-
     from dsd.backbones.adapter import load_metadata
     from dsd.baselines import registry
     from dsd.baselines.protocol import Drawing
@@ -265,7 +296,7 @@ def _methods(command: Compared, adapters: Sequence[str], out: Path) -> Iterator[
     quiet_libraries()
     for method in command.methods:  # before anything is drawn
         registry.entry_of(method.partition("=")[0])
-    metadata, on_gpu = load_metadata(resolve(adapters[0])), torch.cuda.is_available()
+    metadata, on_gpu = load_metadata(resolve(adapters[0])), _device() == "cuda"
     base = command.base or metadata.base
     setting = Setting(
         name="",
@@ -290,7 +321,7 @@ def _methods(command: Compared, adapters: Sequence[str], out: Path) -> Iterator[
         faces=command.faces,
         captioner=command.captioner,
         tuned_for="tiny" if base.startswith("embedded:") else "flux",
-        device="cuda" if on_gpu else "cpu",
+        device=_device(),
     )
     names = ["student"] if len(adapters) == 1 else adapters
     for name, adapter in zip(names, adapters, strict=True):

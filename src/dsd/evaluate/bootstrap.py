@@ -54,6 +54,28 @@ def bootstrap(values: Sequence[float], *, groups: Sequence[str] | None = None, s
     return Estimate(float(x.mean()), float(low), float(high))
 
 
+def bootstrap_product(
+    first: Sequence[float], second: Sequence[float], *, groups: tuple[Sequence[str], Sequence[str]], seed: int = 0
+) -> Estimate:
+    """Product of two means with an interval over the groups that their values share.
+
+    Args:
+        first, second: the values; there may be more of one than of the other.
+        groups: what each of the first and each of the second belongs to; whole groups are resampled.
+        seed: of the resampling.
+    """
+    names = sorted({*groups[0], *groups[1]})
+    picks = np.random.default_rng(seed).integers(0, len(names), size=(_ROUNDS, len(names)))
+    means = np.ones(_ROUNDS)
+    for values, labels in zip((first, second), groups, strict=True):
+        places = np.searchsorted(names, labels)
+        sums = np.bincount(places, weights=np.asarray(values, dtype=np.float64), minlength=len(names))
+        counts = np.bincount(places, minlength=len(names))
+        means *= sums[picks].sum(1) / np.maximum(counts[picks].sum(1), 1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(float(np.mean(first) * np.mean(second)), float(low), float(high))
+
+
 def bootstrap_runs(values: Sequence[Sequence[float]], *, seed: int = 0) -> Estimate:
     """Mean over several trainings on the same subjects; subjects and trainings are resampled, each for itself.
 
@@ -92,7 +114,7 @@ def bootstrap_auc(positive: Sequence[float], negative: Sequence[float], *, seed:
         seed: of the resampling.
     """
     above = np.sign(np.subtract.outer(np.asarray(positive), np.asarray(negative))) / 2 + 0.5
-    means = _resampled(above, *_picks(*above.shape, seed))
+    means = _resampled(above, *_picks(len(positive), len(negative), seed))
     low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(float(above.mean()), float(low), float(high))
 

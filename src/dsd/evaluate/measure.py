@@ -18,6 +18,7 @@ from dsd.evaluate import pictures
 from dsd.evaluate.benchmark import Benchmark
 from dsd.evaluate.bootstrap import Estimate, bootstrap_runs
 from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
+from dsd.evaluate.metrics import cosine
 from dsd.evaluate.metrics.following import follows_prompt
 from dsd.evaluate.metrics.identity import IdentityScale
 from dsd.evaluate.metrics.likeness import copy_score, diversity, likeness, vendi
@@ -125,8 +126,8 @@ class Ruler:
             "vendi": vendi(levels),
             "copy": copy_score(self._to_reference(asked), self.truth_likeness).mean(1),
             **self._likenesses(asked),
-            "clip_i": torch.einsum("sd,skd->sk", self.reference_features, seen).mean(1),
-            "clip_t": (seen.flatten(0, 1) * self.sentences[:, 0]).sum(1).view(len(asked), prompts).mean(1),
+            "clip_i": cosine.with_reference(self.reference_features, seen),
+            "clip_t": cosine.with_prompts(seen, self.sentences[:, 0].unflatten(0, (len(asked), prompts))),
             "seconds_per_image": torch.tensor(drawn.seconds),
             "prepare_seconds": torch.tensor(drawn.prepare_seconds),
             "peak_mib": torch.tensor(drawn.peak_mib),
@@ -175,7 +176,7 @@ class Ruler:
         for name, encoder in self.likeness.items():
             references = encoder.pooled([subject.reference for subject in self.benchmark.subjects])
             seen = encoder.pooled([picture for row in asked for picture in row]).unflatten(0, (len(asked), -1))
-            columns[name] = torch.einsum("sd,skd->sk", references, seen).mean(1)
+            columns[name] = cosine.with_reference(references, seen)
         return columns
 
     def _pooled(self, rows: Sequence[Sequence[Image.Image]]) -> Tensor:

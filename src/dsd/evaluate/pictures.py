@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dsd.baselines.protocol import Request, SubjectMethod
+from dsd.config import from_json, to_json
 from dsd.evaluate import memory
 from dsd.evaluate.benchmark import Benchmark
 from dsd.files import write_atomic
@@ -61,13 +61,13 @@ def draw(benchmark: Benchmark, method: SubjectMethod, folder: Path) -> Drawn:
             _draw_missing(method, [r for r in flat if not _path(place, r).exists()], place)
             bar.advance(len(some))
     read = [[_read(_path(place, request)) for request in of_subject] for of_subject in requests]
-    prepared = [json.loads((place / of_subject[0].subject_id / _PREPARED).read_text()) for of_subject in requests]
+    prepared = [_prepared(place / of_subject[0].subject_id) for of_subject in requests]
     return Drawn(
         pictures=[[file.picture for file in of_subject] for of_subject in read],
         seconds=[sum(file.seconds for file in of_subject) / len(of_subject) for of_subject in read],
-        prepare_seconds=[cost["seconds"] for cost in prepared],
+        prepare_seconds=[cost.seconds for cost in prepared],
         peak_mib=[
-            max([cost["peak_mib"], *(file.peak_mib for file in of_subject)])
+            max([cost.peak_mib, *(file.peak_mib for file in of_subject)])
             for cost, of_subject in zip(prepared, read, strict=True)
         ],
     )
@@ -99,6 +99,28 @@ class Picture:
     peak_mib: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What test-time work cost.
+
+    Attributes:
+        seconds: wall clock a subject.
+        peak_mib: most memory meanwhile; see `dsd.evaluate.memory`.
+    """
+
+    seconds: float
+    peak_mib: float
+
+
+def prepare(method: SubjectMethod, requests: Sequence[Request]) -> Prepared:
+    """Prepares a method for the subjects of some requests."""
+    with memory.Peak() as peak:
+        started = time.perf_counter()
+        method.prepare(requests)
+        seconds = (time.perf_counter() - started) / len({request.subject_id for request in requests})
+    return Prepared(seconds=seconds, peak_mib=peak.mib)
+
+
 def as_drawn(method: SubjectMethod, requests: Sequence[Request]) -> Iterator[tuple[Request, Picture]]:
     """Each request with its picture, a few at a time, to be saved at once."""
     for some in chunks(requests, _PICTURES_AT_ONCE):
@@ -114,16 +136,15 @@ def _draw_missing(method: SubjectMethod, missing: Sequence[Request], place: Path
     """Prepares the method for the subjects that lack pictures, and saves each picture as soon as it is there."""
     if not missing:
         return
-    subjects = {request.subject_id for request in missing}
-    with memory.Peak() as peak:
-        started = time.perf_counter()
-        method.prepare(missing)
-        seconds = (time.perf_counter() - started) / len(subjects)
-    cost = json.dumps({"seconds": seconds, "peak_mib": peak.mib}) + "\n"
-    for subject in subjects:
-        write_atomic(place / subject / _PREPARED, cost)
+    prepared = prepare(method, missing)
+    for subject in {request.subject_id for request in missing}:
+        write_atomic(place / subject / _PREPARED, to_json(prepared))
     for request, drawn in as_drawn(method, missing):
         write_atomic(_path(place, request), _encoded(drawn))
+
+
+def _prepared(folder: Path) -> Prepared:
+    return from_json(Prepared, (folder / _PREPARED).read_text())
 
 
 def _encoded(drawn: Picture) -> bytes:

@@ -24,9 +24,10 @@ _MEANING = {
     "prompt_following": "share of pictures whose own prompt fits best among distractors",
     "diversity": "one minus likeness of pictures under one prompt",
     "vendi": "effective number of different pictures among those under one prompt",
-    "dino_i": "mean cosine of tiny-dino's features with the reference's",
-    "clip_i": "mean cosine of tiny-clip's features with the reference's",
-    "clip_t": "mean cosine of tiny-clip's features of picture and prompt",
+    "dino_i": "mean cosine of the picture's features with the reference's (tiny-dino in the drawn world)",
+    "dinov2_i": "the same by DINOv2",
+    "clip_i": "the same by a CLIP (tiny-clip in the drawn world)",
+    "clip_t": "mean cosine of that CLIP's features of picture and prompt",
     "copy": "0 as like the reference as the truth is, 1 the reference itself",
     "seconds_per_image": "wall clock of drawing, batched",
     "prepare_seconds": "wall clock of fitting the method to a subject before its first picture; 0 is zero-shot",
@@ -192,11 +193,21 @@ def _table(report: Report) -> str:
             cells += f"<td>{e.mean:.{digits}f}<small>{e.low:.{digits}f} to {e.high:.{digits}f}</small></td>"
         rows += f"<tr><th>{html.escape(row.name)}</th>{cells}</tr>"
     legend = "".join(f"<p><b>{title(m)}</b>: {_MEANING[m]}.</p>" for m in metrics if m in _MEANING)
-    chart = plots.intervals({row.name: row.estimate("identity") for row in report.scores}, bounds=(0.0, 1.0))
-    return (
-        f"<table><thead><tr><th>method</th>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        f"<p>Identity, between a stranger (0) and the true individual (1):</p>{chart}{legend}"
+    chart = ""
+    if "identity" in metrics:
+        chart = plots.intervals({row.name: row.estimate("identity") for row in report.scores}, bounds=(0.0, 1.0))
+        chart = f"<p>Identity, between a stranger (0) and the true individual (1):</p>{chart}"
+    return f"<table><thead><tr><th>method</th>{head}</tr></thead><tbody>{rows}</tbody></table>{chart}{legend}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as HTML; the first cell of each row is its heading."""
+    cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    body = "".join(
+        f"<tr><th>{html.escape(first)}</th>{''.join(f'<td>{html.escape(cell)}</td>' for cell in rest)}</tr>"
+        for first, *rest in rows
     )
+    return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _claims(findings: Sequence[Finding]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dsd.evaluate.claims import Finding
-from dsd.evaluate.dreambench_table import quoted_as_markdown
+from dsd.evaluate.dreambench.table import quoted_as_markdown
 from dsd.evaluate.tables import claims_as_markdown, title
 from dsd.files import write_atomic
 

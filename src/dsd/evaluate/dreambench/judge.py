@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest, Reply
 from dsd.curate.seeds import derive_seed
 from dsd.curate.templates import Template, read_template
-from dsd.evaluate.bootstrap import Estimate, bootstrap
-from dsd.evaluate.dreambench import PROMPT_KINDS, PROMPTS, Collection, SampleFolder
+from dsd.evaluate.bootstrap import Estimate, bootstrap, bootstrap_product
+from dsd.evaluate.dreambench.samples import PROMPT_KINDS, PROMPTS, Collection, SampleFolder
 from dsd.files import write_atomic
 from dsd.images import load_image
 
@@ -30,7 +30,7 @@ Aspect = Literal["concept_preservation", "concept_preservation_debiased", "promp
 ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
 REPEATS = 3
 HIGHEST = 4
-_FOLDER = Path(__file__).parent / "templates" / "dreambench"
+_FOLDER = Path(__file__).parent / "templates"
 _PLACES: dict[Aspect, set[str]] = {
     "concept_preservation": {"first", "second"},
     "concept_preservation_debiased": {"first", "second"},
@@ -54,7 +54,7 @@ class Score:
     Attributes:
         aspect: what was asked.
         collection: id of the subject.
-        category: of `dsd.evaluate.dreambench.CATEGORIES`.
+        category: of `dsd.evaluate.dreambench.samples.CATEGORIES`.
         prompt: number of the prompt.
         repeat: which time it was asked.
         score: 0 to 4; None where no usable reply came.
@@ -139,9 +139,24 @@ def summarise(scores: Sequence[Score], aspect: Aspect) -> Summary | None:
     )
 
 
-def product(preservation: Summary, following: Summary) -> float:
-    """The benchmark's one number: the means of concept preservation and of prompt following, multiplied."""
-    return preservation.mean.mean * following.mean.mean
+def product(scores: Sequence[Score]) -> Estimate | None:
+    """The benchmark's one number: the means of concept preservation and of prompt following, multiplied.
+
+    None where one of them has no usable reply. The interval is over collections.
+    """
+    preservation, following = summarise(scores, "concept_preservation"), summarise(scores, "prompt_following")
+    if preservation is None or following is None:
+        return None
+    first, second = (
+        [score for score in scores if score.aspect == aspect and score.score is not None]
+        for aspect in ("concept_preservation", "prompt_following")
+    )
+    interval = bootstrap_product(
+        [_share(score) for score in first],
+        [_share(score) for score in second],
+        groups=([score.collection for score in first], [score.collection for score in second]),
+    )
+    return Estimate(preservation.mean.mean * following.mean.mean, interval.low, interval.high)
 
 
 def _judge_collection(

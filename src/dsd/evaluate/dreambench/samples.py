@@ -1,4 +1,4 @@
-"""DreamBench++ (Peng et al., ICLR 2025, arXiv 2406.16855): its folder as input, our pictures as the samples it expects.
+"""Its folder as input, and our pictures as the samples it expects.
 
 The benchmark's own scripts read the output unchanged::
 
@@ -7,6 +7,8 @@ The benchmark's own scripts read the output unchanged::
     samples/METHOD/src_image/COLLECTION/PROMPT_PICTURE.jpg
     samples/METHOD/tgt_image/COLLECTION/PROMPT_PICTURE.jpg
     samples/METHOD/text/COLLECTION/PROMPT_PICTURE.txt
+
+What a picture cost lies outside of that, in ``costs/METHOD/COLLECTION/PROMPT_PICTURE.json``.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from pathlib import Path
 from PIL import Image
 
 from dsd.baselines.protocol import Request, SubjectMethod
+from dsd.config import to_json
 from dsd.errors import UserError
-from dsd.evaluate.pictures import as_drawn, chunks, file_name
+from dsd.evaluate.pictures import as_drawn, chunks, file_name, prepare
 from dsd.files import write_atomic
 from dsd.images import load_image
 from dsd.log import progress
@@ -98,24 +101,48 @@ class SampleFolder:
 
     Attributes:
         path: ``samples/METHOD``.
+        costs: ``costs/METHOD``.
+        pictures: for each prompt.
     """
 
     path: Path
+    costs: Path
+    pictures: int = 1
 
     def source(self, collection: Collection, prompt: int, picture: int = 0) -> Path:
         """The copy of the reference that belongs to a picture."""
-        return self._file("src_image", collection, prompt, picture, "jpg")
+        return _file(self.path / "src_image", collection, prompt, picture, "jpg")
 
     def target(self, collection: Collection, prompt: int, picture: int = 0) -> Path:
         """A picture."""
-        return self._file("tgt_image", collection, prompt, picture, "jpg")
+        return _file(self.path / "tgt_image", collection, prompt, picture, "jpg")
 
     def text(self, collection: Collection, prompt: int, picture: int = 0) -> Path:
         """The prompt of a picture."""
-        return self._file("text", collection, prompt, picture, "txt")
+        return _file(self.path / "text", collection, prompt, picture, "txt")
 
-    def _file(self, kind: str, collection: Collection, prompt: int, picture: int, ending: str) -> Path:
-        return self.path / kind / collection.id / f"{prompt}_{picture}.{ending}"
+    def cost(self, collection: Collection, prompt: int, picture: int = 0) -> Path:
+        """What a picture cost; see `Cost`."""
+        return _file(self.costs, collection, prompt, picture, "json")
+
+
+def _file(folder: Path, collection: Collection, prompt: int, picture: int, ending: str) -> Path:
+    return folder / collection.id / f"{prompt}_{picture}.{ending}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a picture cost.
+
+    Attributes:
+        seconds: wall clock, its share of the batch's.
+        prepare_seconds: wall clock of the test-time work for its subject.
+        peak_mib: most memory of both; see `dsd.evaluate.memory`.
+    """
+
+    seconds: float
+    prepare_seconds: float
+    peak_mib: float
 
 
 def draw_samples(
@@ -129,33 +156,35 @@ def draw_samples(
         out: gets ``samples/METHOD/``.
         pictures: for each prompt.
     """
-    folder = SampleFolder(path=out / "samples" / file_name(f"{method.name}-{method.fingerprint}"))
+    place = file_name(f"{method.name}-{method.fingerprint}")
+    folder = SampleFolder(path=out / "samples" / place, costs=out / "costs" / place, pictures=pictures)
     with progress(description=f"drawing: {method.name}", total=len(collections)) as bar:
         for some in chunks(list(enumerate(collections)), method.subjects_at_once):
-            _draw_missing(some, method, folder, pictures)
+            _draw_missing(some, method, folder)
             bar.advance(len(some))
     return folder
 
 
-def _draw_missing(
-    numbered: Sequence[tuple[int, Collection]], method: SubjectMethod, folder: SampleFolder, pictures: int
-) -> None:
+def _draw_missing(numbered: Sequence[tuple[int, Collection]], method: SubjectMethod, folder: SampleFolder) -> None:
     missing = [
-        _request(collection, number, prompt, picture, pictures)
+        _request(collection, number, prompt, picture, folder.pictures)
         for number, collection in numbered
         for prompt in range(PROMPTS)
-        for picture in range(pictures)
+        for picture in range(folder.pictures)
         if not folder.target(collection, prompt, picture).exists()
     ]
     if not missing:
         return
     collections = {collection.id: collection for _, collection in numbered}
-    method.prepare(missing)
+    prepared = prepare(method, missing)
     for request, drawn in as_drawn(method, missing):
         place = (collections[request.subject_id], request.prompt_index, request.repeat)
+        peak = max(prepared.peak_mib, drawn.peak_mib)
+        cost = Cost(seconds=drawn.seconds, prepare_seconds=prepared.seconds, peak_mib=peak)
+        write_atomic(folder.cost(*place), to_json(cost))
         write_atomic(folder.source(*place), _jpeg(request.reference))
         write_atomic(folder.text(*place), request.prompt + "\n")
-        write_atomic(folder.target(*place), _jpeg(drawn.picture))  # last, for it says that all three are there
+        write_atomic(folder.target(*place), _jpeg(drawn.picture))  # last, for it says that all is there
 
 
 def _request(collection: Collection, number: int, prompt: int, picture: int, pictures: int) -> Request:
