@@ -8,7 +8,9 @@ export OMP_NUM_THREADS ?= 2
 .PHONY: demo test check tables
 
 # `make tables` takes hours and can be stopped and started again; `make tables QUICK=1` shows in minutes that all parts run.
-TABLES := $(if $(QUICK),--quick --results runs/tables-quick/results.md,--results docs/results.md)
+# `make tables WORKERS=8` trains and draws in so many processes.
+WORKERS ?= 1
+TABLES := --workers $(WORKERS) $(if $(QUICK),--quick --results runs/tables-quick/results.md,--results docs/results.md)
 
 demo: $(STAMP)
 	$(BIN)/dsd demo --out runs/demo

@@ -19,7 +19,8 @@ from dsd.data.records import Model, Pair, Reject, content_id
 from dsd.data.store import DatasetWriter
 from dsd.errors import UserError
 from dsd.evaluate.claims import Claim
-from dsd.world import tables
+from dsd.evaluate.measure import QUALITIES
+from dsd.world import side_by_side, tables
 from dsd.world.error_budget import examine_judge
 from dsd.world.ingredients import Ingredients, prior_prompts
 from dsd.world.results import write_results
@@ -122,6 +123,18 @@ def test_a_table_that_is_killed_repeats_no_picture(
     assert drawn == sum("/copy-" in str(path) for path in after)
     with pytest.raises(UserError, match="other subjects"):
         tables.make_table("main", dataclasses.replace(SMALL, subjects=4), tmp_path)
+
+
+def test_several_processes_draw_the_same_table(small_table: None, tmp_path: Path) -> None:
+    alone, _ = tables.make_table("main", SMALL, tmp_path / "one")
+    several, _ = tables.make_table("main", SMALL, tmp_path / "two", workers=2)
+    qualities = [[{name: run[name] for name in QUALITIES} for run in row.runs] for row in alone]
+    assert [[{name: run[name] for name in QUALITIES} for run in row.runs] for row in several] == [
+        [{name: pytest.approx(values, abs=1e-3) for name, values in run.items()} for run in runs] for runs in qualities
+    ]
+    with pytest.raises(UserError, match="there is no method"):
+        rows = [(Row(name="x", method="truths"), 0), (ROWS[0], 0)]
+        side_by_side.make(rows, SMALL, tmp_path / "three", SMALL.train, workers=2)
 
 
 def test_rows_that_share_a_training_share_its_folder() -> None:

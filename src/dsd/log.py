@@ -18,6 +18,13 @@ console = Console(stderr=True, highlight=False)
 """Messages go to stderr; stdout is for results."""
 
 LINE_EVERY_SECONDS = 30.0
+_only_lines = False
+
+
+def only_lines() -> None:
+    """Shows progress as plain lines even on a terminal, in this process: for several that share one."""
+    global _only_lines
+    _only_lines = True
 
 
 def quiet_libraries() -> None:
@@ -80,7 +87,7 @@ class Bar(Generic[Item]):
 
     def __enter__(self) -> Bar[Item]:
         self._began = self._last_line = time.monotonic()
-        if console.is_terminal:
+        if console.is_terminal and not _only_lines:
             self._live = _rich_progress()
             self._live.start()
             self._task = self._live.add_task(

@@ -104,6 +104,9 @@ class Table:
     """Folder for everything; runs/tables, or runs/tables-quick."""
     results: Path | None = None
     """Document of all tables in the folder to write at the end; none when left out."""
+    workers: int = 1
+    """Processes that train and draw; as many as there are cores is quickest. What seconds a picture and a subject mean
+    is then seconds on a machine that does other things as well."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
 
@@ -193,7 +196,7 @@ def _table(command: Table) -> None:
     from dsd.world.tables import make_table
 
     for name in _names(command):
-        scores, findings = make_table(name, command.config, command.folder)
+        scores, findings = make_table(name, command.config, command.folder, command.workers)
         print(tables.as_markdown(scores), end="")
         print(tables.claims_as_markdown(findings), end="")
     if command.results is not None:

@@ -21,6 +21,7 @@ from dsd.evaluate.benchmark import Benchmark
 from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.measure import EvaluateConfig, Ruler
 from dsd.train.config import TrainConfig
+from dsd.train.trainer import latent_cache
 from dsd.world.benchmark import DecodedTruth, DrawnBenchmark, Truth
 from dsd.world.captions import panel_captions
 from dsd.world.drawn_pairs import drawn_pairs
@@ -45,6 +46,7 @@ class Ingredients:
     def __init__(self, config: TablesConfig, out: Path) -> None:
         self.config, self.out = config, out
         self.drawn = DrawnBenchmark(subjects=config.subjects)
+        self._shared: set[Path] = set()
 
     @cached_property
     def benchmark(self) -> Benchmark:
@@ -72,14 +74,31 @@ class Ingredients:
             seed: of the training.
             budget: of it, before the row's changes.
         """
-        config = self.config
         if row.method == "truth":
             return Truth(drawn=self.drawn)
         if row.method == "truth-decoded":
             return DecodedTruth(drawn=self.drawn, base=budget.base)
+        return registry.build(row.method, self._setting(row, seed, budget))
+
+    def share(self, row: Row, budget: TrainConfig) -> None:
+        """Makes what a row has in common with others: the pairs and their latents, the face pack.
+
+        Args:
+            row: of a table.
+            budget: of its training.
+        """
+        if not self._trained(row):
+            return
+        setting = self._setting(row, budget.seed, budget)
+        if setting.latents not in self._shared:
+            latent_cache(budget, setting.pairs(), setting.latents, torch.device(setting.device))
+            self._shared.add(setting.latents)
+
+    def _setting(self, row: Row, seed: int, budget: TrainConfig) -> Setting:
+        config = self.config
         text_scale, image_scale = row.scales or (config.text_scale, config.image_scale)
         budget = dataclasses.replace(budget, seed=seed, **row.changes)  # pyright: ignore[reportArgumentType]
-        setting = Setting(
+        return Setting(
             name=self.key(row, budget),
             base=budget.base,
             drawing=Drawing(
@@ -90,18 +109,17 @@ class Ingredients:
                 image_scale=image_scale,
                 true_guidance=config.teacher_guidance,
             ),
-            data=self.pairs(row.source, row.pairs) if registry.METHODS[row.method].trained else (),
+            data=self.pairs(row.source, row.pairs) if self._trained(row) else (),
             budget=budget,
             runs=self.out / "methods",
             faces=self.faces if row.method == "instantid" else None,
             prior_prompts=prior_prompts(),
             seed=seed,
         )
-        return registry.build(row.method, setting)
 
     def key(self, row: Row, budget: TrainConfig) -> str:
         """Names what is drawn with by all that decides it but the seed: rows that share it share its training."""
-        if not registry.METHODS[row.method].trained:
+        if not self._trained(row):
             return row.method
         changes = "".join(f"-{name}={value:g}" for name, value in row.changes.items())
         return f"{row.method}-{row.source}-{row.pairs or 'all'}x{budget.steps}{changes}"
@@ -130,6 +148,11 @@ class Ingredients:
         if not (folder / "manifest.json").exists():
             curate(dataclasses.replace(config, captions=str(captions), **changes.get(name, {})), folder)
         return folder
+
+    @staticmethod
+    def _trained(row: Row) -> bool:
+        entry = registry.METHODS.get(row.method)
+        return entry is not None and entry.trained
 
     @cached_property
     def _oracle(self) -> set[str]:

@@ -20,7 +20,7 @@ from dsd.evaluate.measure import Scores
 from dsd.files import make_folder, write_atomic
 from dsd.log import console, quiet_libraries
 from dsd.train.config import TrainConfig
-from dsd.world import error_budget
+from dsd.world import error_budget, side_by_side
 from dsd.world.ingredients import Ingredients
 from dsd.world.tables_config import Row, TablesConfig, ablation_rows, budget_rows, main_rows
 
@@ -136,13 +136,14 @@ TABLES = {
 }
 
 
-def make_table(name: str, config: TablesConfig, out: Path) -> tuple[list[Scores], list[Finding]]:
+def make_table(name: str, config: TablesConfig, out: Path, workers: int = 1) -> tuple[list[Scores], list[Finding]]:
     """Trains, draws and measures all rows of a table, or what of it an earlier start left undone.
 
     Args:
         name: of `TABLES`.
         config: settings; the same for every table of a folder.
         out: gets the ingredients, ``pictures/``, and in a folder of the table's name JSON, CSV, Markdown and a page.
+        workers: processes that train and draw.
 
     Returns:
         The rows, and what became of the claims.
@@ -156,15 +157,17 @@ def make_table(name: str, config: TablesConfig, out: Path) -> tuple[list[Scores]
     rows = table.rows(config)
     shown: dict[str, pictures.Drawn] = {}
     measured: dict[str, list[Scores]] = {row.name: [] for row in rows}
-    for number, seed in enumerate(table.seeds(config)):  # a whole table of the first seed comes first
-        for row in rows:
-            if number and not row.varies:
-                continue
-            console.print(f"{name}: {row.name}, seed {seed}", markup=False)
-            method = ingredients.method(row, seed, table.budget(config))
-            drawn = pictures.draw(ingredients.benchmark, method, out / "pictures")
-            shown.setdefault(row.name, drawn)
-            measured[row.name].append(dataclasses.replace(ingredients.ruler.measure(row.name, drawn), seeds=(seed,)))
+    jobs = [  # a whole table of the first seed comes first
+        (row, seed) for n, seed in enumerate(table.seeds(config)) for row in rows if n == 0 or row.varies
+    ]
+    if workers > 1:
+        side_by_side.make(jobs, config, out, table.budget(config), workers)
+    for row, seed in jobs:
+        console.print(f"{name}: {row.name}, seed {seed}", markup=False)
+        method = ingredients.method(row, seed, table.budget(config))
+        drawn = pictures.draw(ingredients.benchmark, method, out / "pictures")
+        shown.setdefault(row.name, drawn)
+        measured[row.name].append(dataclasses.replace(ingredients.ruler.measure(row.name, drawn), seeds=(seed,)))
     scores = [Scores.together(of_row) for of_row in measured.values()]
     folder = make_folder(out / name)
     sections, words = table.more(ingredients, folder) if table.more is not None else ([], "")
