@@ -20,11 +20,12 @@ from dsd.data.store import DatasetWriter
 from dsd.errors import UserError
 from dsd.evaluate.claims import Claim
 from dsd.evaluate.measure import QUALITIES
-from dsd.world import side_by_side, tables
-from dsd.world.error_budget import examine_judge
-from dsd.world.ingredients import Ingredients, prior_prompts
-from dsd.world.results import write_results
-from dsd.world.tables_config import Row, TablesConfig, ablation_rows, budget_rows, main_rows, quick
+from dsd.world.tables import side_by_side
+from dsd.world.tables.config import Row, TablesConfig, ablation_rows, budget_rows, main_rows, quick
+from dsd.world.tables.error_budget import examine_judge
+from dsd.world.tables.ingredients import Ingredients, prior_prompts
+from dsd.world.tables.results import write_results
+from dsd.world.tables.table import TABLES, make_table
 
 SMALL = dataclasses.replace(quick(), subjects=3, steps=1, face_steps=1)
 ROWS = [
@@ -80,12 +81,12 @@ def test_without_a_filter_the_refused_pairs_are_there_in_both_orders(dataset: Pa
 def small_table(monkeypatch: pytest.MonkeyPatch) -> None:
     """A table of what needs no training, two seeds of it."""
     claim = Claim(text="the truth is nearer", method="truth", against="teacher", metric="identity")
-    table = dataclasses.replace(tables.TABLES["main"], rows=lambda _: ROWS, seeds=lambda _: (0, 1), claims=[claim])
-    monkeypatch.setitem(tables.TABLES, "main", table)
+    small = dataclasses.replace(TABLES["main"], rows=lambda _: ROWS, seeds=lambda _: (0, 1), claims=[claim])
+    monkeypatch.setitem(TABLES, "main", small)
 
 
 def test_a_table_says_what_every_number_rests_on(small_table: None, tmp_path: Path) -> None:
-    scores, findings = tables.make_table("main", SMALL, tmp_path)
+    scores, findings = make_table("main", SMALL, tmp_path)
     assert [list(row.seeds) for row in scores] == [[0, 1], [0], [0], [0]]
     whole = json.loads((tmp_path / "main" / "table.json").read_text())
     assert whole["table"] == "main" and whole["commit"]
@@ -114,20 +115,20 @@ def test_a_table_that_is_killed_repeats_no_picture(
 
     monkeypatch.setattr(CopyReference, "generate", counted)
     with pytest.raises(KeyboardInterrupt):
-        tables.make_table("main", SMALL, tmp_path)
+        make_table("main", SMALL, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "pictures").rglob("*.png")}
     killed = False
-    tables.make_table("main", SMALL, tmp_path)
+    make_table("main", SMALL, tmp_path)
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "pictures").rglob("*.png")}
     assert before and before.items() <= after.items()
     assert drawn == sum("/copy-" in str(path) for path in after)
     with pytest.raises(UserError, match="other subjects"):
-        tables.make_table("main", dataclasses.replace(SMALL, subjects=4), tmp_path)
+        make_table("main", dataclasses.replace(SMALL, subjects=4), tmp_path)
 
 
 def test_several_processes_draw_the_same_table(small_table: None, tmp_path: Path) -> None:
-    alone, _ = tables.make_table("main", SMALL, tmp_path / "one")
-    several, _ = tables.make_table("main", SMALL, tmp_path / "two", workers=2)
+    alone, _ = make_table("main", SMALL, tmp_path / "one")
+    several, _ = make_table("main", SMALL, tmp_path / "two", workers=2)
     qualities = [[{name: run[name] for name in QUALITIES} for run in row.runs] for row in alone]
     assert [[{name: run[name] for name in QUALITIES} for run in row.runs] for row in several] == [
         [{name: pytest.approx(values, abs=1e-3) for name, values in run.items()} for run in runs] for runs in qualities

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from dsd.world.tables_config import TablesConfig, ablation_rows, budget_rows, main_rows, quick
+from dsd.world.tables.config import TablesConfig, ablation_rows, budget_rows, main_rows, quick
 
 if TYPE_CHECKING:
     from dsd.baselines.protocol import SubjectMethod
@@ -192,8 +192,8 @@ def _of(table: str) -> Table:
 
 def _table(command: Table) -> None:
     from dsd.evaluate import tables
-    from dsd.world.results import write_results
-    from dsd.world.tables import make_table
+    from dsd.world.tables.results import write_results
+    from dsd.world.tables.table import make_table
 
     for name in _names(command):
         scores, findings = make_table(name, command.config, command.folder, command.workers)

@@ -20,8 +20,8 @@ import torch
 from dsd.evaluate import pictures
 from dsd.log import console, only_lines, quiet_libraries
 from dsd.train.config import TrainConfig
-from dsd.world.ingredients import Ingredients
-from dsd.world.tables_config import Row, TablesConfig
+from dsd.world.tables.config import Row, TablesConfig
+from dsd.world.tables.ingredients import Ingredients
 
 Job = tuple[Row, int]
 """A row and the seed of its training."""

@@ -20,9 +20,9 @@ from dsd.evaluate.measure import Scores
 from dsd.files import make_folder, write_atomic
 from dsd.log import console, quiet_libraries
 from dsd.train.config import TrainConfig
-from dsd.world import error_budget, side_by_side
-from dsd.world.ingredients import Ingredients
-from dsd.world.tables_config import Row, TablesConfig, ablation_rows, budget_rows, main_rows
+from dsd.world.tables import error_budget, side_by_side
+from dsd.world.tables.config import Row, TablesConfig, ablation_rows, budget_rows, main_rows
+from dsd.world.tables.ingredients import Ingredients
 
 _SHEET_ROWS = 12
 _CONFIG = "config.json"

@@ -31,7 +31,7 @@ def write_results(out: Path, path: Path, command: str) -> None:
     """Writes the document from the tables that lie in a folder.
 
     Args:
-        out: folder of tables, as `dsd.world.tables.make_table` leaves it.
+        out: folder of tables, as `dsd.world.tables.table.make_table` leaves it.
         path: of the document.
         command: that makes the tables again.
     """

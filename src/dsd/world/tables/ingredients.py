@@ -27,7 +27,7 @@ from dsd.world.captions import panel_captions
 from dsd.world.drawn_pairs import drawn_pairs
 from dsd.world.individuals import sample_individuals, sample_scenes
 from dsd.world.recipes.student import FIRST_CAPTION, write_world_captions
-from dsd.world.tables_config import Row, Source, TablesConfig
+from dsd.world.tables.config import Row, Source, TablesConfig
 from dsd.world.teacher_quality import CONSISTENT, pair_scale
 from dsd.world.training import train_model
 
