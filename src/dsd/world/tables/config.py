@@ -14,7 +14,9 @@ Source = Literal["judged", "unjudged", "direct", "themes", "oracle", "drawn"]
 sheets with four themes; what tiny-dino finds the same; pairs that the world draws."""
 
 
-_SCALES: dict[str, tuple[float, float]] = dict.fromkeys(("ip-adapter", "ip-adapter-plus", "instantid"), (2.5, 2.5))
+_SCALES: dict[str, tuple[float, float]] = dict.fromkeys(
+    ("ip-adapter", "ip-adapter-plus", "instantid", "controlnet"), (2.5, 2.5)
+)
 """Guidance that suits a method better than the student's 1.5: of 1, 1.5, 2.5 and 4 the one with the highest identity
 and prompt following together on 16 validation individuals (for IP-Adapter 4 is as good as 2.5)."""
 
@@ -129,7 +131,7 @@ def ablation_rows(config: TablesConfig) -> list[Row]:
         Row(name="four themes", method="student", source="themes", pairs=count),
         Row(name="reference weight 0", method="student", pairs=count, changes={"reference_weight": 0.0}),
         Row(name="reference weight 1", method="student", pairs=count, changes={"reference_weight": 1.0}),
-        Row(name="ControlNet", method="controlnet", pairs=count),
+        Row(name="ControlNet", method="controlnet", pairs=count, scales=_SCALES["controlnet"]),
         Row(name="IP-Adapter", method="ip-adapter-on-pairs", pairs=count, scales=_SCALES["ip-adapter-plus"]),
         Row(name="a quarter of the pairs", method="student", pairs=count // 4),
         Row(name="a sixteenth of the pairs", method="student", pairs=count // 16),
