@@ -78,6 +78,24 @@ def test_the_bounds_stand_where_they_must(benchmark: Benchmark, tmp_path: Path):
     assert copy.estimate("identity").mean > truth.estimate("identity").mean
 
 
+def test_pictures_in_which_the_subject_has_moved_are_measured_apart(benchmark: Benchmark, tmp_path: Path):
+    @dataclasses.dataclass(kw_only=True)
+    class Rigid(Counting):
+        """Draws the reference where the subject is asked to stay, and nothing where it is to move."""
+
+        def generate(self, requests: Sequence[Request]) -> list[Image.Image]:
+            moved = {subject.id: subject.moved for subject in benchmark.subjects}
+            blank = Image.new("RGB", (64, 64))
+            return [blank if moved[r.subject_id][r.prompt_index] else r.reference for r in requests]
+
+    first = [subject.moved for subject in benchmark.subjects]
+    assert any(map(any, first)) and not all(map(all, first))
+    rigid, copy = evaluate(config(), benchmark, [Rigid(name="rigid"), CopyReference()], tmp_path)
+    assert rigid.values["identity/unmoved"] == pytest.approx(copy.values["identity/unmoved"], abs=1e-5)
+    assert len(rigid.values["identity/unmoved"]) == sum(not all(moved) for moved in first)
+    assert rigid.estimate("identity/moved").mean < copy.estimate("identity/moved").mean - 0.1
+
+
 def test_a_killed_evaluation_goes_on_and_ends_with_the_same_table(benchmark: Benchmark, tmp_path: Path):
     whole = evaluate(config(), benchmark, [Counting()], tmp_path / "whole")
     each = PROMPTS + DRAWN.repeats - 1

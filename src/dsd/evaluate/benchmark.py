@@ -26,6 +26,8 @@ class Subject:
         same: further pictures of the true individual; their mean similarity to the reference is 1 on the scale.
         strangers: pictures of others of the same description; their mean similarity to the reference is 0.
         group: of subjects that are also measured apart, such as ``characters``; empty for none.
+        moved: for each prompt, whether the subject stands elsewhere than in the reference; such pictures are then
+            measured apart, because methods that align the reference in space do worse on them. Empty for unknown.
     """
 
     id: str
@@ -37,6 +39,7 @@ class Subject:
     same: tuple[Image.Image, ...]
     strangers: tuple[Image.Image, ...]
     group: str = ""
+    moved: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

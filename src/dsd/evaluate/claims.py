@@ -101,6 +101,10 @@ PAPER = (
         )
     ),
     Claim(
+        text="identity above ControlNet's where the subject has moved",
+        method="student", against="controlnet", metric="identity/moved",
+    ),
+    Claim(
         text="InstantID has more of faces than the text-only model",
         method="instantid", against="teacher", metric="identity/faces",
     ),

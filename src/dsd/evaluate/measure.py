@@ -119,9 +119,9 @@ class Ruler:
         who = self._pooled(asked)
         follows = follows_prompt(seen, self.sentences).float().view(len(asked), prompts)
         seen, levels = seen.unflatten(0, (len(asked), -1)), self._levels(repeats)
+        by_picture = {"identity": self.scale(self.references, who), "prompt_following": follows}
         columns = {
-            "identity": self.scale(self.references, who).mean(1),
-            "prompt_following": follows.mean(1),
+            **{name: values.mean(1) for name, values in by_picture.items()},
             "diversity": diversity(levels),
             "vendi": vendi(levels),
             "copy": copy_score(self._to_reference(asked), self.truth_likeness).mean(1),
@@ -132,7 +132,7 @@ class Ruler:
             "prepare_seconds": torch.tensor(drawn.prepare_seconds),
             "peak_mib": torch.tensor(drawn.peak_mib),
         }
-        columns |= self._by_group({name: columns[name] for name in ("identity", "prompt_following")})
+        columns |= self._by_group({name: columns[name] for name in by_picture}) | self._by_place(by_picture)
         columns |= {} if self._face_scale is None else {"identity/faces": self._face_identity(asked)}
         return Scores(name=name, runs=[{metric: column.tolist() for metric, column in columns.items()}])
 
@@ -141,6 +141,23 @@ class Ruler:
         groups = [subject.group for subject in self.benchmark.subjects]
         masks = {group: torch.tensor([g == group for g in groups]) for group in sorted(set(groups) - {""})}
         return {f"{name}/{group}": column[mask] for group, mask in masks.items() for name, column in columns.items()}
+
+    def _by_place(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same pictures in two parts: where the subject has moved, and where it stands as in the reference.
+
+        A part holds the subjects that have such pictures.
+        """
+        subjects = self.benchmark.subjects
+        if not all(subject.moved for subject in subjects):
+            return {}
+        moved = torch.tensor([subject.moved for subject in subjects])
+        parts = {"moved": moved, "unmoved": ~moved}
+        return {
+            f"{name}/{part}": ((values * mask).sum(1) / mask.sum(1))[mask.any(1)]
+            for part, mask in parts.items()
+            if mask.any()
+            for name, values in columns.items()
+        }
 
     @functools.cached_property
     def _face_scale(self) -> tuple[IdentityScale, Tensor, Tensor] | None:

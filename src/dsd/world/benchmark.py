@@ -89,6 +89,8 @@ class DrawnBenchmark:
         strange = [self._pictures(other, _FIRST_STRANGER + k) for k, other in enumerate(others)]
         scenes = [self.prompt_scenes(prompt) for prompt in range(PROMPTS)]
         truths = [to_pil(draw_panels(who, scene)) for scene in scenes]
+        at_first = sample_scenes(self.split, self.index * _SLOTS).position
+        moved = torch.stack([scene.position != at_first for scene in scenes], 1).tolist()
         words, phrases = subject_phrases(who), [scene_phrases(who, scene) for scene in scenes]
         subjects = [
             Subject(
@@ -103,6 +105,7 @@ class DrawnBenchmark:
                 same=tuple(pictures[n] for pictures in same),
                 strangers=tuple(pictures[n] for pictures in strange),
                 group="objects" if bool(who.is_object[n]) else "characters",
+                moved=tuple(moved[n]),
             )
             for n in range(self.subjects)
         ]

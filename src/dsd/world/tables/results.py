@@ -16,7 +16,11 @@ _SHOWN = (
     "identity", "prompt_following", "copy", "diversity", "clip_t", "prepare_seconds", "seconds_per_image", "peak_mib",
 )  # fmt: skip
 """Columns of the document; table.csv has them all."""
-_BY_KIND = ("identity/characters", "identity/objects", "identity/faces")
+_APART = (
+    "identity/characters", "identity/objects", "identity/faces", "identity/unmoved", "identity/moved",
+    "prompt_following/unmoved", "prompt_following/moved",
+)  # fmt: skip
+"""Of kinds of subjects, and of pictures in which the subject stands as in the reference or elsewhere."""
 _READ = """A cell is a mean over held-out individuals (and trainings, where there are several) with its 95 % bootstrap
 interval: individuals and trainings are resampled. Identity is 0 for a stranger of the same description and 1 for the
 true individual, by tiny-dino; prompt following is the share of pictures that tiny-clip finds nearest to their own
@@ -67,7 +71,7 @@ def _table(table: Mapping[str, Any], folder: Path) -> str:
     parts = [
         f"## {_TITLES[table['table']]}\n\nAt commit {table['commit']}.\n",
         _columns(rows, _SHOWN),
-        _columns(rows, _BY_KIND),
+        _columns(rows, _APART),
         claims,
         more.read_text() if more.exists() else "",
     ]
@@ -84,7 +88,8 @@ def _columns(rows: Mapping[str, Mapping[str, Mapping[str, Any]]], metrics: Seque
         "|---|" + "---|" * (len(metrics) + 2),
     ]
     for name, of_row in rows.items():
-        counts = " / ".join(str(n) for n in dict.fromkeys(of_row[metric]["n"] for metric in metrics))
+        counts = [str(of_row[metric]["n"]) for metric in metrics]
+        counts = counts[0] if len(set(counts)) == 1 else ", ".join(counts)
         seeds = " ".join(map(str, of_row[metrics[0]]["seeds"]))
         cells = [_cell(metric, of_row[metric]) for metric in metrics]
         lines.append(f"| {name} | {' | '.join(cells)} | {counts} | {seeds} |")
