@@ -135,7 +135,7 @@ def test_several_processes_draw_the_same_table(small_table: None, tmp_path: Path
     ]
     with pytest.raises(UserError, match="there is no method"):
         rows = [(Row(name="x", method="truths"), 0), (ROWS[0], 0)]
-        side_by_side.make(rows, SMALL, tmp_path / "three", SMALL.train, workers=2)
+        side_by_side.make(Ingredients(SMALL, tmp_path / "three"), rows, SMALL.train, workers=2)
 
 
 def test_rows_that_share_a_training_share_its_folder() -> None:

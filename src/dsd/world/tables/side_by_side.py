@@ -27,19 +27,18 @@ Job = tuple[Row, int]
 """A row and the seed of its training."""
 
 
-def make(jobs: Sequence[Job], config: TablesConfig, out: Path, budget: TrainConfig, workers: int) -> None:
+def make(ingredients: Ingredients, jobs: Sequence[Job], budget: TrainConfig, workers: int) -> None:
     """Trains and draws what is not there yet, in the given order, so many jobs at a time.
 
     When a job fails the others are stopped; they go on at the next start.
 
     Args:
+        ingredients: of the tables.
         jobs: rows with seeds.
-        config: of the tables.
-        out: folder of the tables.
         budget: of the trainings.
         workers: processes, among which torch's threads are shared out.
     """
-    ingredients, together = Ingredients(config, out), dict[str, list[Job]]()
+    together = dict[str, list[Job]]()
     for row, seed in jobs:
         ingredients.share(row, budget)
         together.setdefault(f"{ingredients.key(row, budget)}-{seed}", []).append((row, seed))  # one training, one job
@@ -50,7 +49,8 @@ def make(jobs: Sequence[Job], config: TablesConfig, out: Path, budget: TrainConf
         initargs=(os.getpid(), max(1, torch.get_num_threads() // workers)),
     )
     try:
-        for future in as_completed([pool.submit(_make, some, config, out, budget) for some in together.values()]):
+        made_of = (ingredients.config, ingredients.out)
+        for future in as_completed([pool.submit(_make, *made_of, some, budget) for some in together.values()]):
             future.result()
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -75,7 +75,7 @@ def _start(parent: int, threads: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _make(jobs: Sequence[Job], config: TablesConfig, out: Path, budget: TrainConfig) -> None:
+def _make(config: TablesConfig, out: Path, jobs: Sequence[Job], budget: TrainConfig) -> None:
     ingredients = Ingredients(config, out)
     for row, seed in jobs:
         console.print(f"{row.name}, seed {seed}", markup=False)

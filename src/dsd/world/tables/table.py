@@ -161,7 +161,7 @@ def make_table(name: str, config: TablesConfig, out: Path, workers: int = 1) -> 
         (row, seed) for n, seed in enumerate(table.seeds(config)) for row in rows if n == 0 or row.varies
     ]
     if workers > 1:
-        side_by_side.make(jobs, config, out, table.budget(config), workers)
+        side_by_side.make(ingredients, jobs, table.budget(config), workers)
     for row, seed in jobs:
         console.print(f"{name}: {row.name}, seed {seed}", markup=False)
         method = ingredients.method(row, seed, table.budget(config))
