@@ -101,6 +101,7 @@ def _files(reader: DatasetReader, kind: Kind) -> list[str]:
 def _table(reader: DatasetReader, kind: Kind, cache: Path) -> Any:
     import datasets
 
+    datasets.disable_progress_bars()  # "Downloading data" would be said of files that lie here
     table = datasets.load_dataset("parquet", data_files=_files(reader, kind), split="train", cache_dir=str(cache))
     for name in ("reference", "target"):
         table = table.cast_column(name, datasets.Image(decode=False))
