@@ -50,8 +50,7 @@ def bootstrap(values: Sequence[float], *, groups: Sequence[str] | None = None, s
     sums, counts = np.bincount(labels, weights=x), np.bincount(labels)
     picks = np.random.default_rng(seed).integers(0, len(sums), size=(_ROUNDS, len(sums)))
     means = sums[picks].sum(1) / counts[picks].sum(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(x.mean()), float(low), float(high))
+    return _estimate(x.mean(), means)
 
 
 def bootstrap_product(
@@ -72,8 +71,7 @@ def bootstrap_product(
         sums = np.bincount(places, weights=np.asarray(values, dtype=np.float64), minlength=len(names))
         counts = np.bincount(places, minlength=len(names))
         means *= sums[picks].sum(1) / np.maximum(counts[picks].sum(1), 1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(np.mean(first) * np.mean(second)), float(low), float(high))
+    return _estimate(np.mean(first) * np.mean(second), means)
 
 
 def bootstrap_runs(values: Sequence[Sequence[float]], *, seed: int = 0) -> Estimate:
@@ -84,8 +82,7 @@ def bootstrap_runs(values: Sequence[Sequence[float]], *, seed: int = 0) -> Estim
         seed: of the resampling.
     """
     means = _resampled(np.asarray(values, dtype=np.float64), *_picks(len(values), len(values[0]), seed))
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(np.mean(values)), float(low), float(high))
+    return _estimate(np.mean(values), means)
 
 
 def bootstrap_difference(
@@ -102,8 +99,7 @@ def bootstrap_difference(
     runs, subjects = _picks(len(one), one.shape[1], seed)
     other_runs, _ = _picks(len(other), one.shape[1], seed + 1)
     means = _resampled(one, runs, subjects) - factor * _resampled(other, other_runs, subjects)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(one.mean() - factor * other.mean()), float(low), float(high))
+    return _estimate(one.mean() - factor * other.mean(), means)
 
 
 def bootstrap_auc(positive: Sequence[float], negative: Sequence[float], *, seed: int = 0) -> Estimate:
@@ -115,8 +111,7 @@ def bootstrap_auc(positive: Sequence[float], negative: Sequence[float], *, seed:
     """
     above = np.sign(np.subtract.outer(np.asarray(positive), np.asarray(negative))) / 2 + 0.5
     means = _resampled(above, *_picks(len(positive), len(negative), seed))
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(above.mean()), float(low), float(high))
+    return _estimate(above.mean(), means)
 
 
 def sign_flip_test(differences: Sequence[float], *, seed: int = 0) -> float:
@@ -139,6 +134,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = highest
     return adjusted
+
+
+def _estimate(mean: float | np.floating, resampled: np.ndarray) -> Estimate:
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Estimate(float(mean), float(low), float(high))
 
 
 def _picks(runs: int, subjects: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
