@@ -299,7 +299,7 @@ def _methods(command: Compared, adapters: Sequence[str], out: Path) -> Iterator[
     quiet_libraries()
     for method in command.methods:  # before anything is drawn
         registry.entry_of(method.partition("=")[0])
-    metadata, on_gpu = load_metadata(resolve(adapters[0])), _device() == "cuda"
+    metadata, device = load_metadata(resolve(adapters[0])), _device()
     base = command.base or metadata.base
     setting = Setting(
         name="",
@@ -317,14 +317,14 @@ def _methods(command: Compared, adapters: Sequence[str], out: Path) -> Iterator[
             base=base,
             max_sequence_length=metadata.max_sequence_length,
             frame_size=metadata.frame_size,
-            mixed_precision="bf16" if on_gpu else "no",
+            mixed_precision="bf16" if device == "cuda" else "no",
         ),
         runs=out / "methods",
         vision=command.vision,
         faces=command.faces,
         captioner=command.captioner,
         tuned_for="tiny" if base.startswith("embedded:") else "flux",
-        device=_device(),
+        device=device,
     )
     names = ["student"] if len(adapters) == 1 else adapters
     for name, adapter in zip(names, adapters, strict=True):

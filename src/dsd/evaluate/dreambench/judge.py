@@ -70,6 +70,12 @@ class Score:
     reason: str
 
     @property
+    def share(self) -> float:
+        """Of the highest score, where there is a usable reply."""
+        assert self.score is not None
+        return self.score / HIGHEST
+
+    @property
     def kind(self) -> str:
         """What its aspect is broken down by: the category, or for prompt following the kind of prompt."""
         if self.aspect != "prompt_following":
@@ -128,7 +134,7 @@ def summarise(scores: Sequence[Score], aspect: Aspect) -> Summary | None:
     if not usable:
         return None
     means = _means_of_repeats(usable)
-    interval = bootstrap([_share(score) for score in usable], groups=[score.collection for score in usable])
+    interval = bootstrap([score.share for score in usable], groups=[score.collection for score in usable])
     kinds = sorted({score.kind for score in usable})
     return Summary(
         mean=Estimate(float(np.mean(means)), interval.low, interval.high),
@@ -152,8 +158,8 @@ def product(scores: Sequence[Score]) -> Estimate | None:
         for aspect in ("concept_preservation", "prompt_following")
     )
     interval = bootstrap_product(
-        [_share(score) for score in first],
-        [_share(score) for score in second],
+        [score.share for score in first],
+        [score.share for score in second],
         groups=([score.collection for score in first], [score.collection for score in second]),
     )
     return Estimate(preservation.mean.mean * following.mean.mean, interval.low, interval.high)
@@ -204,10 +210,6 @@ def _reason(reply: Reply) -> str:
     return f"{reply.reason}: {reply.detail}" if isinstance(reply, ChatFailure) else ""
 
 
-def _share(score: Score) -> float:
-    return (score.score or 0) / HIGHEST
-
-
 def _means_of_repeats(usable: Sequence[Score]) -> list[float]:
     repeats = sorted({score.repeat for score in usable})
-    return [float(np.mean([_share(score) for score in usable if score.repeat == repeat])) for repeat in repeats]
+    return [float(np.mean([score.share for score in usable if score.repeat == repeat])) for repeat in repeats]

@@ -13,7 +13,7 @@ import numpy as np
 
 from dsd.evaluate import tables
 from dsd.evaluate.claims import PAPER, Finding, examine
-from dsd.evaluate.dreambench.judge import ASPECTS, HIGHEST, Score, product, summarise
+from dsd.evaluate.dreambench.judge import ASPECTS, Score, product, summarise
 from dsd.evaluate.measure import Scores
 
 _COLUMNS = {
@@ -182,5 +182,5 @@ def _by_collection(scores: Sequence[Score], aspect: str) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for score in scores:
         if score.aspect == aspect and score.score is not None:
-            found.setdefault(score.collection, []).append(score.score / HIGHEST)
+            found.setdefault(score.collection, []).append(score.share)
     return {collection: float(np.mean(values)) for collection, values in found.items()}
