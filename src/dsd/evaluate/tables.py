@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,21 +67,26 @@ def as_csv(scores: Sequence[Scores]) -> str:
 def as_markdown(scores: Sequence[Scores]) -> str:
     """A table with means and intervals."""
     metrics = _metrics(scores)
-    lines = ["| method | " + " | ".join(map(title, metrics)) + " | seeds |", "|---|" + "---|" * (len(metrics) + 1)]
-    for row in scores:
-        cells = [str(row.estimate(metric)) for metric in metrics]
-        lines.append(f"| {row.name} | " + " | ".join([*cells, " ".join(map(str, row.seeds))]) + " |")
-    return "\n".join(lines) + "\n"
+    rows = [
+        [row.name, *(str(row.estimate(metric)) for metric in metrics), " ".join(map(str, row.seeds))] for row in scores
+    ]
+    return markdown(["method", *map(title, metrics), "seeds"], rows)
 
 
 def claims_as_markdown(findings: Sequence[Finding]) -> str:
     """A table of claims, or nothing where there are none."""
     if not findings:
         return ""
-    lines = ["| claim | paired difference | corrected p | win rate | holds |", "|---|---|---|---|---|"]
-    for f in findings:
-        lines.append(f"| {f.claim} | {f.difference} | {f.p:.4f} | {f.win_rate:.2f} | {'yes' if f.holds else 'no'} |")
-    return "\n".join(lines) + "\n"
+    rows = [
+        [f.claim, str(f.difference), f"{f.p:.4f}", f"{f.win_rate:.2f}", "yes" if f.holds else "no"] for f in findings
+    ]
+    return markdown(["claim", "paired difference", "corrected p", "win rate", "holds"], rows)
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Cells as a Markdown table."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]]) + "\n"
 
 
 def write(scores: Sequence[Scores], folder: Path, name: str = "main", claims: Sequence[Claim] = PAPER) -> list[Finding]:

@@ -132,9 +132,8 @@ def as_csv(lines: Sequence[Mapping[str, object]]) -> str:
 def as_markdown(rows: Sequence[Row], found: Sequence[Finding] = ()) -> str:
     """The judge's table with the published one, then what else was measured, then the claims."""
     cells = judged(rows)
-    lines = [HEAD, ["---"] * len(HEAD), *cells, []] if cells else []
     parts = [
-        "\n".join(f"| {' | '.join(line)} |" if line else "" for line in lines),
+        tables.markdown(HEAD, cells) if cells else "",
         tables.as_markdown([row.measured for row in rows]),
         tables.claims_as_markdown(found),
     ]
@@ -143,9 +142,8 @@ def as_markdown(rows: Sequence[Row], found: Sequence[Finding] = ()) -> str:
 
 def quoted_as_markdown() -> str:
     """The published rows alone."""
-    lines = ["| method (quoted) | concept preservation | prompt following | product |", "|---|---|---|---|"]
-    lines += [f"| {row.method} | {' | '.join(row.figures)} |" for row in QUOTED]
-    return "\n".join(lines) + "\n"
+    head = ["method (quoted)", "concept preservation", "prompt following", "product"]
+    return tables.markdown(head, [[row.method, *row.figures] for row in QUOTED])
 
 
 def _cells(scores: Sequence[Score]) -> list[str]:

@@ -24,6 +24,7 @@ from dsd.evaluate import plots
 from dsd.evaluate.bootstrap import Estimate, bootstrap, bootstrap_auc
 from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.report import Section
+from dsd.evaluate.tables import markdown
 from dsd.files import write_atomic
 from dsd.frames import MalformedSheet
 from dsd.images import to_pil
@@ -235,13 +236,17 @@ def write(
 
 def as_markdown(found: Sequence[Figure], met: Sequence[Figure], examined: Sequence[Examined], seed: int) -> str:
     """Three small tables; arguments as in `write`."""
-    lines = ["| pairs | identity | n | seeds |", "|---|---|---|---|"]
-    lines += [f"| {f.name} | {f.value} | {f.n} | {seed} |" for f in found]
-    lines += ["", "| judge | accuracy | precision | recall | ROC area | n | seeds |", "|---|---|---|---|---|---|---|"]
-    lines += [f"| {e.form} | {e.accuracy} | {e.precision} | {e.recall} | {e.auc} | {e.n} | {seed} |" for e in examined]
-    lines += ["", "| the judge on what it met, by tiny-dino | share | n | seeds |", "|---|---|---|---|"]
-    lines += [f"| {f.name} | {f.value} | {f.n} | {seed} |" for f in met]
-    return "\n".join(lines) + "\n"
+    forms = [[e.form, *map(str, (e.accuracy, e.precision, e.recall, e.auc, e.n, seed))] for e in examined]
+    tables = [
+        markdown(["pairs", "identity", "n", "seeds"], _cells(found, seed)),
+        markdown(["judge", "accuracy", "precision", "recall", "ROC area", "n", "seeds"], forms),
+        markdown(["the judge on what it met, by tiny-dino", "share", "n", "seeds"], _cells(met, seed)),
+    ]
+    return "\n".join(tables)
+
+
+def _cells(figures: Sequence[Figure], seed: int) -> list[list[str]]:
+    return [[f.name, str(f.value), str(f.n), str(seed)] for f in figures]
 
 
 def _as_dict(figure: Figure, seed: int) -> dict[str, object]:

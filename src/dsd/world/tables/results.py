@@ -9,7 +9,7 @@ from typing import Any
 
 from dsd.evaluate.claims import Finding
 from dsd.evaluate.dreambench.table import quoted_as_markdown
-from dsd.evaluate.tables import claims_as_markdown, title
+from dsd.evaluate.tables import claims_as_markdown, markdown, title
 from dsd.files import write_atomic
 
 _SHOWN = (
@@ -83,17 +83,13 @@ def _columns(rows: Mapping[str, Mapping[str, Mapping[str, Any]]], metrics: Seque
     metrics = [metric for metric in metrics if all(metric in of_row for of_row in rows.values())]
     if not metrics:
         return ""
-    lines = [
-        "| method | " + " | ".join(title(metric) for metric in metrics) + " | n | seeds |",
-        "|---|" + "---|" * (len(metrics) + 2),
-    ]
+    lines = []
     for name, of_row in rows.items():
         counts = [str(of_row[metric]["n"]) for metric in metrics]
         counts = counts[0] if len(set(counts)) == 1 else ", ".join(counts)
         seeds = " ".join(map(str, of_row[metrics[0]]["seeds"]))
-        cells = [_cell(metric, of_row[metric]) for metric in metrics]
-        lines.append(f"| {name} | {' | '.join(cells)} | {counts} | {seeds} |")
-    return "\n".join(lines) + "\n"
+        lines.append([name, *(_cell(metric, of_row[metric]) for metric in metrics), counts, seeds])
+    return markdown(["method", *map(title, metrics), "n", "seeds"], lines)
 
 
 def _cell(metric: str, row: Mapping[str, Any]) -> str:
