@@ -23,11 +23,10 @@ from dsd.curate.config import CurateConfig
 from dsd.curate.judge import Candidate
 from dsd.curate.panels import cut
 from dsd.curate.templates import Templates
-from dsd.evaluate.bootstrap import bootstrap
+from dsd.evaluate.bootstrap import bootstrap, bootstrap_auc
 from dsd.evaluate.encoders import ImageEncoder
 from dsd.world.details import PARTS
-from dsd.world.judge_quality import Judged, candidate_pairs, judged, pair_of
-from dsd.world.recipes.dino import auc
+from dsd.world.judge_quality import Judged, candidate_pairs, examine, judged, pair_of
 from dsd.world.recipes.vlm_data import equal_word_pairs, one_part_pairs
 from dsd.world.sheets import describe_sheets
 from dsd.world.teacher_quality import CONSISTENT, pair_scale, panel_agreement, teacher_sheets
@@ -82,15 +81,19 @@ class Examination:
         drawn = equal_word_pairs("evaluation", index, settings.other)
         forms = self.both(candidate_pairs(drawn))
         for name, (verdicts, seconds) in forms.items():
-            _print({"form": name, "other": settings.other, **_figures(verdicts, drawn.same), "seconds": round(seconds)})
-        true = {name: _of(verdicts.confidence, drawn.same) for name, (verdicts, _) in forms.items()}
+            found = examine(name, verdicts, drawn.same)
+            _print({**found.as_dict(), "other": settings.other, "seconds": round(seconds)})
+        true = {
+            name: [c for c, same in zip(verdicts.confidence, drawn.same, strict=True) if same]
+            for name, (verdicts, _) in forms.items()
+        }
         for part in PARTS if settings.parts else ():
             differing = one_part_pairs("evaluation", torch.arange(settings.parts), part)
             figures: dict[str, Any] = {"only": part, "pairs": len(differing.same)}
             for name, (verdicts, _) in self.both(candidate_pairs(differing)).items():
                 noticed = bootstrap([float(v is False) for v in verdicts.same]).as_dict()
-                area = auc(torch.tensor(true[name]), torch.tensor(verdicts.confidence))
-                figures[name] = {"noticed": noticed, "auc": round(area, 4)}
+                area = bootstrap_auc(true[name], verdicts.confidence).as_dict()
+                figures[name] = {"noticed": noticed, "auc": area}
             _print(figures)
 
     def sheets(self) -> None:
@@ -104,29 +107,9 @@ class Examination:
         pairs = [pair_of(str(i), a, b) for i, sheet in enumerate(panels) for a, b in combinations(sheet, 2)]
         groups = [str(i) for i, sheet in enumerate(panels) for _ in combinations(sheet, 2)]
         for name, (verdicts, _) in self.both(pairs).items():
-            figures = _figures(verdicts, same.flatten().tolist(), groups)
+            found = examine(name, verdicts, same.flatten().tolist(), groups)
             share = round(same.float().mean().item(), 4)
-            _print({"form": name, "sheets": len(panels), "same_by_tiny_dino": share, **figures})
-
-
-def _figures(verdicts: Judged, same: list[bool], groups: Sequence[str] | None = None) -> dict[str, Any]:
-    """Accuracy counts a failed reply as wrong; the rates are of the replies."""
-    right = [float(said == truth) for said, truth in zip(verdicts.same, same, strict=True)]
-    said = [(v, truth) for v, truth in zip(verdicts.same, same, strict=True) if v is not None]
-    kept = [truth for decision, truth in said if decision]
-    positive, negative = (_of(verdicts.confidence, same, wanted) for wanted in (True, False))
-    return {
-        "accuracy": bootstrap(right, groups=groups).as_dict(),
-        "auc": round(auc(torch.tensor(positive), torch.tensor(negative)), 4),
-        "precision": round(sum(kept) / max(len(kept), 1), 4),
-        "recall": round(sum(kept) / max(sum(truth for _, truth in said), 1), 4),
-        "pairs": len(right),
-        "failed": len(right) - len(said),
-    }
-
-
-def _of(confidence: Sequence[float], same: Sequence[bool], wanted: bool = True) -> list[float]:
-    return [c for c, truth in zip(confidence, same, strict=True) if truth is wanted]
+            _print({**found.as_dict(), "sheets": len(panels), "same_by_tiny_dino": share})
 
 
 def _print(line: dict[str, Any]) -> None:

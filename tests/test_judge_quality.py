@@ -13,7 +13,7 @@ from dsd.chat.local import LocalChat
 from dsd.curate.templates import Templates
 from dsd.models import resolve
 from dsd.world.details import PARTS
-from dsd.world.judge_quality import best_threshold, calibrate, candidate_pairs, judged
+from dsd.world.judge_quality import Judged, best_threshold, calibrate, candidate_pairs, examine, judged
 from dsd.world.recipes.vlm_data import equal_word_pairs, one_part_pairs
 
 
@@ -29,6 +29,28 @@ from dsd.world.recipes.vlm_data import equal_word_pairs, one_part_pairs
 )
 def test_the_threshold_is_right_most_often(confidence: list[float], same: list[bool], low: float, high: float) -> None:
     assert low <= best_threshold(confidence, same) <= high
+
+
+def test_a_judges_figures_equal_those_counted_by_hand() -> None:
+    verdicts = Judged(same=[True, True, False, None, True, False], confidence=[4.0, 2.0, -1.0, 0.0, 1.0, -3.0])
+    found = examine("direct", verdicts, [True, True, True, True, False, False])
+    assert (found.n, found.failed) == (6, 1)
+    assert found.accuracy.mean == pytest.approx(3 / 6)
+    assert found.precision is not None
+    assert found.precision.mean == pytest.approx(2 / 3)
+    assert found.recall is not None
+    assert found.recall.mean == pytest.approx(2 / 3)
+    assert found.auc.mean == pytest.approx((2 + 2 + 1 + 1) / 8)
+    assert found.curve[0] == (0.25, 1.0)
+    assert found.curve[-1] == (1.0, pytest.approx(4 / 6, abs=1e-4))
+
+
+def test_the_precision_of_a_judge_that_accepts_nothing_is_undefined() -> None:
+    found = examine("direct", Judged(same=[False, False], confidence=[-1.0, -2.0]), [True, False], groups=["a", "b"])
+    assert found.precision is None
+    assert found.as_dict()["precision"] is None
+    assert found.recall is not None
+    assert found.recall.mean == 0.0
 
 
 def test_a_calibrated_judge_decides_at_its_threshold(tmp_path: Path) -> None:

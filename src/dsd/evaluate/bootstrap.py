@@ -32,7 +32,9 @@ class Estimate:
         return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def bootstrap(values: Sequence[float], *, groups: Sequence[str] | None = None, seed: int = 0) -> Estimate:
+def bootstrap(
+    values: Sequence[float], *, groups: Sequence[str] | Sequence[int] | None = None, seed: int = 0
+) -> Estimate:
     """Mean of all values with an interval over independent groups.
 
     Args:

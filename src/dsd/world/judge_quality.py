@@ -22,11 +22,13 @@ from dsd.curate.panels import Described
 from dsd.curate.schemas import DirectVerdict, PairVerdict
 from dsd.curate.templates import Templates
 from dsd.data.records import Description, Panel
+from dsd.evaluate.bootstrap import Estimate, bootstrap, bootstrap_auc
 from dsd.images import to_pil
 from dsd.world.recipes.vlm_data import Pairs
 
 _BIASED = {True: '", "same": true}', False: '{"same": true}'}
 """The token of tiny-vlm that accepts a pair, with chain of thought and without."""
+_CURVE_POINTS = 101
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,39 @@ class Judged:
 
     same: list[bool | None]
     confidence: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """A judge's figures on pairs whose truth is known.
+
+    Attributes:
+        form: with chain of thought or direct.
+        accuracy: share of right verdicts; one that gave no usable reply is wrong.
+        precision: share of the same among what it accepts; None where it accepts nothing.
+        recall: share of what it accepts among the same; None where none are.
+        auc: area under the ROC curve of its confidence.
+        curve: (recall, precision) at falling thresholds of its confidence.
+        n: pairs.
+        failed: of them without a usable reply.
+    """
+
+    form: str
+    accuracy: Estimate
+    precision: Estimate | None
+    recall: Estimate | None
+    auc: Estimate
+    curve: list[tuple[float, float]]
+    n: int
+    failed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, without the curve."""
+        figures = {name: getattr(self, name) for name in ("accuracy", "precision", "recall", "auc")}
+        return {
+            "form": self.form, "n": self.n, "failed": self.failed,
+            **{name: None if value is None else value.as_dict() for name, value in figures.items()},
+        }  # fmt: skip
 
 
 def candidate_pairs(pairs: Pairs) -> list[Candidate]:
@@ -72,6 +107,45 @@ def judged(judge: LocalChat, templates: Templates, pairs: Sequence[Candidate], *
         same=[None if reply is None else reply.same for reply in said],
         confidence=[odds.get(i, 0.0) for i in range(len(said))],
     )
+
+
+def examine(form: str, verdicts: Judged, same: Sequence[bool], groups: Sequence[str] | None = None) -> Examined:
+    """A judge's figures against the truth.
+
+    Args:
+        form: the form of its questions.
+        verdicts: from `judged`.
+        same: the truth; both kinds of pairs are there.
+        groups: what each pair belongs to, such as its sheet; intervals are over these, the ROC area's over pairs.
+    """
+    labels: Sequence[str] | Sequence[int] = range(len(same)) if groups is None else groups
+    rows = list(zip(verdicts.same, same, labels, strict=True))
+    accepted = [(float(truth), label) for said, truth, label in rows if said]
+    true = [(float(said), label) for said, truth, label in rows if truth and said is not None]
+    confidence, truth = torch.tensor(verdicts.confidence), torch.tensor(list(same))
+    return Examined(
+        form=form,
+        accuracy=bootstrap([float(said == truth) for said, truth, _ in rows], groups=labels),
+        precision=_share(accepted),
+        recall=_share(true),
+        auc=bootstrap_auc(confidence[truth].tolist(), confidence[~truth].tolist()),
+        curve=_curve(confidence, truth),
+        n=len(rows),
+        failed=sum(said is None for said in verdicts.same),
+    )
+
+
+def _share(rows: Sequence[tuple[float, Any]]) -> Estimate | None:
+    return bootstrap([value for value, _ in rows], groups=[label for _, label in rows]) if rows else None
+
+
+def _curve(confidence: torch.Tensor, truth: torch.Tensor) -> list[tuple[float, float]]:
+    order = confidence.argsort(descending=True)
+    right = truth[order].float().cumsum(0)
+    kept = torch.arange(1, len(truth) + 1)
+    places = torch.linspace(0, len(truth) - 1, min(_CURVE_POINTS, len(truth))).round().long()
+    recall, precision = right / right[-1], right / kept
+    return [(round(recall[i].item(), 4), round(precision[i].item(), 4)) for i in places]
 
 
 def best_threshold(confidence: Sequence[float], same: Sequence[bool]) -> float:

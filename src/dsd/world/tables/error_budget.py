@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -21,7 +20,7 @@ from dsd.curate.config import CurateConfig
 from dsd.curate.grids import LAYOUT
 from dsd.curate.templates import Templates
 from dsd.evaluate import plots
-from dsd.evaluate.bootstrap import Estimate, bootstrap, bootstrap_auc
+from dsd.evaluate.bootstrap import Estimate, bootstrap
 from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.report import Section
 from dsd.evaluate.tables import markdown
@@ -29,12 +28,11 @@ from dsd.files import write_atomic
 from dsd.frames import MalformedSheet
 from dsd.images import to_pil
 from dsd.world.demo_data import judged_pairs
-from dsd.world.judge_quality import candidate_pairs, judged
+from dsd.world.judge_quality import Examined, candidate_pairs, examine, judged
 from dsd.world.recipes.vlm_data import equal_word_pairs
 from dsd.world.sheets import draw_sheets
 from dsd.world.teacher_quality import CONSISTENT, pair_scale, panel_agreement
 
-_CURVE_POINTS = 101
 _DECODED_AT_ONCE = 32
 
 
@@ -71,27 +69,6 @@ class Figure:
         """The mean of (value, sheet) rows."""
         values, groups = [value for value, _ in rows], [group for _, group in rows]
         return cls(name=name, value=bootstrap(values, groups=groups), n=len(rows))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Examined:
-    """What became of a judge on pairs whose truth is known.
-
-    Attributes:
-        form: with chain of thought or direct.
-        accuracy, precision, recall: at the judge's own threshold, with intervals over pairs.
-        auc: area under the ROC curve of its confidence, with its interval.
-        curve: (recall, precision) at falling thresholds of its confidence.
-        n: pairs.
-    """
-
-    form: str
-    accuracy: Estimate
-    precision: Estimate
-    recall: Estimate
-    auc: Estimate
-    curve: list[tuple[float, float]]
-    n: int
 
 
 def candidates(dataset: Path, encoder: ImageEncoder) -> list[Candidate]:
@@ -159,33 +136,9 @@ def examine_judge(config: CurateConfig, pairs: int) -> list[Examined]:
     judge, templates = LocalChat(config.judge), Templates.load(config.templates)
     asked = candidate_pairs(drawn)
     return [
-        _examined(form, judged(judge, templates, asked, chain_of_thought=thinks), drawn.same)
+        examine(form, judged(judge, templates, asked, chain_of_thought=thinks), drawn.same)
         for form, thinks in (("chain of thought", True), ("direct", False))
     ]
-
-
-def _examined(form: str, verdicts: Any, same: Sequence[bool]) -> Examined:
-    answered = [(said, truth) for said, truth in zip(verdicts.same, same, strict=True) if said is not None]
-    confidence = torch.tensor(verdicts.confidence)
-    truth = torch.tensor(list(same))
-    return Examined(
-        form=form,
-        accuracy=bootstrap([float(said == t) for said, t in zip(verdicts.same, same, strict=True)]),
-        precision=bootstrap([float(t) for said, t in answered if said]),
-        recall=bootstrap([float(said) for said, t in answered if t]),
-        auc=bootstrap_auc(confidence[truth].tolist(), confidence[~truth].tolist()),
-        curve=_curve(confidence, truth),
-        n=len(same),
-    )
-
-
-def _curve(confidence: torch.Tensor, truth: torch.Tensor) -> list[tuple[float, float]]:
-    order = confidence.argsort(descending=True)
-    right = truth[order].float().cumsum(0)
-    kept = torch.arange(1, len(truth) + 1)
-    places = torch.linspace(0, len(truth) - 1, min(_CURVE_POINTS, len(truth))).round().long()
-    recall, precision = right / right[-1], right / kept
-    return [(round(recall[i].item(), 4), round(precision[i].item(), 4)) for i in places]
 
 
 def write(
@@ -202,18 +155,13 @@ def write(
     """
     rows = [{"stage": f.name, "metric": "identity", **_as_dict(f, seed)} for f in found]
     write_atomic(folder / "stages.json", json.dumps(rows, indent=2) + "\n")
-    forms = [
-        {
-            "form": e.form, "n": e.n, "curve": e.curve,
-            **{name: getattr(e, name).as_dict() for name in ("accuracy", "precision", "recall", "auc")},
-        }
-        for e in examined
-    ]  # fmt: skip
+    forms = [{**e.as_dict(), "curve": e.curve} for e in examined]
     shares = {f.name: _as_dict(f, seed) for f in met}
     write_atomic(folder / "judge.json", json.dumps({"forms": forms, "candidates": shares}, indent=2) + "\n")
     points = [
-        f"<p>{e.form}: accuracy {e.accuracy}, precision {e.precision}, recall {e.recall}, area under the ROC curve "
-        f"{e.auc}, {e.n} pairs.</p>"
+        f"<p>{e.form}: accuracy {e.accuracy}, precision {e.precision or 'undefined'}, "
+        f"recall {e.recall or 'undefined'}, area under the ROC curve {e.auc}, {e.n} pairs, {e.failed} without a usable "
+        "reply.</p>"
         for e in examined
     ]
     lines = "".join(f"<p>{f.name}: {f.value}, {f.n} pairs.</p>" for f in met)
@@ -236,10 +184,17 @@ def write(
 
 def as_markdown(found: Sequence[Figure], met: Sequence[Figure], examined: Sequence[Examined], seed: int) -> str:
     """Three small tables; arguments as in `write`."""
-    forms = [[e.form, *map(str, (e.accuracy, e.precision, e.recall, e.auc, e.n, seed))] for e in examined]
+    forms = [
+        [
+            e.form,
+            *(str(x or "undefined") for x in (e.accuracy, e.precision, e.recall, e.auc)),
+            *map(str, (e.n, e.failed, seed)),
+        ]
+        for e in examined
+    ]
     tables = [
         markdown(["pairs", "identity", "n", "seeds"], _cells(found, seed)),
-        markdown(["judge", "accuracy", "precision", "recall", "ROC area", "n", "seeds"], forms),
+        markdown(["judge", "accuracy", "precision", "recall", "ROC area", "n", "no reply", "seeds"], forms),
         markdown(["the judge on what it met, by tiny-dino", "share", "n", "seeds"], _cells(met, seed)),
     ]
     return "\n".join(tables)
