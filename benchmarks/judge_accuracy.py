@@ -26,8 +26,8 @@ from dsd.curate.templates import Templates
 from dsd.evaluate.bootstrap import bootstrap, bootstrap_auc
 from dsd.evaluate.encoders import ImageEncoder
 from dsd.world.details import PARTS
+from dsd.world.examined_pairs import equal_word_pairs, one_part_pairs
 from dsd.world.judge_quality import Judged, candidate_pairs, examine, judged, pair_of
-from dsd.world.recipes.vlm_data import equal_word_pairs, one_part_pairs
 from dsd.world.sheets import describe_sheets
 from dsd.world.teacher_quality import CONSISTENT, pair_scale, panel_agreement, teacher_sheets
 

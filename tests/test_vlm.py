@@ -16,11 +16,12 @@ from dsd.models import resolve
 from dsd.world.captions import panel_captions, subject_phrases
 from dsd.world.details import HUES, PARTS, detail_phrases, differences, hue_bin, measures
 from dsd.world.draw import draw_panels
+from dsd.world.examined_pairs import equal_word_pairs
 from dsd.world.individuals import PLACES, color_word, drifted, sample_individuals, sample_scenes, strangers
 from dsd.world.recipes import judge, redrawn
 from dsd.world.recipes.vlm import VlmTask, messages
 from dsd.world.recipes.vlm_captions import PANELS, inspiration
-from dsd.world.recipes.vlm_data import FAMILY, IGNORED, Writer, description, equal_word_pairs, families, verdicts
+from dsd.world.recipes.vlm_data import FAMILY, IGNORED, Writer, description, families, verdicts
 from dsd.world.recipes.vlm_model import TOKENS_PER_IMAGE, new_processor
 
 

@@ -36,6 +36,16 @@ TOPS = {"mug": "handle", "lamp": "shade", "car": "cabin"}
 KNOBS = {"mug": "drink", "lamp": "knob", "car": "wheels"}
 PARTS = ("colour", "second colour", "pattern", "build", "top", "eyes", "accessory")
 """What a comparison goes through, in this order; ``top`` is ears, handle, shade or cabin, ``eyes`` also wheels."""
+FIELDS_OF_PARTS = (
+    ("hue", "saturation", "value"),
+    ("second_hue", "second_saturation", "second_value"),
+    ("pattern", "angle", "frequency"),
+    ("width",),
+    ("ears",),
+    ("eye_hue", "eye_size"),
+    ("accessory", "accessory_hue"),
+)
+"""Fields of `Individuals` that decide each of `PARTS`."""
 
 
 def hue_bin(hue: Float[Tensor, " n"]) -> Int[Tensor, " n"]:

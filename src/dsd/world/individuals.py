@@ -7,11 +7,12 @@ parameters are a counter-based hash of ``(split, i)``, so nothing is stored and 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Split = Literal["training", "validation", "evaluation"]
@@ -236,6 +237,14 @@ def drifted(individuals: Individuals, split: Split, index: Int[Tensor, "n"], sha
         for i, f in enumerate(dataclasses.fields(Individuals))
     }
     return Individuals(**mixed)
+
+
+def blend(choices: Sequence[tuple[Bool[Tensor, "n"], Individuals]], otherwise: Individuals) -> Individuals:
+    """Row by row the last of the choices whose mask holds there, else ``otherwise``."""
+    values = {f.name: getattr(otherwise, f.name) for f in dataclasses.fields(Individuals)}
+    for mask, individuals in choices:
+        values = {name: torch.where(mask, getattr(individuals, name), value) for name, value in values.items()}
+    return Individuals(**values)
 
 
 def sample_scenes(split: Split, index: Int[Tensor, "n"]) -> Scenes:

@@ -1,7 +1,7 @@
 """How far a judge can be trusted: its verdicts and its confidence on drawn pairs, where the world knows the truth.
 
-Confidence is the log-odds of the verdict after the judge's own reasons. It gives the curve of true and false
-acceptances, and the point on it at which tiny-vlm is set to decide.
+Confidence is the log-odds of the verdict after the judge's own reasons; a threshold on it that falls gives the curve of
+precision and recall.
 """
 
 from __future__ import annotations
@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, GenerationConfig
 
 from dsd.chat.local import LocalChat
 from dsd.curate.judge import Candidate, questions
@@ -24,10 +22,8 @@ from dsd.curate.templates import Templates
 from dsd.data.records import Description, Panel
 from dsd.evaluate.bootstrap import Estimate, bootstrap, bootstrap_auc
 from dsd.images import to_pil
-from dsd.world.recipes.vlm_data import Pairs
+from dsd.world.examined_pairs import Pairs
 
-_BIASED = {True: '", "same": true}', False: '{"same": true}'}
-"""The token of tiny-vlm that accepts a pair, with chain of thought and without."""
 _CURVE_POINTS = 101
 
 
@@ -146,44 +142,3 @@ def _curve(confidence: torch.Tensor, truth: torch.Tensor) -> list[tuple[float, f
     places = torch.linspace(0, len(truth) - 1, min(_CURVE_POINTS, len(truth))).round().long()
     recall, precision = right / right[-1], right / kept
     return [(round(recall[i].item(), 4), round(precision[i].item(), 4)) for i in places]
-
-
-def best_threshold(confidence: Sequence[float], same: Sequence[bool]) -> float:
-    """The confidence from which on accepting is right most often; of equal ones the one in the middle."""
-    order = torch.tensor(confidence).argsort()
-    scores, truth = torch.tensor(confidence)[order], torch.tensor(same)[order].float()
-    refused_right = torch.cat([torch.zeros(1), (1 - truth).cumsum(0)])
-    accepted_right = truth.sum() - torch.cat([torch.zeros(1), truth.cumsum(0)])
-    right = refused_right + accepted_right
-    best = (right == right.max()).nonzero().flatten()
-    cut = int(best[len(best) // 2])
-    edges = torch.cat([scores[:1] - 1, scores, scores[-1:] + 1])
-    return float((edges[cut] + edges[cut + 1]) / 2)
-
-
-def calibrate(folder: Path, pairs: Pairs) -> dict[str, float]:
-    """Sets tiny-vlm's decisions to the threshold that is right most often on these pairs, in both forms.
-
-    The threshold is written into the model's ``generation_config.json``, as a bias on the token that accepts, so every
-    program that generates with the folder decides alike. Calibrating again changes nothing.
-
-    Args:
-        folder: of tiny-vlm.
-        pairs: held out, so that the judge has not learnt them.
-
-    Returns:
-        The biases by form.
-    """
-    judge, templates = LocalChat(str(folder)), Templates.load("compact")
-    asked = candidate_pairs(pairs)
-    biases = {}
-    for chain_of_thought, token in _BIASED.items():
-        found = judged(judge, templates, asked, chain_of_thought=chain_of_thought)
-        biases[token] = -best_threshold(found.confidence, pairs.same)
-    config = GenerationConfig.from_pretrained(folder)
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    config.sequence_bias = [
-        [[tokenizer.convert_tokens_to_ids(token)], round(bias, 3)] for token, bias in biases.items()
-    ]
-    config.save_pretrained(folder)
-    return {"bias_chain_of_thought": biases[_BIASED[True]], "bias_direct": biases[_BIASED[False]]}

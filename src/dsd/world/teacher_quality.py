@@ -16,8 +16,8 @@ from dsd.data.records import Grid, GridPrompt, Model
 from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.metrics.identity import IdentityScale
 from dsd.images import to_pil
+from dsd.world.examined_pairs import equal_word_pairs
 from dsd.world.individuals import Split
-from dsd.world.recipes.vlm_data import equal_word_pairs
 
 CONSISTENT = 0.5
 """Identity, on the scale from a stranger (0) to the same individual (1), above which two panels show the same one."""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
+from dsd.world.examined_pairs import Pairs
 from dsd.world.recipes.redrawn import AS_FAR_AS_SHEETS, RedrawnFamilies
 from dsd.world.recipes.siblings import trained
 from dsd.world.recipes.vlm import FURTHER, VlmTask
-from dsd.world.recipes.vlm_data import Pairs
 
 _FAMILIES, _HELD_FAMILIES = 1024, 256
 _CALIBRATION_FAMILIES = 512

@@ -22,8 +22,9 @@ from dsd.log import progress
 from dsd.train.loop import step_generator
 from dsd.world.captions import PANEL_TEXT_TOKENS, panel_captions
 from dsd.world.draw import PANEL_SIZE, draw_panels
+from dsd.world.examined_pairs import Pairs
 from dsd.world.individuals import Individuals, Scenes, Split
-from dsd.world.recipes.vlm_data import FAMILY, OTHER_PAIRS, SAME_PAIRS, Pairs, families
+from dsd.world.recipes.vlm_data import FAMILY, OTHER_PAIRS, SAME_PAIRS, families
 
 _STRENGTHS = (0.05, 0.45)
 """Shares of the way to pure noise, from slightly different to as different as a hard look still tells apart."""

@@ -25,8 +25,9 @@ from dsd.train.optim import MuonAndAdamW
 from dsd.world.captions import panel_captions
 from dsd.world.details import detail_phrases, measures
 from dsd.world.draw import draw_panels
+from dsd.world.examined_pairs import Pairs, equal_word_pairs
 from dsd.world.individuals import Individuals, Scenes, sample_individuals, sample_scenes, uniforms
-from dsd.world.judge_quality import calibrate
+from dsd.world.recipes.calibration import calibrate
 from dsd.world.recipes.redrawn import RedrawnFamilies
 from dsd.world.recipes.soften import softened
 from dsd.world.recipes.vlm_captions import PANELS, inspiration
@@ -36,11 +37,9 @@ from dsd.world.recipes.vlm_data import (
     OTHER_PAIRS,
     SAME_PAIRS,
     Conversations,
-    Pairs,
     Writer,
     description,
     direct_verdicts,
-    equal_word_pairs,
     families,
     from_token_on,
     misread,

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LlavaProcessor
 
 from dsd.world.captions import panel_captions, subject_phrases
 from dsd.world.details import (
+    FIELDS_OF_PARTS,
     FREQUENCIES,
     NEXT_PARTS,
     NOTHING,
@@ -30,7 +31,6 @@ from dsd.world.details import (
     detail_phrases,
     differences,
 )
-from dsd.world.draw import draw_panels
 from dsd.world.individuals import (
     ACCESSORIES,
     COLORS,
@@ -39,6 +39,7 @@ from dsd.world.individuals import (
     Individuals,
     Scenes,
     Split,
+    blend,
     color_word,
     drifted,
     sample_individuals,
@@ -52,25 +53,8 @@ FAMILY = 4
 SAME_PAIRS, OTHER_PAIRS = ((0, 1), (3, 2)), ((0, 2), (3, 1))
 _OTHER_STREAM, _TOLERANCE_STREAM, _MIXED_STREAM = 21, 22, 24
 _STRANGER_SHARE, _DRIFTED_SHARE, _ONE_WORD_SHARE, _MIXED_SHARE = 0.3, 0.25, 0.1, 0.25
-_FIELDS_OF_PARTS = (
-    ("hue", "saturation", "value"),
-    ("second_hue", "second_saturation", "second_value"),
-    ("pattern", "angle", "frequency"),
-    ("width",),
-    ("ears",),
-    ("eye_hue", "eye_size"),
-    ("accessory", "accessory_hue"),
-)
 _TOLERANCE = 0.06
 IGNORED = -100
-
-
-def _blend(choices: Sequence[tuple[Bool[Tensor, " n"], Individuals]], otherwise: Individuals) -> Individuals:
-    names = [f.name for f in dataclasses.fields(Individuals)]
-    values = {name: getattr(otherwise, name) for name in names}
-    for mask, individuals in choices:
-        values = {name: torch.where(mask, getattr(individuals, name), value) for name, value in values.items()}
-    return Individuals(**values)
 
 
 def _one_word_changed(who: Individuals, u: Float[Tensor, "n 4"]) -> Individuals:
@@ -93,7 +77,7 @@ def _mixed(one: Individuals, other: Individuals, u: Float[Tensor, "n 8"]) -> Ind
     swapped |= torch.arange(len(PARTS), device=u.device) == (u[:, -1:] * len(PARTS)).long()
     changes = {
         name: torch.where(swapped[:, part], getattr(other, name), getattr(one, name))
-        for part, names in enumerate(_FIELDS_OF_PARTS)
+        for part, names in enumerate(FIELDS_OF_PARTS)
         for name in names
     }
     return dataclasses.replace(one, **changes)
@@ -136,7 +120,7 @@ def families(split: Split, index: Int[Tensor, " n"]) -> tuple[Individuals, Scene
     stranger = strangers(one, split, index)
     mixed = _mixed(one, stranger, uniforms(number, _MIXED_STREAM, index, len(PARTS) + 1))
     choices = (stranger, drifted(one, split, index), _one_word_changed(one, u[:, 1:]), mixed)
-    other = _blend([(kinds == i, c) for i, c in enumerate(choices)], sample_individuals(split, index + (1 << 40)))
+    other = blend([(kinds == i, c) for i, c in enumerate(choices)], sample_individuals(split, index + (1 << 40)))
     both = Individuals(
         **{
             f.name: torch.stack([getattr(one, f.name), getattr(other, f.name)], 1).repeat_interleave(2, 1).flatten()
@@ -146,7 +130,7 @@ def families(split: Split, index: Int[Tensor, " n"]) -> tuple[Individuals, Scene
     panels = (index[:, None] * FAMILY + torch.arange(FAMILY, device=index.device)).flatten()
     moved = (panels % 2 == 1) & (u[:, 4].repeat_interleave(FAMILY) < 0.5)
     shaken = within_tolerance(both, uniforms(number, _TOLERANCE_STREAM, panels, 10))
-    return _blend([(moved, shaken)], both), sample_scenes(split, panels)
+    return blend([(moved, shaken)], both), sample_scenes(split, panels)
 
 
 def description(individuals: Individuals, scenes: Scenes) -> list[str]:
@@ -314,52 +298,3 @@ def from_token_on(talk: Conversations, token: int) -> Conversations:
     """The same rows, learning only what follows a token of the reply."""
     reached = (talk.labels == token).cumsum(1) > 0
     return Conversations(ids=talk.ids, labels=torch.where(reached, talk.labels, IGNORED), images=talk.images)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pairs:
-    """Drawn pairs to test a judge on.
-
-    Attributes:
-        first, second: images in [-1, 1].
-        same: whether both show one individual.
-    """
-
-    first: Float[Tensor, "n 3 h w"]
-    second: Float[Tensor, "n 3 h w"]
-    same: list[bool]
-
-
-def equal_word_pairs(split: Split, index: Int[Tensor, " n"], other: str = "stranger") -> Pairs:
-    """Pairs whose captions name the same subject: even numbers the same individual twice, odd ones two.
-
-    Args:
-        split: whose individuals.
-        index: numbers of the pairs.
-        other: whom odd pairs show second: a ``stranger`` or a ``drifted`` copy (see `dsd.world.individuals`).
-    """
-    one = sample_individuals(split, index)
-    two = (strangers if other == "stranger" else drifted)(one, split, index)
-    same = index % 2 == 0
-    second = _blend([(same, one)], two)
-    scenes = [sample_scenes(split, 2 * index + k) for k in (0, 1)]
-    return Pairs(
-        first=draw_panels(one, scenes[0]), second=draw_panels(second, scenes[1]), same=[bool(s) for s in same.tolist()]
-    )
-
-
-def one_part_pairs(split: Split, index: Int[Tensor, " n"], part: str) -> Pairs:
-    """Pairs of an individual and a copy that differs, visibly, in one of `PARTS` alone; their captions are the same.
-
-    Args:
-        split: whose individuals.
-        index: numbers of the individuals; those whose stranger looks the same in this part are left out.
-        part: of `PARTS`.
-    """
-    one, number = sample_individuals(split, index), PARTS.index(part)
-    stranger = strangers(one, split, index)
-    two = dataclasses.replace(one, **{name: getattr(stranger, name) for name in _FIELDS_OF_PARTS[number]})
-    rows = differences(one, two)[:, number]
-    one, two, index = one.take(rows), two.take(rows), index[rows]
-    first, second = (draw_panels(w, sample_scenes(split, 2 * index + k)) for k, w in enumerate((one, two)))
-    return Pairs(first=first, second=second, same=[False] * len(index))

@@ -28,8 +28,8 @@ from dsd.files import write_atomic
 from dsd.frames import MalformedSheet
 from dsd.images import to_pil
 from dsd.world.demo_data import judged_pairs
+from dsd.world.examined_pairs import equal_word_pairs
 from dsd.world.judge_quality import Examined, candidate_pairs, examine, judged
-from dsd.world.recipes.vlm_data import equal_word_pairs
 from dsd.world.sheets import draw_sheets
 from dsd.world.teacher_quality import CONSISTENT, pair_scale, panel_agreement
 
