@@ -14,11 +14,12 @@ from PIL import Image
 from dsd.baselines.copy import CopyReference
 from dsd.cli.main import main
 from dsd.curate.config import CurateConfig
-from dsd.data.pairs import PairRows
+from dsd.data.pairs import PairRows, ids_of
 from dsd.data.records import Model, Pair, Reject, content_id
 from dsd.data.store import DatasetWriter
 from dsd.errors import UserError
 from dsd.evaluate.claims import Claim
+from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.measure import QUALITIES
 from dsd.world.tables import side_by_side
 from dsd.world.tables.config import Row, TablesConfig, ablation_rows, budget_rows, main_rows, quick
@@ -26,6 +27,7 @@ from dsd.world.tables.error_budget import examine_judge
 from dsd.world.tables.ingredients import Ingredients, prior_prompts
 from dsd.world.tables.results import write_results
 from dsd.world.tables.table import TABLES, make_table
+from dsd.world.teacher_quality import CONSISTENT, pair_scale
 
 SMALL = dataclasses.replace(quick(), subjects=3, steps=1, face_steps=1)
 ROWS = [
@@ -141,7 +143,7 @@ def test_several_processes_draw_the_same_table(small_table: None, tmp_path: Path
 def test_rows_that_share_a_training_share_its_folder() -> None:
     config = TablesConfig()
     ingredients = Ingredients(config, Path("nowhere"))
-    assert {row.source for row in budget_rows(config)} == {"judged", "drawn", "oracle", "unjudged"}
+    assert {row.source for row in budget_rows(config)} == {"judged", "drawn", "oracle", "alike", "unjudged"}
     full = next(row for row in ablation_rows(config) if row.name == "full")
     judged = next(row for row in budget_rows(config) if row.name == "the teacher's, judged by tiny-vlm")
     assert ingredients.key(full, config.ablation_train) == ingredients.key(judged, config.ablation_train)
@@ -150,6 +152,21 @@ def test_rows_that_share_a_training_share_its_folder() -> None:
     assert {"dreambooth", "ip-adapter", "instantid", "controlnet", "textual-inversion"} <= {
         row.name for row in main_rows(config)
     }
+
+
+def test_an_ideal_judge_takes_what_is_alike_be_it_kept_or_refused(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingredients, encoder = Ingredients(SMALL, tmp_path), ImageEncoder()
+    monkeypatch.setattr(ingredients, "dataset", lambda source: dataset)
+    first, second = (encoder.pooled([tiny.picture(seed=seed) for seed in seeds]) for seeds in ((0, 4, 0), (1, 5, 2)))
+    cosines = (first * second).sum(1)
+    panels = [("p0", "p1"), ("p4", "p5"), ("p0", "p2")]
+    best = {content_id("pair", *panels[int(cosines.argmax())][::order]) for order in (1, -1)}
+    assert set(ids_of(ingredients.pairs("alike", 2))) == best
+    identities = pair_scale(encoder).of_cosines(cosines).tolist()
+    same = [pair for pair, identity in zip(panels, identities, strict=True) if identity >= CONSISTENT]
+    assert len(ids_of(ingredients.pairs("oracle", None))) == 2 * len(same)
 
 
 def test_prior_pictures_show_all_kinds_in_scenes() -> None:

@@ -9,9 +9,9 @@ from dsd.curate.config import CurateConfig
 from dsd.errors import UserError
 from dsd.train.config import TrainConfig
 
-Source = Literal["judged", "unjudged", "direct", "themes", "oracle", "drawn"]
+Source = Literal["judged", "unjudged", "direct", "themes", "oracle", "alike", "drawn"]
 """What a method is trained on: pairs that the judge kept; all candidates; what a direct verdict kept; what was kept of
-sheets with four themes; what tiny-dino finds the same; pairs that the world draws."""
+sheets with four themes; what tiny-dino finds the same; what it finds the most alike; pairs that the world draws."""
 
 
 _SCALES: dict[str, tuple[float, float]] = dict.fromkeys(
@@ -146,6 +146,7 @@ def budget_rows(config: TablesConfig) -> list[Row]:
         Row(name="truth through the autoencoder", method="truth-decoded", varies=False),
         Row(name="pairs that the world draws", method="student", source="drawn", pairs=count),
         Row(name="the teacher's, judged by tiny-dino", method="student", source="oracle", pairs=count),
+        Row(name="the teacher's, the most alike by tiny-dino", method="student", source="alike", pairs=count),
         Row(name="the teacher's, judged by tiny-vlm", method="student", source="judged", pairs=count),
         Row(name="the teacher's, not judged", method="student", source="unjudged", pairs=count),
         Row(

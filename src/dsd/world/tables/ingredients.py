@@ -129,8 +129,9 @@ class Ingredients:
         cache = self.out / "data" / "rows"
         if source == "drawn":
             return drawn_pairs(limit or self.config.ablation_pairs, FIRST_CAPTION)
-        if source == "oracle":
-            return PairRows(self.dataset("judged"), cache, refused=DIFFERENT, only=self._oracle, limit=limit)
+        if source in ("oracle", "alike"):
+            ids = self._same if source == "oracle" else self._most_alike(limit)
+            return PairRows(self.dataset("judged"), cache, refused=DIFFERENT, only=ids, limit=limit)
         refused = DIFFERENT if source == "unjudged" else None
         return PairRows(self.dataset(source), cache, refused=refused, limit=limit)
 
@@ -154,18 +155,28 @@ class Ingredients:
         entry = registry.METHODS.get(row.method)
         return entry is not None and entry.trained
 
+    @property
+    def _same(self) -> set[str]:
+        """Ids of candidates whose two panels tiny-dino finds the same."""
+        return {name for name, identity in self._identities.items() if identity >= CONSISTENT}
+
+    def _most_alike(self, limit: int | None) -> set[str]:
+        """Ids of the candidates whose two panels tiny-dino finds the most alike."""
+        ranked = sorted(self._identities.items(), key=lambda item: -item[1])
+        return {name for name, _ in ranked[:limit]}
+
     @cached_property
-    def _oracle(self) -> set[str]:
-        """Ids of candidates whose two panels tiny-dino, which no model of the loop has ever seen, finds the same."""
+    def _identities(self) -> dict[str, float]:
+        """Identity of the two panels of every candidate by tiny-dino, which no model of the loop has ever seen."""
         rows = PairRows(self.dataset("judged"), self.out / "data" / "rows", refused=DIFFERENT)
         encoder = ImageEncoder()
-        scale, same = pair_scale(encoder), set()
+        scale, identities = pair_scale(encoder), {}
         for start in range(0, len(rows), _COMPARED_AT_ONCE):
             pairs = rows[start : start + _COMPARED_AT_ONCE]
             first, second = (encoder.pooled([getattr(p, name) for p in pairs]) for name in ("reference", "target"))
-            identity = scale.of_cosines((first * second).sum(1)).tolist()
-            same |= {pair.id for pair, found in zip(pairs, identity, strict=True) if found >= CONSISTENT}
-        return same
+            found = scale.of_cosines((first * second).sum(1)).tolist()
+            identities |= {pair.id: identity for pair, identity in zip(pairs, found, strict=True)}
+        return identities
 
 
 def prior_prompts() -> tuple[str, ...]:

@@ -82,6 +82,11 @@ BUDGET = (
         "the teacher's drift and crops lose identity",
         "the teacher's, judged by tiny-dino", "pairs that the world draws",
     ),
+    Claim(
+        text="a judge that keeps the most alike gains identity",
+        method="the teacher's, the most alike by tiny-dino", against="the teacher's, judged by tiny-vlm",
+        metric="identity",
+    ),
     _loses(
         "the judge's errors lose identity",
         "the teacher's, judged by tiny-vlm", "the teacher's, judged by tiny-dino",
