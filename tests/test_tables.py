@@ -21,13 +21,14 @@ from dsd.errors import UserError
 from dsd.evaluate.claims import Claim
 from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.measure import QUALITIES
+from dsd.evaluate.metrics.identity import IdentityScale
 from dsd.world.tables import side_by_side
 from dsd.world.tables.config import Row, TablesConfig, ablation_rows, budget_rows, main_rows, quick
 from dsd.world.tables.error_budget import examine_judge
 from dsd.world.tables.ingredients import Ingredients, prior_prompts
 from dsd.world.tables.results import write_results
 from dsd.world.tables.table import TABLES, make_table
-from dsd.world.teacher_quality import CONSISTENT, pair_scale
+from dsd.world.teacher_quality import CONSISTENT
 
 SMALL = dataclasses.replace(quick(), subjects=3, steps=1, face_steps=1)
 ROWS = [
@@ -157,15 +158,17 @@ def test_rows_that_share_a_training_share_its_folder() -> None:
 def test_an_ideal_judge_takes_what_is_alike_be_it_kept_or_refused(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ingredients, encoder = Ingredients(SMALL, tmp_path), ImageEncoder()
+    ingredients, encoder, scale = Ingredients(SMALL, tmp_path), ImageEncoder(), IdentityScale(stranger=0.1, same=0.6)
     monkeypatch.setattr(ingredients, "dataset", lambda source: dataset)
+    monkeypatch.setattr("dsd.world.tables.ingredients.pair_scale", lambda encoder: scale)
     first, second = (encoder.pooled([tiny.picture(seed=seed) for seed in seeds]) for seeds in ((0, 4, 0), (1, 5, 2)))
     cosines = (first * second).sum(1)
     panels = [("p0", "p1"), ("p4", "p5"), ("p0", "p2")]
     best = {content_id("pair", *panels[int(cosines.argmax())][::order]) for order in (1, -1)}
     assert set(ids_of(ingredients.pairs("alike", 2))) == best
-    identities = pair_scale(encoder).of_cosines(cosines).tolist()
+    identities = scale.of_cosines(cosines).tolist()
     same = [pair for pair, identity in zip(panels, identities, strict=True) if identity >= CONSISTENT]
+    assert 0 < len(same) < len(panels)
     assert len(ids_of(ingredients.pairs("oracle", None))) == 2 * len(same)
 
 
