@@ -36,13 +36,13 @@ class Model:
     def load(self) -> FluxTwoFramePipeline:
         """Loads the pipeline, on a GPU in bfloat16 where there is one."""
         import torch
-        from diffusers.utils.logging import disable_progress_bar
 
         from dsd.backbones.adapter import load_metadata
         from dsd.generate.pipeline import FluxTwoFramePipeline
+        from dsd.log import quiet_libraries
         from dsd.models import resolve
 
-        disable_progress_bar()
+        quiet_libraries()
         base = self.base or load_metadata(resolve(self.adapter)).base
         on_gpu = torch.cuda.is_available()
         pipeline = FluxTwoFramePipeline.from_pretrained(

@@ -178,6 +178,9 @@ def _plan_of(command: Table, name: str) -> list[str]:
 
 
 def run(command: Command) -> None:
+    from dsd.log import quiet_libraries
+
+    quiet_libraries()
     if isinstance(command, Table):
         _table(command)
     elif isinstance(command, DreamBench):
@@ -292,11 +295,9 @@ def _methods(command: Compared, adapters: Sequence[str], out: Path) -> Iterator[
     from dsd.baselines.protocol import Drawing
     from dsd.baselines.setting import Setting
     from dsd.data.pairs import PairRows
-    from dsd.log import quiet_libraries
     from dsd.models import resolve
     from dsd.train.config import TrainConfig
 
-    quiet_libraries()
     for method in command.methods:  # before anything is drawn
         registry.entry_of(method.partition("=")[0])
     metadata, device = load_metadata(resolve(adapters[0])), _device()

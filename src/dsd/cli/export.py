@@ -40,15 +40,14 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 def run(command: Export) -> None:
-    from diffusers.utils.logging import disable_progress_bar
-
     from dsd.backbones.adapter import WEIGHTS_FILE, apply_adapter, is_full, load_metadata
     from dsd.backbones.registry import load_backbone
     from dsd.errors import UserError
     from dsd.files import atomic_folder
+    from dsd.log import quiet_libraries
     from dsd.models import resolve
 
-    disable_progress_bar()
+    quiet_libraries()
     folder = Path(resolve(command.adapter))
     metadata = load_metadata(folder)
     if command.form == "control-lora":

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from diffusers.utils.logging import disable_progress_bar as disable_diffusers_progress_bar
-from transformers.utils.logging import disable_progress_bar
 
 from dsd.chat.protocol import ChatModel
 from dsd.chat.registry import load_chat
@@ -30,7 +28,7 @@ from dsd.data.records import Caption
 from dsd.data.store import FUNNEL, MANIFEST, DatasetWriter
 from dsd.errors import UserError
 from dsd.files import make_folder, write_atomic
-from dsd.log import console, progress
+from dsd.log import console, progress, quiet_libraries
 
 CONFIG = "config.json"
 SOURCES = "sources.json"
@@ -134,8 +132,7 @@ def _work(units: Sequence[Unit], total: int, config: CurateConfig, models: Model
 
 
 def _load(config: CurateConfig) -> Models:
-    disable_progress_bar()  # of loading; there is one of our own
-    disable_diffusers_progress_bar()
+    quiet_libraries()
     templates = Templates.load(config.templates)
     chat: ChatModel = load_chat(config.chat, batch_size=config.chat_batch)
     judge = chat if config.judge == config.chat else load_chat(config.judge, batch_size=config.chat_batch)
