@@ -10,7 +10,7 @@ from dsd.train.config import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Settings of the demo. The defaults take about ten minutes on two CPU cores.
+    """Settings of the demo. The defaults take about eight minutes on two CPU cores.
 
     Attributes:
         curate: phases 1 and 2; its captions are written by the demo itself.
@@ -26,9 +26,9 @@ class DemoConfig:
     """
 
     curate: CurateConfig = field(default_factory=CurateConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=420))
     shipped_student: str | None = "embedded:tiny-student"
-    subjects: int = 48
+    subjects: int = 32
     steps: int = 16
     text_scale: float = 1.5
     image_scale: float = 1.5
