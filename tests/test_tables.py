@@ -160,7 +160,7 @@ def test_an_ideal_judge_takes_what_is_alike_be_it_kept_or_refused(
 ) -> None:
     ingredients, encoder, scale = Ingredients(SMALL, tmp_path), ImageEncoder(), IdentityScale(stranger=0.1, same=0.6)
     monkeypatch.setattr(ingredients, "dataset", lambda source: dataset)
-    monkeypatch.setattr("dsd.world.tables.ingredients.pair_scale", lambda encoder: scale)
+    monkeypatch.setattr("dsd.world.tables.candidates.pair_scale", lambda encoder: scale)
     first, second = (encoder.pooled([tiny.picture(seed=seed) for seed in seeds]) for seeds in ((0, 4, 0), (1, 5, 2)))
     cosines = (first * second).sum(1)
     panels = [("p0", "p1"), ("p4", "p5"), ("p0", "p2")]
@@ -170,6 +170,10 @@ def test_an_ideal_judge_takes_what_is_alike_be_it_kept_or_refused(
     same = [pair for pair, identity in zip(panels, identities, strict=True) if identity >= CONSISTENT]
     assert 0 < len(same) < len(panels)
     assert len(ids_of(ingredients.pairs("oracle", None))) == 2 * len(same)
+    kept = PairRows(dataset, tmp_path / "cache").ids
+    assert len(ingredients.candidates) == len(panels), "each of them once"
+    assert all(len(one.ids) == 2 and one.kept == (one.ids[0] in kept) for one in ingredients.candidates)
+    assert {one.kept for one in ingredients.candidates} == {True, False}
 
 
 def test_prior_pictures_show_all_kinds_in_scenes() -> None:

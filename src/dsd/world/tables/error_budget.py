@@ -27,27 +27,13 @@ from dsd.evaluate.tables import markdown
 from dsd.files import write_atomic
 from dsd.frames import MalformedSheet
 from dsd.images import to_pil
-from dsd.world.demo_data import judged_pairs
 from dsd.world.examined_pairs import equal_word_pairs
 from dsd.world.judge_quality import Examined, candidate_pairs, examine, judged
 from dsd.world.sheets import draw_sheets
-from dsd.world.teacher_quality import CONSISTENT, pair_scale, panel_agreement
+from dsd.world.tables.candidates import Candidate
+from dsd.world.teacher_quality import pair_scale, panel_agreement
 
 _DECODED_AT_ONCE = 32
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A pair that the judge met: its sheet, whether it was kept, and its identity."""
-
-    grid: str
-    kept: bool
-    identity: float
-
-    @property
-    def same(self) -> bool:
-        """Whether both panels show the same one."""
-        return self.identity >= CONSISTENT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,20 +57,12 @@ class Figure:
         return cls(name=name, value=bootstrap(values, groups=groups), n=len(rows))
 
 
-def candidates(dataset: Path, encoder: ImageEncoder) -> list[Candidate]:
-    """Every pair that the judge of a curated dataset met, with its identity by an encoder."""
-    pairs = list(judged_pairs(dataset))
-    first, second = encoder.pooled([p.first for p in pairs]), encoder.pooled([p.second for p in pairs])
-    identity = pair_scale(encoder).of_cosines((first * second).sum(1)).tolist()
-    return [Candidate(p.grid, p.kept, value) for p, value in zip(pairs, identity, strict=True)]
-
-
 def stages(met: Sequence[Candidate], encoder: ImageEncoder, base: str, sheets: int) -> list[Figure]:
     """Identity of pairs from sheets that the world draws to pairs that the judge kept.
 
     Args:
-        met: from `candidates`.
-        encoder: the same.
+        met: by the judge, with identities by the encoder.
+        encoder: of identity.
         base: whose autoencoder the teacher draws through.
         sheets: that the world draws, none of them drifting.
     """

@@ -27,11 +27,10 @@ from dsd.world.captions import panel_captions
 from dsd.world.drawn_pairs import drawn_pairs
 from dsd.world.individuals import sample_individuals, sample_scenes
 from dsd.world.recipes.student import FIRST_CAPTION, write_world_captions
+from dsd.world.tables.candidates import Candidate, candidates
 from dsd.world.tables.config import Row, Source, TablesConfig
-from dsd.world.teacher_quality import CONSISTENT, pair_scale
 from dsd.world.training import train_model
 
-_COMPARED_AT_ONCE = 512
 _PRIORS = 32
 
 
@@ -155,28 +154,20 @@ class Ingredients:
         entry = registry.METHODS.get(row.method)
         return entry is not None and entry.trained
 
+    @cached_property
+    def candidates(self) -> list[Candidate]:
+        """What the judge met, with identities by tiny-dino."""
+        return candidates(self.dataset("judged"), self.out / "data" / "rows", ImageEncoder())
+
     @property
     def _same(self) -> set[str]:
         """Ids of candidates whose two panels tiny-dino finds the same."""
-        return {name for name, identity in self._identities.items() if identity >= CONSISTENT}
+        return {name for candidate in self.candidates if candidate.same for name in candidate.ids}
 
     def _most_alike(self, limit: int | None) -> set[str]:
         """Ids of the candidates whose two panels tiny-dino finds the most alike."""
-        ranked = sorted(self._identities.items(), key=lambda item: -item[1])
-        return {name for name, _ in ranked[:limit]}
-
-    @cached_property
-    def _identities(self) -> dict[str, float]:
-        """Identity of the two panels of every candidate by tiny-dino, which no model of the loop has ever seen."""
-        rows = PairRows(self.dataset("judged"), self.out / "data" / "rows", refused=DIFFERENT)
-        encoder = ImageEncoder()
-        scale, identities = pair_scale(encoder), {}
-        for start in range(0, len(rows), _COMPARED_AT_ONCE):
-            pairs = rows[start : start + _COMPARED_AT_ONCE]
-            first, second = (encoder.pooled([getattr(p, name) for p in pairs]) for name in ("reference", "target"))
-            found = scale.of_cosines((first * second).sum(1)).tolist()
-            identities |= {pair.id: identity for pair, identity in zip(pairs, found, strict=True)}
-        return identities
+        ranked = sorted(self.candidates, key=lambda candidate: -candidate.identity)
+        return set([name for candidate in ranked for name in candidate.ids][:limit])
 
 
 def prior_prompts() -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from dsd.evaluate.claims import PAPER, Claim, Finding
 from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.measure import Scores
 from dsd.files import make_folder, write_atomic
-from dsd.log import console, quiet_libraries
+from dsd.log import console
 from dsd.train.config import TrainConfig
 from dsd.world.tables import error_budget, side_by_side
 from dsd.world.tables.config import Row, TablesConfig, ablation_rows, budget_rows, main_rows
@@ -104,9 +104,8 @@ BUDGET = (
 def _stages_and_judge(ingredients: Ingredients, folder: Path) -> tuple[list[report.Section], str]:
     config = ingredients.config
     encoder = ImageEncoder()
-    candidates = error_budget.candidates(ingredients.dataset("judged"), encoder)
-    found = error_budget.stages(candidates, encoder, config.ablation_train.base, config.sheets)
-    met = error_budget.verdicts_on(candidates)
+    found = error_budget.stages(ingredients.candidates, encoder, config.ablation_train.base, config.sheets)
+    met = error_budget.verdicts_on(ingredients.candidates)
     examined = error_budget.examine_judge(config.curate, config.judge_pairs)
     seed = config.curate.seed
     return error_budget.write(found, met, examined, folder, seed), error_budget.as_markdown(found, met, examined, seed)
@@ -156,7 +155,6 @@ def make_table(name: str, config: TablesConfig, out: Path, workers: int = 1) -> 
     Raises:
         UserError: the folder holds tables of other settings.
     """
-    quiet_libraries()
     _claim(config, out)
     table, ingredients = TABLES[name], Ingredients(config, out)
     rows = table.rows(config)
