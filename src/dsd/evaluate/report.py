@@ -176,7 +176,7 @@ def _sheet(report: Report) -> str:
     for row in report.sheet:
         cells.append(f'<div class="prompt">{html.escape(row.prompt)}</div>')
         cells += [_image(row.pictures[c], f"{c}: {row.prompt}") for c in columns]
-    style = f"grid-template-columns: minmax(130px, 1.4fr) repeat({len(columns)}, minmax(76px, 1fr))"
+    style = f"grid-template-columns: minmax(108px, 1.4fr) repeat({len(columns)}, minmax(83px, 1fr))"
     return f'<div class="sheet" style="{style}">{"".join(cells)}</div>'
 
 
