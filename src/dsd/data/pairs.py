@@ -72,12 +72,28 @@ class PairRows(Sequence[Pair]):
             return [self[i] for i in range(*index.indices(len(self)))]
         place = self._places[index]
         pair = to_pair(self._tables[place.kind][place.row])
-        return _turned(pair) if place.turned else pair
+        return turned(pair) if place.turned else pair
 
 
 def ids_of(pairs: Sequence[Any]) -> list[str]:
     """The ids of pairs, without reading their pictures where that can be avoided."""
     return pairs.ids if isinstance(pairs, PairRows) else [pair.id for pair in pairs]
+
+
+def turned(pair: Pair) -> Pair:
+    """The same two panels in the other order."""
+    return dataclasses.replace(
+        pair,
+        id=_id(pair.target_panel, pair.reference_panel),
+        reference_panel=pair.target_panel,
+        target_panel=pair.reference_panel,
+        reference=pair.target,
+        target=pair.reference,
+        reference_caption=pair.target_caption,
+        target_caption=pair.reference_caption,
+        first_details=pair.second_details,
+        second_details=pair.first_details,
+    )
 
 
 def _places(reader: DatasetReader, kind: Kind, refused: str | None) -> list[_Place]:
@@ -106,22 +122,6 @@ def _table(reader: DatasetReader, kind: Kind, cache: Path) -> Any:
     for name in ("reference", "target"):
         table = table.cast_column(name, datasets.Image(decode=False))
     return table
-
-
-def _turned(pair: Pair) -> Pair:
-    """The same two panels in the other order."""
-    return dataclasses.replace(
-        pair,
-        id=_id(pair.target_panel, pair.reference_panel),
-        reference_panel=pair.target_panel,
-        target_panel=pair.reference_panel,
-        reference=pair.target,
-        target=pair.reference,
-        reference_caption=pair.target_caption,
-        target_caption=pair.reference_caption,
-        first_details=pair.second_details,
-        second_details=pair.first_details,
-    )
 
 
 def _id(reference_panel: str, target_panel: str) -> str:

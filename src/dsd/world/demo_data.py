@@ -16,18 +16,23 @@ from dsd.evaluate.report import PairView
 _SHOWN = 9  # kept pairs in the report, and as many rejected ones
 
 
-def judged_pairs(dataset: Path) -> Iterator[JudgedPair]:
-    """Every pair that was judged, once.
+def judged_once(dataset: Path) -> Iterator[tuple[Pair, bool]]:
+    """Every pair that was judged, in one of its two orders, and whether it was kept.
 
     Near-copies are left out: they are rejected for being too much the same picture, not for another identity.
     """
     reader = DatasetReader(dataset)
     for pair in _unordered(reader):
-        yield JudgedPair(first=pair.reference, second=pair.target, grid=pair.grid, kept=True)
+        yield pair, True
     for reject in reader.rejects():
         if reject.outcome == "rejected" and reject.reason != NEAR_COPY:
-            pair = reject.pair
-            yield JudgedPair(first=pair.reference, second=pair.target, grid=pair.grid, kept=False)
+            yield reject.pair, False
+
+
+def judged_pairs(dataset: Path) -> Iterator[JudgedPair]:
+    """Every pair that was judged, once, as `dsd.evaluate.agreement` takes them."""
+    for pair, kept in judged_once(dataset):
+        yield JudgedPair(first=pair.reference, second=pair.target, grid=pair.grid, kept=kept)
 
 
 def pair_views(dataset: Path) -> Iterator[PairView]:

@@ -157,7 +157,7 @@ class Ingredients:
     @cached_property
     def candidates(self) -> list[Candidate]:
         """What the judge met, with identities by tiny-dino."""
-        return candidates(self.dataset("judged"), self.out / "data" / "rows", ImageEncoder())
+        return candidates(self.dataset("judged"), ImageEncoder())
 
     @property
     def _same(self) -> set[str]:
