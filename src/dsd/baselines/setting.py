@@ -15,6 +15,7 @@ from dsd.data.latents import TrainingPair, fingerprint
 from dsd.data.pairs import ids_of
 from dsd.errors import UserError
 from dsd.models import resolve
+from dsd.train import environment
 from dsd.train.config import TrainConfig
 
 
@@ -38,7 +39,7 @@ class Setting:
             those usual with FLUX.1.
         prior_prompts: what the base model draws for prior preservation; see `dsd.baselines.dreambooth.Tuning`.
         seed: of what is fitted to each subject.
-        device: where methods compute; frozen weights are in bfloat16 on a GPU.
+        device: where methods compute; by default a GPU when there is one.
     """
 
     name: str
@@ -54,12 +55,12 @@ class Setting:
     tuned_for: Literal["tiny", "flux"] = "tiny"
     prior_prompts: tuple[str, ...] = ()
     seed: int = 0
-    device: str = "cpu"
+    device: str = field(default_factory=environment.device)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of frozen weights."""
-        return torch.float32 if self.device == "cpu" else torch.bfloat16
+        """Of frozen weights, in training and in drawing."""
+        return torch.bfloat16 if self.budget.mixed_precision == "bf16" else torch.float32
 
     @property
     def run(self) -> Path:

@@ -249,12 +249,13 @@ def _dreambench(command: DreamBench) -> None:
     from dsd.evaluate.dreambench.table import Row, as_markdown
     from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
     from dsd.files import make_folder
+    from dsd.train.environment import device
 
     collections = read_collections(command.data)
     judge = None if command.judge is None else load_chat(command.judge)
     encoders = Encoders(
-        likeness={column: ImageEncoder(model, _device()) for column, model in _likeness(command).items()},
-        agreement=None if command.agreement is None else PictureTextEncoder(command.agreement, _device()),
+        likeness={column: ImageEncoder(model, device()) for column, model in _likeness(command).items()},
+        agreement=None if command.agreement is None else PictureTextEncoder(command.agreement, device()),
     )
     out = make_folder(command.out)
     rows, samples = [], []
@@ -267,12 +268,6 @@ def _dreambench(command: DreamBench) -> None:
         samples.append(drawn)
     found = write(rows, samples, collections, out, judge=None if judge is None else f"{judge.name} {judge.revision}")
     print(as_markdown(rows, found), end="")
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _likeness(command: Compared) -> dict[str, str]:
@@ -296,11 +291,12 @@ def _methods(command: Compared, adapters: Sequence[str], out: Path) -> Iterator[
     from dsd.baselines.setting import Setting
     from dsd.data.pairs import PairRows
     from dsd.models import resolve
+    from dsd.train import environment
     from dsd.train.config import TrainConfig
 
     for method in command.methods:  # before anything is drawn
         registry.entry_of(method.partition("=")[0])
-    metadata, device = load_metadata(resolve(adapters[0])), _device()
+    metadata = load_metadata(resolve(adapters[0]))
     base = command.base or metadata.base
     setting = Setting(
         name="",
@@ -318,14 +314,13 @@ def _methods(command: Compared, adapters: Sequence[str], out: Path) -> Iterator[
             base=base,
             max_sequence_length=metadata.max_sequence_length,
             frame_size=metadata.frame_size,
-            mixed_precision="bf16" if device == "cuda" else "no",
+            mixed_precision="bf16" if environment.device() == "cuda" else "no",
         ),
         runs=out / "methods",
         vision=command.vision,
         faces=command.faces,
         captioner=command.captioner,
         tuned_for="tiny" if base.startswith("embedded:") else "flux",
-        device=device,
     )
     names = ["student"] if len(adapters) == 1 else adapters
     for name, adapter in zip(names, adapters, strict=True):

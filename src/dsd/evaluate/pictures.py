@@ -53,7 +53,7 @@ def draw(benchmark: Benchmark, method: SubjectMethod, folder: Path) -> Drawn:
         method: who draws.
         folder: gets ``<benchmark>/<method>-<fingerprint>/<subject>/``.
     """
-    place = folder / file_name(benchmark.name) / file_name(f"{method.name}-{method.fingerprint}")
+    place = place_of(benchmark, method, folder)
     requests = [benchmark.requests(n) for n in range(len(benchmark.subjects))]
     with progress(description=f"drawing: {method.name}", total=len(requests)) as bar:
         for some in chunks(requests, method.subjects_at_once):
@@ -71,6 +71,16 @@ def draw(benchmark: Benchmark, method: SubjectMethod, folder: Path) -> Drawn:
             for cost, of_subject in zip(prepared, read, strict=True)
         ],
     )
+
+
+def place_of(benchmark: Benchmark, method: SubjectMethod, folder: Path) -> Path:
+    """Where `draw` puts a method's pictures, in the folder that it is given."""
+    return folder / file_name(benchmark.name) / file_name(f"{method.name}-{method.fingerprint}")
+
+
+def picture_of(place: Path, request: Request) -> Image.Image:
+    """A picture that `draw` has drawn, from the place of its method."""
+    return _read(_path(place, request)).picture
 
 
 def file_name(text: str) -> str:

@@ -17,6 +17,11 @@ from dsd.files import write_atomic
 _PACKAGES = ("dsd", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow")
 
 
+def device() -> str:
+    """Where to compute: on a GPU when there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def machine() -> str:
     """The GPU's name, or the processor's and its threads, in words."""
     if torch.cuda.is_available():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from dsd.data.pairs import PairRows
 from dsd.evaluate.benchmark import Benchmark
 from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.measure import EvaluateConfig, Ruler
+from dsd.files import write_atomic
 from dsd.train.config import TrainConfig
 from dsd.train.trainer import latent_cache
 from dsd.world.benchmark import DecodedTruth, DrawnBenchmark, Truth
@@ -39,7 +41,7 @@ class Ingredients:
 
     Args:
         config: of the tables.
-        out: gets ``captions.parquet``, ``data/``, ``faces/`` and ``methods/``.
+        out: gets ``captions.parquet``, ``candidates.json``, ``data/``, ``faces/`` and ``methods/``.
     """
 
     def __init__(self, config: TablesConfig, out: Path) -> None:
@@ -94,20 +96,11 @@ class Ingredients:
             self._shared.add(setting.latents)
 
     def _setting(self, row: Row, seed: int, budget: TrainConfig) -> Setting:
-        config = self.config
-        text_scale, image_scale = row.scales or (config.text_scale, config.image_scale)
         budget = dataclasses.replace(budget, seed=seed, **row.changes)  # pyright: ignore[reportArgumentType]
         return Setting(
             name=self.key(row, budget),
             base=budget.base,
-            drawing=Drawing(
-                size=(config.curate.panel_size, config.curate.panel_size),
-                max_sequence_length=budget.max_sequence_length,
-                steps=row.steps or config.steps,
-                text_scale=text_scale,
-                image_scale=image_scale,
-                true_guidance=config.teacher_guidance,
-            ),
+            drawing=self._drawing(row, budget),
             data=self.pairs(row.source, row.pairs) if self._trained(row) else (),
             budget=budget,
             runs=self.out / "methods",
@@ -116,12 +109,29 @@ class Ingredients:
             seed=seed,
         )
 
+    def _drawing(self, row: Row, budget: TrainConfig) -> Drawing:
+        config = self.config
+        text_scale, image_scale = row.scales or (config.text_scale, config.image_scale)
+        return Drawing(
+            size=(config.curate.panel_size, config.curate.panel_size),
+            max_sequence_length=budget.max_sequence_length,
+            steps=row.steps or config.steps,
+            text_scale=text_scale,
+            image_scale=image_scale,
+            true_guidance=config.teacher_guidance,
+        )
+
     def key(self, row: Row, budget: TrainConfig) -> str:
         """Names what is drawn with by all that decides it but the seed: rows that share it share its training."""
         if not self._trained(row):
             return row.method
         changes = "".join(f"-{name}={value:g}" for name, value in row.changes.items())
         return f"{row.method}-{row.source}-{row.pairs or 'all'}x{budget.steps}{changes}"
+
+    def drawn_key(self, row: Row, budget: TrainConfig) -> str:
+        """Names what is drawn by all that decides it but the seed."""
+        drawing, guided = self._drawing(row, budget), f"{self.config.teacher_guidance:g}"
+        return f"{self.key(row, budget)}-{drawing.steps}-{drawing.text_scale:g}-{drawing.image_scale:g}-{guided}"
 
     def pairs(self, source: Source, limit: int | None) -> Sequence[TrainingPair]:
         """The pairs of a source, at most ``limit`` of them."""
@@ -157,7 +167,12 @@ class Ingredients:
     @cached_property
     def candidates(self) -> list[Candidate]:
         """What the judge met, with identities by tiny-dino."""
-        return candidates(self.dataset("judged"), ImageEncoder())
+        path = self.out / "candidates.json"
+        if not path.exists():
+            found = candidates(self.dataset("judged"), ImageEncoder())
+            write_atomic(path, json.dumps([dataclasses.asdict(candidate) for candidate in found]) + "\n")
+            return found
+        return [Candidate(**{**row, "ids": tuple(row["ids"])}) for row in json.loads(path.read_text())]
 
     @property
     def _same(self) -> set[str]:

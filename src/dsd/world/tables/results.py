@@ -59,8 +59,13 @@ def _head(out: Path, command: str) -> str:
         f"# Results\n\nMade by `{command}` in the drawn world, on the embedded models; every number is measured.\n\n"
         f"{_READ}\n\n{config['subjects']} individuals x 4 prompts. Main table: trainings of {train['steps']} steps of "
         f"{train['batch_size']} pairs. Ablations and error budget: {ablation['steps']} steps on "
-        f"{config['ablation_pairs']} pairs.\n"
+        f"{config['ablation_pairs']} pairs.\n\nTrained and drawn on {_machines(out)}.\n"
     )
+
+
+def _machines(out: Path) -> str:
+    files = sorted((out / "scores").glob("*.json"))
+    return " and ".join(sorted({json.loads(file.read_text())["machine"] for file in files}))
 
 
 def _table(table: Mapping[str, Any], folder: Path) -> str:

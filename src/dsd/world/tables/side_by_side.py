@@ -1,4 +1,4 @@
-"""Trains and draws rows of a table in several processes.
+"""Trains, draws and measures rows of a table in several processes.
 
 These models are too small to keep many cores busy: two cores do about a fifth more with a training each than with one
 on both, and the more cores there are the more is gained.
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from dsd.evaluate import pictures
 from dsd.log import console, only_lines, quiet_libraries
 from dsd.train.config import TrainConfig
+from dsd.world.tables import measured
 from dsd.world.tables.config import Row, TablesConfig
 from dsd.world.tables.ingredients import Ingredients
 
@@ -28,7 +28,7 @@ Job = tuple[Row, int]
 
 
 def make(ingredients: Ingredients, jobs: Sequence[Job], budget: TrainConfig, workers: int) -> None:
-    """Trains and draws what is not there yet, in the given order, so many jobs at a time.
+    """Trains, draws and measures what is not there yet, in the given order, so many jobs at a time.
 
     When a job fails the others are stopped; they go on at the next start.
 
@@ -40,6 +40,8 @@ def make(ingredients: Ingredients, jobs: Sequence[Job], budget: TrainConfig, wor
     """
     together = dict[str, list[Job]]()
     for row, seed in jobs:
+        if measured.find(ingredients, row, seed, budget) is not None:
+            continue
         ingredients.share(row, budget)
         together.setdefault(f"{ingredients.key(row, budget)}-{seed}", []).append((row, seed))  # one training, one job
     pool = ProcessPoolExecutor(
@@ -79,4 +81,4 @@ def _make(config: TablesConfig, out: Path, jobs: Sequence[Job], budget: TrainCon
     ingredients = Ingredients(config, out)
     for row, seed in jobs:
         console.print(f"{row.name}, seed {seed}", markup=False)
-        pictures.draw(ingredients.benchmark, ingredients.method(row, seed, budget), out / "pictures")
+        measured.measure(ingredients, row, seed, budget)

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from dsd.config import from_json, to_json
 from dsd.errors import UserError
 from dsd.evaluate import pictures, report, tables
@@ -23,6 +21,7 @@ from dsd.train.config import TrainConfig
 from dsd.world.tables import error_budget, side_by_side
 from dsd.world.tables.config import Row, TablesConfig, ablation_rows, budget_rows, main_rows
 from dsd.world.tables.ingredients import Ingredients
+from dsd.world.tables.measured import Measured, measure
 
 _SHEET_ROWS = 12
 _CONFIG = "config.json"
@@ -158,8 +157,7 @@ def make_table(name: str, config: TablesConfig, out: Path, workers: int = 1) -> 
     _claim(config, out)
     table, ingredients = TABLES[name], Ingredients(config, out)
     rows = table.rows(config)
-    shown: dict[str, pictures.Drawn] = {}
-    measured: dict[str, list[Scores]] = {row.name: [] for row in rows}
+    found: dict[str, list[Measured]] = {row.name: [] for row in rows}
     jobs = [  # a whole table of the first seed comes first
         (row, seed) for n, seed in enumerate(table.seeds(config)) for row in rows if n == 0 or row.varies
     ]
@@ -167,11 +165,8 @@ def make_table(name: str, config: TablesConfig, out: Path, workers: int = 1) -> 
         side_by_side.make(ingredients, jobs, table.budget(config), workers)
     for row, seed in jobs:
         console.print(f"{name}: {row.name}, seed {seed}", markup=False)
-        method = ingredients.method(row, seed, table.budget(config))
-        drawn = pictures.draw(ingredients.benchmark, method, out / "pictures")
-        shown.setdefault(row.name, drawn)
-        measured[row.name].append(dataclasses.replace(ingredients.ruler.measure(row.name, drawn), seeds=(seed,)))
-    scores = [Scores.together(of_row) for of_row in measured.values()]
+        found[row.name].append(measure(ingredients, row, seed, table.budget(config)))
+    scores = [Scores.together([one.scores for one in of_row]) for of_row in found.values()]
     folder = make_folder(out / name)
     sections, words = table.more(ingredients, folder) if table.more is not None else ([], "")
     findings = tables.write(scores, folder, name, table.claims)
@@ -180,7 +175,7 @@ def make_table(name: str, config: TablesConfig, out: Path, workers: int = 1) -> 
     page = report.Report(
         title=table.title,
         introduction=table.introduction,
-        sheet=_sheet(ingredients, shown),
+        sheet=_sheet(ingredients, {name: of_row[0].place for name, of_row in found.items()}),
         scores=scores,
         findings=findings,
         sections=sections,
@@ -204,12 +199,13 @@ def _claim(config: TablesConfig, out: Path) -> None:
         )
 
 
-def _sheet(ingredients: Ingredients, shown: dict[str, pictures.Drawn]) -> list[report.SheetRow]:
+def _sheet(ingredients: Ingredients, places: dict[str, Path]) -> list[report.SheetRow]:
     """A prompt of each of the first subjects, drawn by the first training of every row."""
     rows = []
     for number, subject in enumerate(ingredients.benchmark.subjects[:_SHEET_ROWS]):
         prompt = number % len(subject.prompts)
-        drawn: dict[str, Image.Image] = {name: of_row.pictures[number][prompt] for name, of_row in shown.items()}
+        request = ingredients.benchmark.requests(number)[prompt]
+        drawn = {name: pictures.picture_of(place, request) for name, place in places.items()}
         columns = {"reference": subject.reference, **drawn}
         rows.append(report.SheetRow(prompt=subject.prompts[prompt], pictures=columns))
     return rows

@@ -1,0 +1,70 @@
+"""Rows of a table as they are measured: each once, kept in a file, so that a table is made again in seconds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dsd.evaluate import pictures
+from dsd.evaluate.measure import Scores
+from dsd.files import write_atomic
+from dsd.train import environment
+from dsd.train.config import TrainConfig
+from dsd.world.tables.config import Row
+from dsd.world.tables.ingredients import Ingredients
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One training of a row.
+
+    Attributes:
+        scores: of its pictures.
+        place: folder of its pictures.
+        machine: that drew them, in words.
+    """
+
+    scores: Scores
+    place: Path
+    machine: str
+
+
+def measure(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig) -> Measured:
+    """Trains, draws and measures a row, or what of it an earlier start left undone.
+
+    Args:
+        ingredients: of the tables.
+        row: of a table.
+        seed: of the training.
+        budget: of it, before the row's changes.
+    """
+    found = find(ingredients, row, seed, budget)
+    if found is not None:
+        return found
+    method, folder = ingredients.method(row, seed, budget), ingredients.out / "pictures"
+    drawn = pictures.draw(ingredients.benchmark, method, folder)
+    (run,) = ingredients.ruler.measure(row.name, drawn).runs
+    place = pictures.place_of(ingredients.benchmark, method, folder)
+    content = {"pictures": str(place.relative_to(folder)), "machine": environment.machine(), "scores": run}
+    write_atomic(_path(ingredients, row, seed, budget), json.dumps(content) + "\n")
+    return _read(ingredients, row, seed, content)
+
+
+def find(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig) -> Measured | None:
+    """What `measure` left, if it has; arguments likewise."""
+    path = _path(ingredients, row, seed, budget)
+    return _read(ingredients, row, seed, json.loads(path.read_text())) if path.exists() else None
+
+
+def _path(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig) -> Path:
+    return ingredients.out / "scores" / f"{ingredients.drawn_key(row, budget)}-seed{seed}.json"
+
+
+def _read(ingredients: Ingredients, row: Row, seed: int, content: dict[str, Any]) -> Measured:
+    return Measured(
+        scores=Scores(name=row.name, runs=[content["scores"]], seeds=(seed,)),
+        place=ingredients.out / "pictures" / content["pictures"],
+        machine=content["machine"],
+    )
