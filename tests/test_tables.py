@@ -20,8 +20,9 @@ from dsd.data.store import DatasetWriter
 from dsd.errors import UserError
 from dsd.evaluate.claims import Claim
 from dsd.evaluate.encoders import ImageEncoder
-from dsd.evaluate.measure import QUALITIES
+from dsd.evaluate.measure import COSTS, QUALITIES
 from dsd.evaluate.metrics.identity import IdentityScale
+from dsd.train import environment
 from dsd.world.tables import side_by_side
 from dsd.world.tables.config import Row, TablesConfig, ablation_rows, budget_rows, main_rows, quick
 from dsd.world.tables.error_budget import examine_judge
@@ -84,7 +85,9 @@ def test_without_a_filter_the_refused_pairs_are_there_in_both_orders(dataset: Pa
 def small_table(monkeypatch: pytest.MonkeyPatch) -> None:
     """A table of what needs no training, two seeds of it."""
     claim = Claim(text="the truth is nearer", method="truth", against="teacher", metric="identity")
-    small = dataclasses.replace(TABLES["main"], rows=lambda _: ROWS, seeds=lambda _: (0, 1), claims=[claim])
+    small = dataclasses.replace(
+        TABLES["main"], rows=lambda _: ROWS, seeds=lambda _: (0, 1), claims=[claim], costs=False
+    )
     monkeypatch.setitem(TABLES, "main", small)
 
 
@@ -127,6 +130,21 @@ def test_a_table_that_is_killed_repeats_no_picture(
     assert drawn == sum("/copy-" in str(path) for path in after)
     with pytest.raises(UserError, match="other subjects"):
         make_table("main", dataclasses.replace(SMALL, subjects=4), tmp_path)
+
+
+def test_what_drawing_costs_is_measured_once_and_apart(
+    small_table: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costed = dataclasses.replace(TABLES["main"], rows=lambda _: ROWS[:2], costs=True)
+    monkeypatch.setitem(TABLES, "main", costed)
+    scores, _ = make_table("main", SMALL, tmp_path)
+    for row in scores:
+        assert all(len(run[metric]) == SMALL.costed for run in row.runs for metric in COSTS)
+    monkeypatch.setattr(CopyReference, "generate", None)
+    again, _ = make_table("main", SMALL, tmp_path)
+    assert again == scores
+    write_results(tmp_path, tmp_path / "results.md", "dsd evaluate main")
+    assert f"memory measured on {environment.machine()}" in (tmp_path / "results.md").read_text()
 
 
 def test_several_processes_draw_the_same_table(small_table: None, tmp_path: Path) -> None:

@@ -105,8 +105,8 @@ class Table:
     results: Path | None = None
     """Document of all tables in the folder to write at the end; none when left out."""
     workers: int = 1
-    """Processes that train and draw; as many as there are cores is quickest. What seconds a picture and a subject mean
-    is then seconds on a machine that does other things as well."""
+    """Processes that train, draw and measure; as many as there are cores is quickest. Seconds and memory are measured
+    after them, when nothing else runs."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
 

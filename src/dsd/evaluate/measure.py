@@ -128,9 +128,7 @@ class Ruler:
             **self._likenesses(asked),
             "clip_i": cosine.with_reference(self.reference_features, seen),
             "clip_t": cosine.with_prompts(seen, self.sentences[:, 0].unflatten(0, (len(asked), prompts))),
-            "seconds_per_image": torch.tensor(drawn.seconds),
-            "prepare_seconds": torch.tensor(drawn.prepare_seconds),
-            "peak_mib": torch.tensor(drawn.peak_mib),
+            **{name: torch.tensor(values) for name, values in drawn.costs.columns.items()},
         }
         columns |= self._by_group({name: columns[name] for name in by_picture}) | self._by_place(by_picture)
         columns |= {} if self._face_scale is None else {"identity/faces": self._face_identity(asked)}

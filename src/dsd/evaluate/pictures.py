@@ -28,21 +28,39 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """All pictures of a method.
+class Costs:
+    """What drawing took.
 
     Attributes:
-        pictures: for each subject its prompts in order, then the repeats of the first prompt.
         seconds: for each subject, wall-clock seconds a picture, without preparing.
         prepare_seconds: for each subject, wall-clock seconds of test-time work before its first picture.
         peak_mib: for each subject, the most memory that preparing and drawing took, in MiB: of the GPU where there is
             one, else of the whole process.
     """
 
-    pictures: list[list[Image.Image]]
     seconds: list[float]
     prepare_seconds: list[float]
     peak_mib: list[float]
+
+    @property
+    def columns(self) -> dict[str, list[float]]:
+        """By the table's columns."""
+        return {
+            "seconds_per_image": self.seconds, "prepare_seconds": self.prepare_seconds, "peak_mib": self.peak_mib,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """All pictures of a method.
+
+    Attributes:
+        pictures: for each subject its prompts in order, then the repeats of the first prompt.
+        costs: what they took.
+    """
+
+    pictures: list[list[Image.Image]]
+    costs: Costs
 
 
 def draw(benchmark: Benchmark, method: SubjectMethod, folder: Path) -> Drawn:
@@ -64,12 +82,7 @@ def draw(benchmark: Benchmark, method: SubjectMethod, folder: Path) -> Drawn:
     prepared = [_prepared(place / of_subject[0].subject_id) for of_subject in requests]
     return Drawn(
         pictures=[[file.picture for file in of_subject] for of_subject in read],
-        seconds=[sum(file.seconds for file in of_subject) / len(of_subject) for of_subject in read],
-        prepare_seconds=[cost.seconds for cost in prepared],
-        peak_mib=[
-            max([cost.peak_mib, *(file.peak_mib for file in of_subject)])
-            for cost, of_subject in zip(prepared, read, strict=True)
-        ],
+        costs=_costs(prepared, read),
     )
 
 
@@ -140,6 +153,33 @@ def as_drawn(method: SubjectMethod, requests: Sequence[Request]) -> Iterator[tup
             seconds = (time.perf_counter() - started) / len(some)
         for request, picture in zip(some, pictures, strict=True):
             yield request, Picture(picture=picture, seconds=seconds, peak_mib=peak.mib)
+
+
+def costs(benchmark: Benchmark, method: SubjectMethod, subjects: int) -> Costs:
+    """What a method costs for some subjects, one after the other, when nothing else runs; no picture is kept.
+
+    Args:
+        benchmark: whose first subject only warms up; the next ones are measured.
+        method: who draws.
+        subjects: to measure.
+    """
+    prepared, drawn = [], []
+    for number in range(subjects + 1):
+        requests = benchmark.requests(number)
+        prepared.append(prepare(method, requests))
+        drawn.append([picture for _, picture in as_drawn(method, requests)])
+    return _costs(prepared[1:], drawn[1:])
+
+
+def _costs(prepared: Sequence[Prepared], drawn: Sequence[Sequence[Picture]]) -> Costs:
+    return Costs(
+        seconds=[sum(picture.seconds for picture in of_subject) / len(of_subject) for of_subject in drawn],
+        prepare_seconds=[cost.seconds for cost in prepared],
+        peak_mib=[
+            max([cost.peak_mib, *(picture.peak_mib for picture in of_subject)])
+            for cost, of_subject in zip(prepared, drawn, strict=True)
+        ],
+    )
 
 
 def _draw_missing(method: SubjectMethod, missing: Sequence[Request], place: Path) -> None:

@@ -71,7 +71,10 @@ def record(path: Path) -> None:
 
 
 def _processor() -> str:
-    return platform.processor() or platform.machine()
+    cores = Path("/proc/cpuinfo")  # Python knows no more than x86_64 of a processor on Linux
+    lines = cores.read_text().splitlines() if cores.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def _version(package: str) -> str | None:

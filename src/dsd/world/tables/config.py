@@ -68,6 +68,7 @@ class TablesConfig:
         teacher_guidance: true guidance of methods that see none.
         judge_pairs: drawn pairs at equal captions that the judge is examined on.
         sheets: of the teacher, for the error budget.
+        costed: individuals that seconds and memory are measured on, one after the other when nothing else runs.
     """
 
     subjects: int = 96
@@ -95,6 +96,7 @@ class TablesConfig:
     teacher_guidance: float = 2.5
     judge_pairs: int = 2000
     sheets: int = 256
+    costed: int = 12
 
     def __post_init__(self) -> None:
         if not self.seeds or not self.ablation_seeds:
@@ -106,7 +108,7 @@ def quick() -> TablesConfig:
     short = TrainConfig(steps=24, ema_decay=0.9, held_out=2, sample_every=24, checkpoint_every=24, warmup=5)
     return TablesConfig(
         subjects=8, seeds=(0,), ablation_seeds=(0,), curate=CurateConfig(units=8), train=short, ablation_train=short,
-        ablation_pairs=512, ablation_units=4, face_steps=40, steps=8, judge_pairs=128, sheets=16,
+        ablation_pairs=512, ablation_units=4, face_steps=40, steps=8, judge_pairs=128, sheets=16, costed=2,
     )  # fmt: skip
 
 

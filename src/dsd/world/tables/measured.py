@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dsd.evaluate import pictures
-from dsd.evaluate.measure import Scores
+from dsd.evaluate.measure import COSTS, Scores
 from dsd.files import write_atomic
 from dsd.train import environment
 from dsd.train.config import TrainConfig
@@ -52,19 +53,40 @@ def measure(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig) 
     return _read(ingredients, row, seed, content)
 
 
+def with_costs(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig, scores: Scores) -> Scores:
+    """Scores of a row with what drawing costs on this machine, measured once when no other job runs.
+
+    Args:
+        ingredients: of the tables.
+        row: of a table.
+        seed: of the training that draws; all cost the same.
+        budget: of it, before the row's changes.
+        scores: of the row.
+    """
+    path = _path(ingredients, row, seed, budget, "costs")
+    if not path.exists():
+        method = ingredients.method(row, seed, budget)
+        costs = pictures.costs(ingredients.benchmark, method, ingredients.config.costed).columns
+        write_atomic(path, json.dumps({"machine": environment.machine(), "costs": costs}) + "\n")
+    costs = json.loads(path.read_text())["costs"]
+    return dataclasses.replace(scores, runs=[{**run, **costs} for run in scores.runs])
+
+
 def find(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig) -> Measured | None:
     """What `measure` left, if it has; arguments likewise."""
     path = _path(ingredients, row, seed, budget)
     return _read(ingredients, row, seed, json.loads(path.read_text())) if path.exists() else None
 
 
-def _path(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig) -> Path:
-    return ingredients.out / "scores" / f"{ingredients.drawn_key(row, budget)}-seed{seed}.json"
+def _path(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig, folder: str = "scores") -> Path:
+    return ingredients.out / folder / f"{ingredients.drawn_key(row, budget)}-seed{seed}.json"
 
 
 def _read(ingredients: Ingredients, row: Row, seed: int, content: dict[str, Any]) -> Measured:
+    scores = content["scores"]
+    run = {metric: scores[metric] for metric in scores if metric not in COSTS}  # taken while other jobs ran
     return Measured(
-        scores=Scores(name=row.name, runs=[content["scores"]], seeds=(seed,)),
+        scores=Scores(name=row.name, runs=[run], seeds=(seed,)),
         place=ingredients.out / "pictures" / content["pictures"],
         machine=content["machine"],
     )

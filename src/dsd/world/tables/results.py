@@ -12,21 +12,21 @@ from dsd.evaluate.dreambench.table import quoted_as_markdown
 from dsd.evaluate.tables import claims_as_markdown, markdown, title
 from dsd.files import write_atomic
 
-_SHOWN = (
-    "identity", "prompt_following", "copy", "diversity", "clip_t", "prepare_seconds", "seconds_per_image", "peak_mib",
-)  # fmt: skip
+_SHOWN = ("identity", "prompt_following", "copy", "diversity", "clip_t")
 """Columns of the document; table.csv has them all."""
 _APART = (
     "identity/characters", "identity/objects", "identity/faces", "identity/unmoved", "identity/moved",
     "prompt_following/unmoved", "prompt_following/moved",
 )  # fmt: skip
 """Of kinds of subjects, and of pictures in which the subject stands as in the reference or elsewhere."""
+_COSTS = ("prepare_seconds", "seconds_per_image", "peak_mib")
 _READ = """A cell is a mean over held-out individuals (and trainings, where there are several) with its 95 % bootstrap
 interval: individuals and trainings are resampled. Identity is 0 for a stranger of the same description and 1 for the
 true individual, by tiny-dino; prompt following is the share of pictures that tiny-clip finds nearest to their own
 prompt among eight; copy is 0 for a picture as like the reference as the truth is, and 1 for the reference itself. A
 claim holds when its whole paired interval lies on its side and p, corrected for all claims of the table (Holm), is
-below 0.05; the win rate is the share of individuals on which it holds."""
+below 0.05; the win rate is the share of individuals on which it holds. Seconds and memory are those of one individual
+after the other when nothing else runs."""
 _DIGITS = {"peak_mib": 0}
 _TITLES = {"main": "Main table", "ablations": "Ablations", "budget": "Error budget"}
 
@@ -55,16 +55,17 @@ def write_results(out: Path, path: Path, command: str) -> None:
 def _head(out: Path, command: str) -> str:
     config = json.loads((out / "config.json").read_text())
     train, ablation = config["train"], config["ablation_train"]
+    costs = f"; seconds and memory measured on {measured}" if (measured := _machines(out / "costs")) else ""
     return (
         f"# Results\n\nMade by `{command}` in the drawn world, on the embedded models; every number is measured.\n\n"
         f"{_READ}\n\n{config['subjects']} individuals x 4 prompts. Main table: trainings of {train['steps']} steps of "
         f"{train['batch_size']} pairs. Ablations and error budget: {ablation['steps']} steps on "
-        f"{config['ablation_pairs']} pairs.\n\nTrained and drawn on {_machines(out)}.\n"
+        f"{config['ablation_pairs']} pairs.\n\nTrained and drawn on {_machines(out / 'scores')}{costs}.\n"
     )
 
 
-def _machines(out: Path) -> str:
-    files = sorted((out / "scores").glob("*.json"))
+def _machines(folder: Path) -> str:
+    files = sorted(folder.glob("*.json"))
     return " and ".join(sorted({json.loads(file.read_text())["machine"] for file in files}))
 
 
@@ -77,6 +78,7 @@ def _table(table: Mapping[str, Any], folder: Path) -> str:
         f"## {_TITLES[table['table']]}\n\nAt commit {table['commit']}.\n",
         _columns(rows, _SHOWN),
         _columns(rows, _APART),
+        _columns(rows, _COSTS),
         claims,
         more.read_text() if more.exists() else "",
     ]

@@ -21,7 +21,7 @@ from dsd.train.config import TrainConfig
 from dsd.world.tables import error_budget, side_by_side
 from dsd.world.tables.config import Row, TablesConfig, ablation_rows, budget_rows, main_rows
 from dsd.world.tables.ingredients import Ingredients
-from dsd.world.tables.measured import Measured, measure
+from dsd.world.tables.measured import Measured, measure, with_costs
 
 _SHEET_ROWS = 12
 _CONFIG = "config.json"
@@ -39,6 +39,7 @@ class Table:
         seeds: of them.
         claims: to test.
         more: measures what is no row, and gives its sections of the page and its part of the Markdown.
+        costs: whether seconds and memory are columns.
     """
 
     title: str
@@ -48,6 +49,7 @@ class Table:
     seeds: Callable[[TablesConfig], tuple[int, ...]]
     claims: Sequence[Claim]
     more: Callable[[Ingredients, Path], tuple[list[report.Section], str]] | None = None
+    costs: bool = False
 
 
 def _than_full(text: str, row: str, metric: str) -> Claim:
@@ -118,6 +120,7 @@ TABLES = {
         budget=lambda config: config.train,
         seeds=lambda config: config.seeds,
         claims=PAPER,
+        costs=True,
     ),
     "ablations": Table(
         title="Ablations",
@@ -167,6 +170,11 @@ def make_table(name: str, config: TablesConfig, out: Path, workers: int = 1) -> 
         console.print(f"{name}: {row.name}, seed {seed}", markup=False)
         found[row.name].append(measure(ingredients, row, seed, table.budget(config)))
     scores = [Scores.together([one.scores for one in of_row]) for of_row in found.values()]
+    if table.costs:
+        scores = [
+            with_costs(ingredients, row, of_row.seeds[-1], table.budget(config), of_row)
+            for row, of_row in zip(rows, scores, strict=True)
+        ]
     folder = make_folder(out / name)
     sections, words = table.more(ingredients, folder) if table.more is not None else ([], "")
     findings = tables.write(scores, folder, name, table.claims)
