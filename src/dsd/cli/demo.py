@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsd.log import console
-from dsd.recipes.registry import recipe
 from dsd.world.demo_config import DemoConfig
 
 
@@ -14,7 +13,7 @@ from dsd.world.demo_config import DemoConfig
 class Demo:
     """Curates a small dataset, trains a student on it, draws held-out individuals and measures the result.
 
-    Takes about ten minutes on two CPU cores, without a download. Run the same command again to resume.
+    Takes less than ten minutes on two CPU cores, without a download. Run the same command again to resume.
     """
 
     out: Path = Path("runs/demo")
@@ -26,8 +25,7 @@ class Demo:
 
 
 def variants() -> dict[str, tuple[str, Demo]]:
-    tiny = recipe("tiny")
-    return {"": ("", Demo(demo=DemoConfig(curate=tiny.curate, train=tiny.train)))}
+    return {"": ("", Demo(demo=DemoConfig()))}
 
 
 def plan(command: Demo) -> list[str]:

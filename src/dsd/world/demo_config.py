@@ -10,7 +10,7 @@ from dsd.train.config import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Settings of the demo. The defaults take about eight minutes on two CPU cores.
+    """Settings of the demo. The defaults take less than ten minutes on two CPU cores.
 
     Attributes:
         curate: phases 1 and 2; its captions are written by the demo itself.
