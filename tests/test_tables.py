@@ -103,6 +103,10 @@ def test_a_table_says_what_every_number_rests_on(small_table: None, tmp_path: Pa
     assert [claim["claim"] for claim in whole["claims"]] == ["the truth is nearer"] == [f.claim for f in findings]
     write_results(tmp_path, tmp_path / "results.md", "dsd evaluate main")
     document = (tmp_path / "results.md").read_text()
+    assert json.loads((tmp_path / "results" / "main.json").read_text()) == whole
+    assert (
+        len(list((tmp_path / "results" / "scores").glob("*.json"))) == len(list((tmp_path / "scores").iterdir())) == 5
+    )
     assert f"At commit {whole['commit']}" in document and "| truth-decoded |" in document and "(quoted)" in document
     assert "<h2>Claims</h2>" in (tmp_path / "main" / "index.html").read_text()
 

@@ -32,11 +32,12 @@ _TITLES = {"main": "Main table", "ablations": "Ablations", "budget": "Error budg
 
 
 def write_results(out: Path, path: Path, command: str) -> None:
-    """Writes the document from the tables that lie in a folder.
+    """Writes the document from the tables that lie in a folder, and beside it what its numbers rest on.
 
     Args:
         out: folder of tables, as `dsd.world.tables.table.make_table` leaves it.
-        path: of the document.
+        path: of the document; a folder of its name without the ending gets every table as JSON, and for each training
+            of a row what was measured of each individual.
         command: that makes the tables again.
     """
     parts = [_head(out, command)]
@@ -50,6 +51,15 @@ def write_results(out: Path, path: Path, command: str) -> None:
         "prints beside, quoted from arXiv 2406.16855:\n\n" + quoted_as_markdown()
     )
     write_atomic(path, "\n".join(parts))
+    _write_receipts(out, path.with_suffix(""))
+
+
+def _write_receipts(out: Path, folder: Path) -> None:
+    tables = [(out / name / "table.json", f"{name}.json") for name in _TITLES]
+    measured = [(file, f"{kind}/{file.name}") for kind in ("scores", "costs") for file in (out / kind).glob("*.json")]
+    for file, name in (*tables, *measured):
+        if file.exists():
+            write_atomic(folder / name, file.read_bytes())
 
 
 def _head(out: Path, command: str) -> str:
@@ -57,7 +67,8 @@ def _head(out: Path, command: str) -> str:
     train, ablation = config["train"], config["ablation_train"]
     costs = f"; seconds and memory measured on {measured}" if (measured := _machines(out / "costs")) else ""
     return (
-        f"# Results\n\nMade by `{command}` in the drawn world, on the embedded models; every number is measured.\n\n"
+        f"# Results\n\nMade by `{command}` in the drawn world, on the embedded models. Every number is measured; "
+        f"the folder `results` has them all, and what each training of each row got for each individual.\n\n"
         f"{_READ}\n\n{config['subjects']} individuals x 4 prompts. Main table: trainings of {train['steps']} steps of "
         f"{train['batch_size']} pairs. Ablations and error budget: {ablation['steps']} steps on "
         f"{config['ablation_pairs']} pairs.\n\nTrained and drawn on {_machines(out / 'scores')}{costs}.\n"
