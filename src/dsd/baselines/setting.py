@@ -13,9 +13,9 @@ from dsd.backbones.flux import FluxBackbone
 from dsd.baselines.protocol import Drawing
 from dsd.data.latents import TrainingPair, fingerprint
 from dsd.data.pairs import ids_of
+from dsd.devices import default_device
 from dsd.errors import UserError
 from dsd.models import resolve
-from dsd.train import environment
 from dsd.train.config import TrainConfig
 
 
@@ -55,7 +55,7 @@ class Setting:
     tuned_for: Literal["tiny", "flux"] = "tiny"
     prior_prompts: tuple[str, ...] = ()
     seed: int = 0
-    device: str = field(default_factory=environment.device)
+    device: str = field(default_factory=default_device)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -12,6 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProce
 
 from dsd.chat.parse import Answer, CutText, ask_until_parsed
 from dsd.chat.protocol import ChatRequest, ImagePart, Reply
+from dsd.devices import default_device, inference_dtype
 from dsd.errors import UserError
 from dsd.models import resolve, revision_of
 
@@ -37,8 +38,8 @@ class LocalChat:
         self.name, self.batch_size = name, batch_size
         path = resolve(name)
         self.revision = revision_of(path) if Path(path).exists() else name
-        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.bfloat16 if self._device.startswith("cuda") else torch.float32
+        self._device = device or default_device()
+        dtype = inference_dtype(self._device)
         try:
             self._processor: Any = AutoProcessor.from_pretrained(path)
             model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, use_safetensors=True)

@@ -35,21 +35,18 @@ class Model:
 
     def load(self) -> FluxTwoFramePipeline:
         """Loads the pipeline, on a GPU in bfloat16 where there is one."""
-        import torch
-
         from dsd.backbones.adapter import load_metadata
+        from dsd.devices import default_device, inference_dtype
         from dsd.generate.pipeline import FluxTwoFramePipeline
         from dsd.log import quiet_libraries
         from dsd.models import resolve
 
         quiet_libraries()
         base = self.base or load_metadata(resolve(self.adapter)).base
-        on_gpu = torch.cuda.is_available()
-        pipeline = FluxTwoFramePipeline.from_pretrained(
-            base, adapter=self.adapter, torch_dtype=torch.bfloat16 if on_gpu else torch.float32
-        )
+        device = default_device()
+        pipeline = FluxTwoFramePipeline.from_pretrained(base, adapter=self.adapter, torch_dtype=inference_dtype(device))
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline.to("cuda") if on_gpu else pipeline
+        return pipeline.to(device)
 
     def draw(
         self,

@@ -242,6 +242,7 @@ def _drawn_world(command: Evaluate) -> None:
 
 def _dreambench(command: DreamBench) -> None:
     from dsd.chat.registry import load_chat
+    from dsd.devices import default_device
     from dsd.evaluate.dreambench.judge import judge_samples
     from dsd.evaluate.dreambench.metrics import Encoders, measure
     from dsd.evaluate.dreambench.report import write
@@ -249,13 +250,12 @@ def _dreambench(command: DreamBench) -> None:
     from dsd.evaluate.dreambench.table import Row, as_markdown
     from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
     from dsd.files import make_folder
-    from dsd.train.environment import device
 
     collections = read_collections(command.data)
     judge = None if command.judge is None else load_chat(command.judge)
     encoders = Encoders(
-        likeness={column: ImageEncoder(model, device()) for column, model in _likeness(command).items()},
-        agreement=None if command.agreement is None else PictureTextEncoder(command.agreement, device()),
+        likeness={column: ImageEncoder(model, default_device()) for column, model in _likeness(command).items()},
+        agreement=None if command.agreement is None else PictureTextEncoder(command.agreement, default_device()),
     )
     out = make_folder(command.out)
     rows, samples = [], []
@@ -290,8 +290,8 @@ def _methods(command: Compared, adapters: Sequence[str], out: Path) -> Iterator[
     from dsd.baselines.protocol import Drawing
     from dsd.baselines.setting import Setting
     from dsd.data.pairs import PairRows
+    from dsd.devices import default_device
     from dsd.models import resolve
-    from dsd.train import environment
     from dsd.train.config import TrainConfig
 
     for method in command.methods:  # before anything is drawn
@@ -314,7 +314,7 @@ def _methods(command: Compared, adapters: Sequence[str], out: Path) -> Iterator[
             base=base,
             max_sequence_length=metadata.max_sequence_length,
             frame_size=metadata.frame_size,
-            mixed_precision="bf16" if environment.device() == "cuda" else "no",
+            mixed_precision="bf16" if default_device() == "cuda" else "no",
         ),
         runs=out / "methods",
         vision=command.vision,

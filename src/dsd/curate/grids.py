@@ -14,6 +14,7 @@ from diffusers.utils import logging
 from dsd.curate.config import CurateConfig
 from dsd.curate.seeds import derive_seed
 from dsd.data.records import Grid, GridPrompt, Model
+from dsd.devices import default_device, inference_dtype
 from dsd.errors import UserError
 from dsd.frames import Grid as Layout
 from dsd.log import console
@@ -37,8 +38,8 @@ class Teacher:
     def __init__(self, config: CurateConfig, device: str | None = None) -> None:
         self._config = config
         path = resolve(config.teacher)
-        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.bfloat16 if self._device.startswith("cuda") else torch.float32
+        self._device = device or default_device()
+        dtype = inference_dtype(self._device)
         try:
             pipeline: Any = FluxPipeline.from_pretrained(path, dtype=dtype, use_safetensors=True)
         except (OSError, ValueError) as error:

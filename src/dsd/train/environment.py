@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import subprocess
-from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
 from pathlib import Path
 
@@ -15,11 +14,6 @@ import torch
 from dsd.files import write_atomic
 
 _PACKAGES = ("dsd", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow")
-
-
-def device() -> str:
-    """Where to compute: on a GPU when there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def machine() -> str:
@@ -50,16 +44,6 @@ def commit() -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return f"version {_version('dsd')}"
-
-
-def batch_factor() -> int:
-    """How many times the batch of a CPU a recipe takes here: a GPU is hardly busy with it."""
-    return 8 if torch.cuda.is_available() else 1
-
-
-def mixed_precision() -> AbstractContextManager[object]:
-    """bfloat16 where a GPU multiplies; everything in float32 on a CPU."""
-    return torch.autocast("cuda", torch.bfloat16) if torch.cuda.is_available() else nullcontext()
 
 
 def record(path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dsd.config import did_you_mean
+from dsd.devices import mixed_precision
 from dsd.errors import UserError
 from dsd.log import console
 from dsd.models import resolve
@@ -110,7 +111,7 @@ def _train_recipe(
     build = _builder(name, start)
     run.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    with environment.mixed_precision():
+    with mixed_precision():
         decide = functools.partial(_budget, name, build, steps, hours, run, start)
         budget = kept_budget(run, decide, start)
         recipe = build(run, steps=budget.steps)

@@ -11,9 +11,9 @@ from diffusers import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
+from dsd.devices import batch_factor, default_device
 from dsd.images import contact_sheet, to_pil
 from dsd.train import checkpoint
-from dsd.train.environment import batch_factor
 from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.optim import MuonAndAdamW
 from dsd.world.draw import draw_panels
@@ -72,7 +72,7 @@ class AutoencoderTask:
     def __init__(self, run: Path, steps: int, seed: int = 0, start: AutoencoderKL | None = None) -> None:
         torch.manual_seed(seed)
         self.run, self.steps, self.seed = run, steps, seed
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(default_device())
         self.model = (start or new_autoencoder()).to(self.device)  # pyright: ignore[reportArgumentType]
         self.model.train()
         self.fresh = start is None

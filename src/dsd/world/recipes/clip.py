@@ -28,8 +28,8 @@ from transformers import (
     VisionTextDualEncoderProcessor,
 )
 
+from dsd.devices import batch_factor, default_device
 from dsd.train import checkpoint
-from dsd.train.environment import batch_factor
 from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.optim import MuonAndAdamW
 from dsd.world.benchmark import DISTRACTORS, distractor_phrases
@@ -134,7 +134,7 @@ class ClipTask:
     def __init__(self, steps: int, seed: int = 0) -> None:
         torch.manual_seed(seed)
         self.steps, self.seed = steps, seed
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(default_device())
         self.tokenizer = t5_tokenizer(TEXT_TOKENS)
         self.model: Any = new_model()
         self.model.to(self.device)

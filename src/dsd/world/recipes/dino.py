@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from dsd.devices import batch_factor, default_device
 from dsd.train import checkpoint
-from dsd.train.environment import batch_factor
 from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.optim import MuonAndAdamW
 from dsd.world.draw import PANEL_SIZE, draw_panels
@@ -77,7 +77,7 @@ class DinoTask:
     def __init__(self, steps: int, seed: int = 0) -> None:
         torch.manual_seed(seed)
         self.steps, self.seed = steps, seed
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(default_device())
         self.model: Any = new_encoder()
         self.model.to(self.device)
         self.optimizer = MuonAndAdamW(

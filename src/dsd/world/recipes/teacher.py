@@ -23,12 +23,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 from dsd import flow
 from dsd.backbones.flux import FluxBackbone
 from dsd.backbones.protocol import Text
+from dsd.devices import batch_factor, default_device
 from dsd.files import atomic_folder
 from dsd.images import contact_sheet
 from dsd.log import progress
 from dsd.models import revision_of
 from dsd.train import checkpoint
-from dsd.train.environment import batch_factor
 from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.optim import MuonAndAdamW
 from dsd.world.captions import PANEL_TEXT_TOKENS, SHEET_TEXT_TOKENS, panel_captions
@@ -202,7 +202,7 @@ class TeacherTask:
     def __init__(self, run: Path, steps: int, seed: int = 1, start: FluxPipeline | None = None) -> None:
         torch.manual_seed(seed)
         self.run, self.steps, self.seed = run, steps, seed
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(default_device())
         vae = AutoencoderKL.from_pretrained(trained(run, "autoencoder"), torch_dtype=torch.float32)
         if start is None:
             self.pipeline = new_pipeline(vae).to(self.device)

@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from dsd.devices import batch_factor, default_device
 from dsd.train import checkpoint
-from dsd.train.environment import batch_factor
 from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.optim import MuonAndAdamW
 from dsd.world.captions import panel_captions
@@ -112,7 +112,7 @@ class VlmTask:
     ) -> None:
         torch.manual_seed(seed)
         self.run, self.steps, self.seed = run, steps, seed
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(default_device())
         self.processor = new_processor() if start is None else LlavaProcessor.from_pretrained(start)
         self.writer = Writer(self.processor)
         model = new_model(self.processor.tokenizer) if start is None else _trained(start)
