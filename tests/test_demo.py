@@ -14,7 +14,8 @@ from chat_server import chat_server
 from evaluation_parts import agreement_encoder, identity_encoder
 
 from dsd.errors import UserError
-from dsd.evaluate.measure import COSTS, QUALITIES
+from dsd.evaluate.measure import QUALITIES
+from dsd.evaluate.pictures import COSTS
 from dsd.train.config import TrainConfig
 from dsd.world import demo_stages
 from dsd.world.demo import Stages, demo

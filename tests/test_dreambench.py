@@ -23,7 +23,7 @@ from dsd.evaluate.dreambench.report import write
 from dsd.evaluate.dreambench.samples import PROMPTS, Collection, SampleFolder, draw_samples, read_collections
 from dsd.evaluate.dreambench.table import QUOTED, Row, findings
 from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
-from dsd.evaluate.measure import COSTS
+from dsd.evaluate.pictures import COSTS
 
 SUBJECTS = {"live_subject/animal/00": "kitten", "style/07": "Blue print"}
 

@@ -7,7 +7,8 @@ from PIL import Image
 
 from dsd.evaluate.agreement import Agreement
 from dsd.evaluate.bootstrap import bootstrap
-from dsd.evaluate.measure import COSTS, QUALITIES, Scores
+from dsd.evaluate.measure import QUALITIES, Scores
+from dsd.evaluate.pictures import COSTS
 from dsd.evaluate.report import PairView, Report, SheetRow, render
 
 VOID = {"meta", "img", "br"}

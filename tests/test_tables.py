@@ -20,8 +20,9 @@ from dsd.data.store import DatasetWriter
 from dsd.errors import UserError
 from dsd.evaluate.claims import Claim
 from dsd.evaluate.encoders import ImageEncoder
-from dsd.evaluate.measure import COSTS, QUALITIES
+from dsd.evaluate.measure import QUALITIES
 from dsd.evaluate.metrics.identity import IdentityScale
+from dsd.evaluate.pictures import COSTS
 from dsd.train import environment
 from dsd.world.tables import side_by_side
 from dsd.world.tables.config import Row, TablesConfig, ablation_rows, budget_rows, main_rows, quick
@@ -91,10 +92,14 @@ def small_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TABLES, "main", small)
 
 
+def _table(out: Path) -> dict[str, Any]:
+    return json.loads((out / "main" / "table.json").read_text())
+
+
 def test_a_table_says_what_every_number_rests_on(small_table: None, tmp_path: Path) -> None:
     scores, findings = make_table("main", SMALL, tmp_path)
     assert [list(row.seeds) for row in scores] == [[0, 1], [0], [0], [0]]
-    whole = json.loads((tmp_path / "main" / "table.json").read_text())
+    whole = _table(tmp_path)
     assert whole["table"] == "main" and whole["commit"]
     for row in whole["rows"]:
         assert row["low"] <= row["mean"] <= row["high"] and row["n"] >= 1 and row["seeds"]
@@ -134,6 +139,10 @@ def test_a_table_that_is_killed_repeats_no_picture(
     assert drawn == sum("/copy-" in str(path) for path in after)
     with pytest.raises(UserError, match="other subjects"):
         make_table("main", dataclasses.replace(SMALL, subjects=4), tmp_path)
+    models = json.loads((tmp_path / "models.json").read_text())
+    (tmp_path / "models.json").write_text(json.dumps(models | {"tiny-dino": "0" * 12}))
+    with pytest.raises(UserError, match="another tiny-dino; give another --out"):
+        make_table("main", SMALL, tmp_path)
 
 
 def test_what_drawing_costs_is_measured_once_and_apart(
@@ -143,7 +152,9 @@ def test_what_drawing_costs_is_measured_once_and_apart(
     monkeypatch.setitem(TABLES, "main", costed)
     scores, _ = make_table("main", SMALL, tmp_path)
     for row in scores:
-        assert all(len(run[metric]) == SMALL.costed for run in row.runs for metric in COSTS)
+        assert all(len(row.runs[-1][metric]) == SMALL.costed for metric in COSTS)
+    seeds = {(row["method"], row["metric"]): row["seeds"] for row in _table(tmp_path)["rows"]}
+    assert [seeds[ROWS[0].name, metric] for metric in ("identity", *COSTS)] == [[0, 1], [1], [1], [1]]
     monkeypatch.setattr(CopyReference, "generate", None)
     again, _ = make_table("main", SMALL, tmp_path)
     assert again == scores

@@ -26,7 +26,6 @@ from dsd.evaluate.pictures import Drawn
 
 QUALITIES = ("identity", "prompt_following", "diversity", "vendi", "copy", "clip_i", "clip_t")
 """What the pictures themselves decide."""
-COSTS = ("seconds_per_image", "prepare_seconds", "peak_mib")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,8 @@ class Scores:
 
     Attributes:
         name: of the row.
-        runs: for each training of the method, for each metric one value a subject.
+        runs: for each training of the method, for each metric one value a subject; a training may lack metrics that
+            others have.
         seeds: of the trainings.
     """
 
@@ -46,16 +46,20 @@ class Scores:
     @property
     def metrics(self) -> list[str]:
         """The row's columns."""
-        return list(self.runs[0])
+        return list(dict.fromkeys(metric for run in self.runs for metric in run))
 
     @property
     def values(self) -> dict[str, list[float]]:
         """For each metric one value a subject: the mean over trainings."""
-        return {metric: np.mean(self.by_run(metric), axis=0).tolist() for metric in self.runs[0]}
+        return {metric: np.mean(self.by_run(metric), axis=0).tolist() for metric in self.metrics}
 
     def by_run(self, metric: str) -> list[list[float]]:
-        """For each training one value a subject."""
-        return [list(run[metric]) for run in self.runs]
+        """For each training that has the metric one value a subject."""
+        return [list(run[metric]) for run in self.runs if metric in run]
+
+    def seeds_of(self, metric: str) -> list[int]:
+        """Of the trainings that have the metric."""
+        return [seed for run, seed in zip(self.runs, self.seeds, strict=True) if metric in run]
 
     def estimate(self, metric: str) -> Estimate:
         """Mean over subjects and trainings with its interval."""
@@ -128,7 +132,7 @@ class Ruler:
             **self._likenesses(asked),
             "clip_i": cosine.with_reference(self.reference_features, seen),
             "clip_t": cosine.with_prompts(seen, self.sentences[:, 0].unflatten(0, (len(asked), prompts))),
-            **{name: torch.tensor(values) for name, values in drawn.costs.columns.items()},
+            **{name: torch.tensor(values) for name, values in drawn.costs.columns().items()},
         }
         columns |= self._by_group({name: columns[name] for name in by_picture}) | self._by_place(by_picture)
         columns |= {} if self._face_scale is None else {"identity/faces": self._face_identity(asked)}

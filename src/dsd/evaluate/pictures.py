@@ -6,7 +6,7 @@ import io
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,25 +29,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What drawing took.
+    """What drawing took, by the table's columns.
 
     Attributes:
-        seconds: for each subject, wall-clock seconds a picture, without preparing.
+        seconds_per_image: for each subject, wall-clock seconds a picture, without preparing.
         prepare_seconds: for each subject, wall-clock seconds of test-time work before its first picture.
         peak_mib: for each subject, the most memory that preparing and drawing took, in MiB: of the GPU where there is
             one, else of the whole process.
     """
 
-    seconds: list[float]
+    seconds_per_image: list[float]
     prepare_seconds: list[float]
     peak_mib: list[float]
 
-    @property
     def columns(self) -> dict[str, list[float]]:
-        """By the table's columns."""
-        return {
-            "seconds_per_image": self.seconds, "prepare_seconds": self.prepare_seconds, "peak_mib": self.peak_mib,
-        }  # fmt: skip
+        """The columns by name."""
+        return asdict(self)
+
+
+COSTS = tuple(field.name for field in fields(Costs))
+"""The columns of what drawing took."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +174,7 @@ def costs(benchmark: Benchmark, method: SubjectMethod, subjects: int) -> Costs:
 
 def _costs(prepared: Sequence[Prepared], drawn: Sequence[Sequence[Picture]]) -> Costs:
     return Costs(
-        seconds=[sum(picture.seconds for picture in of_subject) / len(of_subject) for of_subject in drawn],
+        seconds_per_image=[sum(picture.seconds for picture in of_subject) / len(of_subject) for of_subject in drawn],
         prepare_seconds=[cost.seconds for cost in prepared],
         peak_mib=[
             max([cost.peak_mib, *(picture.peak_mib for picture in of_subject)])

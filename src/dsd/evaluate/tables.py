@@ -44,8 +44,8 @@ def by_method(scores: Sequence[Scores]) -> dict[str, dict[str, dict[str, float]]
 def as_dict(scores: Sequence[Scores], findings: Sequence[Finding], name: str) -> dict[str, Any]:
     """A line a number, with how many subjects and which training seeds it rests on, and what became of the claims."""
     rows = [
-        {"method": row.name, "metric": metric, **row.estimate(metric).as_dict(), "n": len(row.runs[0][metric])}
-        | {"seeds": list(row.seeds)}
+        {"method": row.name, "metric": metric, **row.estimate(metric).as_dict(), "n": len(row.by_run(metric)[0])}
+        | {"seeds": row.seeds_of(metric)}
         for row in scores
         for metric in row.metrics
     ]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dsd.evaluate import pictures
-from dsd.evaluate.measure import COSTS, Scores
+from dsd.evaluate.measure import Scores
+from dsd.evaluate.pictures import COSTS
 from dsd.files import write_atomic
 from dsd.train import environment
 from dsd.train.config import TrainConfig
@@ -48,28 +49,30 @@ def measure(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig) 
     drawn = pictures.draw(ingredients.benchmark, method, folder)
     (run,) = ingredients.ruler.measure(row.name, drawn).runs
     place = pictures.place_of(ingredients.benchmark, method, folder)
-    content = {"pictures": str(place.relative_to(folder)), "machine": environment.machine(), "scores": run}
+    values = {metric: run[metric] for metric in run if metric not in COSTS}  # those were taken while other jobs ran
+    content = {"pictures": str(place.relative_to(folder)), "machine": environment.machine(), "scores": values}
     write_atomic(_path(ingredients, row, seed, budget), json.dumps(content) + "\n")
     return _read(ingredients, row, seed, content)
 
 
-def with_costs(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig, scores: Scores) -> Scores:
+def with_costs(ingredients: Ingredients, row: Row, scores: Scores, budget: TrainConfig) -> Scores:
     """Scores of a row with what drawing costs on this machine, measured once when no other job runs.
 
     Args:
         ingredients: of the tables.
         row: of a table.
-        seed: of the training that draws; all cost the same.
+        scores: of the row; its last training draws.
         budget: of it, before the row's changes.
-        scores: of the row.
     """
+    *others, last = scores.runs
+    seed = scores.seeds[-1]
     path = _path(ingredients, row, seed, budget, "costs")
     if not path.exists():
         method = ingredients.method(row, seed, budget)
-        costs = pictures.costs(ingredients.benchmark, method, ingredients.config.costed).columns
+        costs = pictures.costs(ingredients.benchmark, method, ingredients.config.costed).columns()
         write_atomic(path, json.dumps({"machine": environment.machine(), "costs": costs}) + "\n")
     costs = json.loads(path.read_text())["costs"]
-    return dataclasses.replace(scores, runs=[{**run, **costs} for run in scores.runs])
+    return dataclasses.replace(scores, runs=[*others, {**last, **costs}])
 
 
 def find(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig) -> Measured | None:
@@ -83,10 +86,8 @@ def _path(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig, fo
 
 
 def _read(ingredients: Ingredients, row: Row, seed: int, content: dict[str, Any]) -> Measured:
-    scores = content["scores"]
-    run = {metric: scores[metric] for metric in scores if metric not in COSTS}  # taken while other jobs ran
     return Measured(
-        scores=Scores(name=row.name, runs=[run], seeds=(seed,)),
+        scores=Scores(name=row.name, runs=[content["scores"]], seeds=(seed,)),
         place=ingredients.out / "pictures" / content["pictures"],
         machine=content["machine"],
     )

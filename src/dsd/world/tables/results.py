@@ -9,6 +9,7 @@ from typing import Any
 
 from dsd.evaluate.claims import Finding
 from dsd.evaluate.dreambench.table import quoted_as_markdown
+from dsd.evaluate.pictures import COSTS
 from dsd.evaluate.tables import claims_as_markdown, markdown, title
 from dsd.files import write_atomic
 
@@ -19,14 +20,13 @@ _APART = (
     "prompt_following/unmoved", "prompt_following/moved",
 )  # fmt: skip
 """Of kinds of subjects, and of pictures in which the subject stands as in the reference or elsewhere."""
-_COSTS = ("prepare_seconds", "seconds_per_image", "peak_mib")
 _READ = """A cell is a mean over held-out individuals (and trainings, where there are several) with its 95 % bootstrap
-interval: individuals and trainings are resampled. Identity is 0 for a stranger of the same description and 1 for the
-true individual, by tiny-dino; prompt following is the share of pictures that tiny-clip finds nearest to their own
-prompt among eight; copy is 0 for a picture as like the reference as the truth is, and 1 for the reference itself. A
-claim holds when its whole paired interval lies on its side and p, corrected for all claims of the table (Holm), is
-below 0.05; the win rate is the share of individuals on which it holds. Seconds and memory are those of one individual
-after the other when nothing else runs."""
+interval: individuals and trainings are resampled, so that of a single training tells of individuals alone. Identity
+is 0 for a stranger of the same description and 1 for the true individual, by tiny-dino; prompt following is the share
+of pictures that tiny-clip finds nearest to their own prompt among eight; copy is 0 for a picture as like the
+reference as the truth is, and 1 for the reference itself. A claim holds when its whole paired interval lies on its
+side and p, corrected for all claims of the table (Holm), is below 0.05; the win rate is the share of individuals on
+which it holds. Seconds and memory are those of one individual after the other when nothing else runs."""
 _DIGITS = {"peak_mib": 0}
 _TITLES = {"main": "Main table", "ablations": "Ablations", "budget": "Error budget"}
 
@@ -40,7 +40,8 @@ def write_results(out: Path, path: Path, command: str) -> None:
             of a row what was measured of each individual.
         command: that makes the tables again.
     """
-    parts = [_head(out, command)]
+    receipts = path.with_suffix("")
+    parts = [_head(out, command, receipts.name)]
     for name in _TITLES:
         file = out / name / "table.json"
         if file.exists():
@@ -51,7 +52,7 @@ def write_results(out: Path, path: Path, command: str) -> None:
         "prints beside, quoted from arXiv 2406.16855:\n\n" + quoted_as_markdown()
     )
     write_atomic(path, "\n".join(parts))
-    _write_receipts(out, path.with_suffix(""))
+    _write_receipts(out, receipts)
 
 
 def _write_receipts(out: Path, folder: Path) -> None:
@@ -62,13 +63,13 @@ def _write_receipts(out: Path, folder: Path) -> None:
             write_atomic(folder / name, file.read_bytes())
 
 
-def _head(out: Path, command: str) -> str:
+def _head(out: Path, command: str, receipts: str) -> str:
     config = json.loads((out / "config.json").read_text())
     train, ablation = config["train"], config["ablation_train"]
     costs = f"; seconds and memory measured on {measured}" if (measured := _machines(out / "costs")) else ""
     return (
         f"# Results\n\nMade by `{command}` in the drawn world, on the embedded models. Every number is measured; "
-        f"the folder `results` has them all, and what each training of each row got for each individual.\n\n"
+        f"the folder `{receipts}` has them all, and what each training of each row got for each individual.\n\n"
         f"{_READ}\n\n{config['subjects']} individuals x 4 prompts. Main table: trainings of {train['steps']} steps of "
         f"{train['batch_size']} pairs. Ablations and error budget: {ablation['steps']} steps on "
         f"{config['ablation_pairs']} pairs.\n\nTrained and drawn on {_machines(out / 'scores')}{costs}.\n"
@@ -89,7 +90,7 @@ def _table(table: Mapping[str, Any], folder: Path) -> str:
         f"## {_TITLES[table['table']]}\n\nAt commit {table['commit']}.\n",
         _columns(rows, _SHOWN),
         _columns(rows, _APART),
-        _columns(rows, _COSTS),
+        _columns(rows, COSTS),
         claims,
         more.read_text() if more.exists() else "",
     ]

@@ -17,6 +17,7 @@ from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.measure import Scores
 from dsd.files import make_folder, write_atomic
 from dsd.log import console
+from dsd.models import embedded_folder, revision_of
 from dsd.train.config import TrainConfig
 from dsd.world.tables import error_budget, side_by_side
 from dsd.world.tables.config import Row, TablesConfig, ablation_rows, budget_rows, main_rows
@@ -24,7 +25,8 @@ from dsd.world.tables.ingredients import Ingredients
 from dsd.world.tables.measured import Measured, measure, with_costs
 
 _SHEET_ROWS = 12
-_CONFIG = "config.json"
+_CONFIG, _MODELS = "config.json", "models.json"
+_USED = ("tiny-flux", "tiny-vlm", "tiny-dino", "tiny-clip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,10 +173,7 @@ def make_table(name: str, config: TablesConfig, out: Path, workers: int = 1) -> 
         found[row.name].append(measure(ingredients, row, seed, table.budget(config)))
     scores = [Scores.together([one.scores for one in of_row]) for of_row in found.values()]
     if table.costs:
-        scores = [
-            with_costs(ingredients, row, of_row.seeds[-1], table.budget(config), of_row)
-            for row, of_row in zip(rows, scores, strict=True)
-        ]
+        scores = [with_costs(ingredients, *pair, table.budget(config)) for pair in zip(rows, scores, strict=True)]
     folder = make_folder(out / name)
     sections, words = table.more(ingredients, folder) if table.more is not None else ([], "")
     findings = tables.write(scores, folder, name, table.claims)
@@ -194,17 +193,21 @@ def make_table(name: str, config: TablesConfig, out: Path, workers: int = 1) -> 
 
 
 def _claim(config: TablesConfig, out: Path) -> None:
-    """Takes a folder for tables, or finds that it holds these."""
-    path = make_folder(out) / _CONFIG
+    """Takes a folder for tables, or finds that it holds these: what is kept there rests on settings and models."""
+    path, models_path = make_folder(out) / _CONFIG, out / _MODELS
+    models = {name: revision_of(embedded_folder(name)) for name in _USED}
     if not path.exists():
         write_atomic(path, to_json(config))
-        return
-    before = from_json(TablesConfig, path.read_text())
+        write_atomic(models_path, json.dumps(models, indent=2) + "\n")
+    before, models_before = from_json(TablesConfig, path.read_text()), json.loads(models_path.read_text())
     differing = [f.name for f in dataclasses.fields(config) if getattr(before, f.name) != getattr(config, f.name)]
     if differing:
         raise UserError(
             f'"{out}" holds tables with other {", ".join(differing)}; give the same settings to go on, or another --out'
         )
+    differing = [name for name in models if models_before.get(name) != models[name]]
+    if differing:
+        raise UserError(f'"{out}" holds tables made with another {", ".join(differing)}; give another --out')
 
 
 def _sheet(ingredients: Ingredients, places: dict[str, Path]) -> list[report.SheetRow]:
