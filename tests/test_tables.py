@@ -116,6 +116,20 @@ def test_a_table_says_what_every_number_rests_on(small_table: None, tmp_path: Pa
     assert "<h2>Claims</h2>" in (tmp_path / "main" / "index.html").read_text()
 
 
+def test_a_table_so_far_has_the_trainings_that_are_finished(
+    small_table: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=f"no finished training of {ROWS[0].name}, .*run `dsd evaluate main`"):
+        make_table("main", SMALL, tmp_path, so_far=True)
+    two = TABLES["main"]
+    monkeypatch.setitem(TABLES, "main", dataclasses.replace(two, seeds=lambda _: (0,)))
+    whole, _ = make_table("main", SMALL, tmp_path)
+    monkeypatch.setitem(TABLES, "main", dataclasses.replace(two, costs=True))
+    monkeypatch.setattr(CopyReference, "generate", None)
+    so_far, _ = make_table("main", SMALL, tmp_path, so_far=True)
+    assert so_far == whole
+
+
 def test_a_table_that_is_killed_repeats_no_picture(
     small_table: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,6 +107,8 @@ class Table:
     workers: int = 1
     """Processes that train, draw and measure; as many as there are cores is quickest. Seconds and memory are measured
     after them, when nothing else runs."""
+    so_far: bool = False
+    """Train and draw nothing: make the tables of the trainings that earlier starts have finished."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
 
@@ -167,13 +169,16 @@ def _plan_of(command: Table, name: str) -> list[str]:
     budget = config.train if name == "main" else config.ablation_train
     seeds = config.seeds if name == "main" else config.ablation_seeds
     rows = [row.name for row in _ROWS[name](config)]
+    written = f"write table.json, table.csv, table.md and index.html to {command.folder / name}"
+    if command.so_far:
+        return [f"read what {command.folder} holds of {', '.join(rows)}", written]
     return [
         f"curate {config.curate.units * config.curate.unit_size:,} captions with {config.curate.teacher} and "
         f"{config.curate.judge}",
         f"train what is trained for {budget.steps:,} steps of {budget.batch_size} pairs, with seeds "
         f"{', '.join(map(str, seeds))}",
         f"draw {config.subjects} held-out individuals x 4 prompts with {', '.join(rows)}",
-        f"write table.json, table.csv, table.md and index.html to {command.folder / name}",
+        written,
     ]
 
 
@@ -199,11 +204,12 @@ def _table(command: Table) -> None:
     from dsd.world.tables.table import make_table
 
     for name in _names(command):
-        scores, findings = make_table(name, command.config, command.folder, command.workers)
+        scores, findings = make_table(name, command.config, command.folder, command.workers, so_far=command.so_far)
         print(tables.as_markdown(scores), end="")
         print(tables.claims_as_markdown(findings), end="")
     if command.results is not None:
-        words = f"dsd evaluate {command.table}{' --quick' if command.quick else ''}"
+        flags = [" --quick"] * command.quick + [" --so-far"] * command.so_far
+        words = f"dsd evaluate {command.table}{''.join(flags)}"
         write_results(command.folder, command.results, words)
         print(command.results)
 

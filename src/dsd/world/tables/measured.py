@@ -55,7 +55,9 @@ def measure(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig) 
     return _read(ingredients, row, seed, content)
 
 
-def with_costs(ingredients: Ingredients, row: Row, scores: Scores, budget: TrainConfig) -> Scores:
+def with_costs(
+    ingredients: Ingredients, row: Row, scores: Scores, budget: TrainConfig, *, so_far: bool = False
+) -> Scores:
     """Scores of a row with what drawing costs on this machine, measured once when no other job runs.
 
     Args:
@@ -63,11 +65,14 @@ def with_costs(ingredients: Ingredients, row: Row, scores: Scores, budget: Train
         row: of a table.
         scores: of the row; its last training draws.
         budget: of it, before the row's changes.
+        so_far: measure nothing; where it has not been measured, the scores stay as they are.
     """
     *others, last = scores.runs
     seed = scores.seeds[-1]
     path = _path(ingredients, row, seed, budget, "costs")
     if not path.exists():
+        if so_far:
+            return scores
         method = ingredients.method(row, seed, budget)
         costs = pictures.costs(ingredients.benchmark, method, ingredients.config.costed).columns()
         write_atomic(path, json.dumps({"machine": environment.machine(), "costs": costs}) + "\n")

@@ -22,7 +22,7 @@ from dsd.train.config import TrainConfig
 from dsd.world.tables import error_budget, side_by_side
 from dsd.world.tables.config import Row, TablesConfig, ablation_rows, budget_rows, main_rows
 from dsd.world.tables.ingredients import Ingredients
-from dsd.world.tables.measured import Measured, measure, with_costs
+from dsd.world.tables.measured import Measured, find, measure, with_costs
 
 _SHEET_ROWS = 12
 _CONFIG, _MODELS = "config.json", "models.json"
@@ -144,7 +144,9 @@ TABLES = {
 }
 
 
-def make_table(name: str, config: TablesConfig, out: Path, workers: int = 1) -> tuple[list[Scores], list[Finding]]:
+def make_table(
+    name: str, config: TablesConfig, out: Path, workers: int = 1, *, so_far: bool = False
+) -> tuple[list[Scores], list[Finding]]:
     """Trains, draws and measures all rows of a table, or what of it an earlier start left undone.
 
     Args:
@@ -152,12 +154,13 @@ def make_table(name: str, config: TablesConfig, out: Path, workers: int = 1) -> 
         config: settings; the same for every table of a folder.
         out: gets the ingredients, ``pictures/``, and in a folder of the table's name JSON, CSV, Markdown and a page.
         workers: processes that train and draw.
+        so_far: train and draw nothing: the table is made of the trainings that an earlier start has finished.
 
     Returns:
         The rows, and what became of the claims.
 
     Raises:
-        UserError: the folder holds tables of other settings.
+        UserError: the folder holds tables of other settings or models, or so far nothing of a row.
     """
     _claim(config, out)
     table, ingredients = TABLES[name], Ingredients(config, out)
@@ -166,14 +169,24 @@ def make_table(name: str, config: TablesConfig, out: Path, workers: int = 1) -> 
     jobs = [  # a whole table of the first seed comes first
         (row, seed) for n, seed in enumerate(table.seeds(config)) for row in rows if n == 0 or row.varies
     ]
-    if workers > 1:
+    if so_far:
+        jobs = [(row, seed) for row, seed in jobs if find(ingredients, row, seed, table.budget(config)) is not None]
+        finished = {row.name for row, _ in jobs}
+        if missing := [row.name for row in rows if row.name not in finished]:
+            raise UserError(
+                f'"{out}" has no finished training of {", ".join(missing)}; run `dsd evaluate {name}` until it has'
+            )
+    elif workers > 1:
         side_by_side.make(ingredients, jobs, table.budget(config), workers)
     for row, seed in jobs:
         console.print(f"{name}: {row.name}, seed {seed}", markup=False)
         found[row.name].append(measure(ingredients, row, seed, table.budget(config)))
     scores = [Scores.together([one.scores for one in of_row]) for of_row in found.values()]
     if table.costs:
-        scores = [with_costs(ingredients, *pair, table.budget(config)) for pair in zip(rows, scores, strict=True)]
+        scores = [
+            with_costs(ingredients, row, of_row, table.budget(config), so_far=so_far)
+            for row, of_row in zip(rows, scores, strict=True)
+        ]
     folder = make_folder(out / name)
     sections, words = table.more(ingredients, folder) if table.more is not None else ([], "")
     findings = tables.write(scores, folder, name, table.claims)
