@@ -68,8 +68,13 @@ class TextOnly:
                 num_inference_steps=drawing.steps,
                 max_sequence_length=drawing.max_sequence_length,
                 generator=[torch.Generator().manual_seed(request.seed) for request in batch],
+                **self.further(batch),
             ).images
         return pictures
+
+    def further(self, batch: Sequence[Request]) -> dict[str, Any]:
+        """What the pipeline is told beside the words, by methods that differ from this one in that alone."""
+        return {}
 
 
 def teacher(setting: Setting) -> TextOnly:
