@@ -246,6 +246,16 @@ def test_a_new_word_changes_nothing_but_itself(tmp_path: Path, clip: str, faces:
     assert method.generate([asked("red")])[0].tobytes() == first
 
 
+def test_what_survives_the_noise_is_kept(tmp_path: Path, clip: str, faces: str) -> None:
+    method: Any = registry.build("sdedit", setting_of("sdedit", tmp_path, clip, faces))
+    red, blue = asked("red"), asked("blue")
+    half, whole = (dataclasses.replace(method, strength=strength) for strength in (0.5, 1.0))
+    together = to_tensor(half.generate([red, blue]))
+    assert torch.allclose(to_tensor(half.generate([blue])), together[1:], atol=0.02), "each by itself"
+    assert not torch.allclose(together[0], together[1], atol=0.1)
+    assert whole.generate([red])[0].tobytes() == whole.generate([blue])[0].tobytes(), "nothing of the reference is left"
+
+
 def test_every_method_says_what_it_lacks(tmp_path: Path, clip: str, faces: str) -> None:
     for name, entry in registry.METHODS.items():
         if entry.trained:

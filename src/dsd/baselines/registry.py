@@ -34,6 +34,7 @@ METHODS = {
     "ip-adapter-on-pairs": Entry("ip_adapter:ip_adapter_on_pairs", trained=True),
     "controlnet": Entry("controlnet:controlnet", trained=True),
     "instantid": Entry("instantid:instantid", trained=True),
+    "sdedit": Entry("sdedit:sdedit"),
     "teacher": Entry("text_only:teacher"),
     "copy": Entry("copy:copy_reference"),
 }

@@ -1,0 +1,43 @@
+"""SDEdit (Meng et al., ICLR 2022, arXiv 2108.01073): the reference, mostly noised, is drawn anew under the prompt.
+
+Nothing is trained, before or at test time: what survives the noise is what is kept. Deviations from the paper: a
+rectified flow in place of a diffusion, and the words follow by true guidance as in the text-only model. Reference
+pictures of another size are resized to the picture's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers import FluxImg2ImgPipeline
+
+from dsd.baselines.protocol import Request
+from dsd.baselines.setting import Setting
+from dsd.baselines.text_only import TextOnly, teacher
+
+STRENGTH = 0.9
+"""Share of the denoising steps that are taken: of 0.5, 0.7, 0.8, 0.9 and 0.95 the one with the highest identity and
+prompt following together on 16 validation individuals; below 0.7 the reference's scene stays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SDEdit(TextOnly):
+    """Draws prompts from noised references with a stock `FluxImg2ImgPipeline`."""
+
+    strength: float = STRENGTH
+
+    def further(self, batch: Sequence[Request]) -> dict[str, Any]:
+        """The references, and how much of them is given up."""
+        return {"image": [request.reference for request in batch], "strength": self.strength}
+
+
+def sdedit(setting: Setting) -> SDEdit:
+    """The row of the plain text-to-image model that starts from the reference."""
+    plain = teacher(setting)
+    pipeline = FluxImg2ImgPipeline(**plain.pipeline.components)
+    pipeline.set_progress_bar_config(disable=True)
+    fields = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}
+    return SDEdit(**{**fields, "pipeline": pipeline, "fingerprint": f"{plain.fingerprint}-{STRENGTH}"})
