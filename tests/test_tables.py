@@ -174,6 +174,11 @@ def test_what_drawing_costs_is_measured_once_and_apart(
     assert again == scores
     write_results(tmp_path, tmp_path / "results.md", "dsd evaluate main")
     assert f"memory measured on {environment.machine()}" in (tmp_path / "results.md").read_text()
+    (costs, *_) = (tmp_path / "costs").glob("copy-*.json")
+    costs.unlink()
+    half, _ = make_table("main", SMALL, tmp_path, so_far=True)
+    assert [set(COSTS) <= set(row.metrics) for row in half] == [True, False]
+    assert "peak_mib" not in (tmp_path / "main" / "table.csv").read_text(), "a column is of every row"
 
 
 def test_several_processes_draw_the_same_table(small_table: None, tmp_path: Path) -> None:

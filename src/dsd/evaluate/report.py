@@ -14,7 +14,7 @@ from dsd.evaluate import plots
 from dsd.evaluate.agreement import Agreement
 from dsd.evaluate.claims import Finding
 from dsd.evaluate.measure import Scores
-from dsd.evaluate.tables import title
+from dsd.evaluate.tables import columns, title
 from dsd.images import encode_png
 from dsd.log import duration
 
@@ -183,7 +183,7 @@ def _sheet(report: Report) -> str:
 def _table(report: Report) -> str:
     if not report.scores:
         return ""
-    metrics = report.scores[0].metrics
+    metrics = columns(report.scores)
     head = "".join(f"<th>{title(m)}</th>" for m in metrics)
     rows = ""
     for row in report.scores:

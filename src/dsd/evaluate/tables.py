@@ -36,6 +36,11 @@ def title(metric: str) -> str:
     return TITLES.get(name, name.replace("_", " ")) + (f", {group}" if group else "")
 
 
+def columns(scores: Sequence[Scores]) -> list[str]:
+    """The metrics that every row has."""
+    return [metric for metric in scores[0].metrics if all(metric in row.metrics for row in scores)] if scores else []
+
+
 def by_method(scores: Sequence[Scores]) -> dict[str, dict[str, dict[str, float]]]:
     """``{method: {metric: {"mean", "low", "high"}}}``."""
     return {row.name: {metric: row.estimate(metric).as_dict() for metric in row.metrics} for row in scores}
@@ -55,7 +60,7 @@ def as_dict(scores: Sequence[Scores], findings: Sequence[Finding], name: str) ->
 
 def as_csv(scores: Sequence[Scores]) -> str:
     """One line a method, three columns a metric."""
-    out, metrics = io.StringIO(), _metrics(scores)
+    out, metrics = io.StringIO(), columns(scores)
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["method", *(f"{metric}_{part}" for metric in metrics for part in ("mean", "low", "high"))])
     for row in scores:
@@ -66,7 +71,7 @@ def as_csv(scores: Sequence[Scores]) -> str:
 
 def as_markdown(scores: Sequence[Scores]) -> str:
     """A table with means and intervals."""
-    metrics = _metrics(scores)
+    metrics = columns(scores)
     rows = [
         [row.name, *(str(row.estimate(metric)) for metric in metrics), " ".join(map(str, row.seeds))] for row in scores
     ]
@@ -114,7 +119,3 @@ def read(folder: Path) -> list[Scores]:
     """The rows as `write` left them."""
     values = json.loads((folder / "subjects.json").read_text())
     return [Scores(name=name, runs=row["runs"], seeds=row["seeds"]) for name, row in values.items()]
-
-
-def _metrics(scores: Sequence[Scores]) -> list[str]:
-    return list(scores[0].metrics) if scores else []
