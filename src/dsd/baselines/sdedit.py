@@ -16,7 +16,7 @@ from diffusers import FluxImg2ImgPipeline
 
 from dsd.baselines.protocol import Request
 from dsd.baselines.setting import Setting
-from dsd.baselines.text_only import TextOnly, teacher
+from dsd.baselines.text_only import TextOnly
 
 STRENGTH = 0.9
 """Share of the denoising steps that are taken: of 0.5, 0.7, 0.8, 0.9 and 0.95 the one with the highest identity and
@@ -36,8 +36,7 @@ class SDEdit(TextOnly):
 
 def sdedit(setting: Setting) -> SDEdit:
     """The row of the plain text-to-image model that starts from the reference."""
-    plain = teacher(setting)
+    plain = SDEdit.load(setting.base, setting.drawing, name=setting.name, device=setting.device, dtype=setting.dtype)
     pipeline = FluxImg2ImgPipeline(**plain.pipeline.components)
     pipeline.set_progress_bar_config(disable=True)
-    fields = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}
-    return SDEdit(**{**fields, "pipeline": pipeline, "fingerprint": f"{plain.fingerprint}-{STRENGTH}"})
+    return dataclasses.replace(plain, pipeline=pipeline, fingerprint=f"{plain.fingerprint}-{plain.strength}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers import FluxPipeline
@@ -42,7 +42,7 @@ class TextOnly:
         name: str = "teacher",
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
-    ) -> TextOnly:
+    ) -> Self:
         """Loads a FLUX folder, hub id or `embedded:NAME`."""
         folder = resolve(base)
         pipeline = FluxPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True).to(device)

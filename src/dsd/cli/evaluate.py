@@ -208,8 +208,8 @@ def _table(command: Table) -> None:
         print(tables.as_markdown(scores), end="")
         print(tables.claims_as_markdown(findings), end="")
     if command.results is not None:
-        flags = [" --quick"] * command.quick + [" --so-far"] * command.so_far
-        words = f"dsd evaluate {command.table}{''.join(flags)}"
+        quick, so_far = " --quick" if command.quick else "", " --so-far" if command.so_far else ""
+        words = f"dsd evaluate {command.table}{quick}{so_far}"
         write_results(command.folder, command.results, words)
         print(command.results)
 

@@ -169,18 +169,17 @@ def make_table(
     jobs = [  # a whole table of the first seed comes first
         (row, seed) for n, seed in enumerate(table.seeds(config)) for row in rows if n == 0 or row.varies
     ]
-    if so_far:
-        jobs = [(row, seed) for row, seed in jobs if find(ingredients, row, seed, table.budget(config)) is not None]
-        finished = {row.name for row, _ in jobs}
-        if missing := [row.name for row in rows if row.name not in finished]:
-            raise UserError(
-                f'"{out}" has no finished training of {", ".join(missing)}; run `dsd evaluate {name}` until it has'
-            )
-    elif workers > 1:
+    if workers > 1 and not so_far:
         side_by_side.make(ingredients, jobs, table.budget(config), workers)
     for row, seed in jobs:
         console.print(f"{name}: {row.name}, seed {seed}", markup=False)
-        found[row.name].append(measure(ingredients, row, seed, table.budget(config)))
+        one = (find if so_far else measure)(ingredients, row, seed, table.budget(config))
+        if one is not None:
+            found[row.name].append(one)
+    if missing := [row for row, of_row in found.items() if not of_row]:
+        raise UserError(
+            f'"{out}" has no finished training of {", ".join(missing)}; run `dsd evaluate {name}` until it has'
+        )
     scores = [Scores.together([one.scores for one in of_row]) for of_row in found.values()]
     if table.costs:
         scores = [
@@ -210,8 +209,8 @@ def _claim(config: TablesConfig, out: Path) -> None:
     path, models_path = make_folder(out) / _CONFIG, out / _MODELS
     models = {name: revision_of(embedded_folder(name)) for name in _USED}
     if not path.exists():
-        write_atomic(path, to_json(config))
         write_atomic(models_path, json.dumps(models, indent=2) + "\n")
+        write_atomic(path, to_json(config))
     before, models_before = from_json(TablesConfig, path.read_text()), json.loads(models_path.read_text())
     differing = [f.name for f in dataclasses.fields(config) if getattr(before, f.name) != getattr(config, f.name)]
     if differing:
