@@ -10,7 +10,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dsd.errors import UserError
 from dsd.files import write_atomic
 from dsd.log import progress
 from dsd.train import checkpoint
@@ -77,6 +78,22 @@ def learning_rate_factor(
     done = step / max(steps, 1)
     decay = 1.0 if done < decay_from else max(floor, (1 - done) / (1 - decay_from))
     return min(1.0, (step + 1) / warmup) * decay
+
+
+def _means(sums: Mapping[str, Sequence[float | Tensor]], step: int, folder: Path) -> dict[str, float]:
+    """Means of the metrics since the last ones.
+
+    Raises:
+        UserError: one is no finite number; nothing of this state has been kept yet.
+    """
+    means = {name: float(torch.as_tensor(values, dtype=torch.float32).mean()) for name, values in sums.items()}
+    wrong = [name for name, value in means.items() if not math.isfinite(value)]
+    if wrong:
+        raise UserError(
+            f"training has diverged: {', '.join(wrong)} is no finite number at step {step}; the last good checkpoint "
+            f'is in "{folder / "checkpoints"}"; train in float32 or at a lower learning rate, in another folder'
+        )
+    return means
 
 
 class Metrics:
@@ -145,8 +162,7 @@ def run(
             continue
         line: dict[str, float] = {}
         if done % log_every == 0 or done == steps:
-            line = {name: float(torch.as_tensor(values, dtype=torch.float32).mean()) for name, values in sums.items()}
-            sums = {}
+            line, sums = _means(sums, done, folder), {}
         if done % evaluate_every == 0 or done == steps:
             figures = task.evaluate(done)
             line |= figures
@@ -155,4 +171,5 @@ def run(
         if line:
             metrics.write(done, line)
         if done % checkpoint_every == 0 or done == steps:
+            _means(sums, done, folder)
             checkpoint.save(folder / "checkpoints", done, task.tensors())

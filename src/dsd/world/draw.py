@@ -15,7 +15,7 @@ from torch import Tensor
 from dsd.world.individuals import CHARACTERS, KINDS, PATTERNS, PLACES, Individuals, Scenes
 
 PANEL_SIZE = 64
-_CHUNK = 64
+_CHUNK, _CHUNK_ON_GPU = 64, 2048  # panels painted together
 _LIGHT_HEIGHT = 0.75  # z component of the light's direction: flat surfaces always receive 1
 _SKY = ((0.55, 0.80, 0.98), (0.62, 0.82, 0.70), (0.80, 0.88, 0.96), (0.08, 0.08, 0.25),
         (0.90, 0.82, 0.70), (0.98, 0.85, 0.60), (0.70, 0.72, 0.78), (0.30, 0.60, 0.90))  # fmt: skip
@@ -40,7 +40,7 @@ class Drawing:
 
 def hsv(hue: Tensor, saturation: Tensor | float, value: Tensor | float) -> Float[Tensor, "n 3"]:
     """Colours in [0, 1] from hue, saturation and value, each ``(n,)`` in [0, 1]."""
-    saturation, value = torch.as_tensor(saturation).expand_as(hue), torch.as_tensor(value).expand_as(hue)
+    saturation, value = (torch.as_tensor(x, device=hue.device).expand_as(hue) for x in (saturation, value))
     offsets = torch.tensor([5.0, 3.0, 1.0], device=hue.device)
     k = (offsets + hue[:, None] * 6) % 6
     return value[:, None] * (1 - saturation[:, None].to(hue) * torch.minimum(k, 4 - k).clamp(0, 1))
@@ -371,9 +371,11 @@ def draw(individuals: Individuals, scenes: Scenes, size: int = PANEL_SIZE) -> Dr
     """
     if len(individuals) != len(scenes):
         raise ValueError(f"got {len(individuals)} individuals and {len(scenes)} scenes, want as many of each")
+    device = individuals.hue.device
+    chunk = _CHUNK if device.type == "cpu" else _CHUNK_ON_GPU
     parts = [
         _draw_chunk(individuals.take(rows), scenes.take(rows), size)
-        for rows in torch.arange(len(individuals), device=individuals.hue.device).split(_CHUNK)
+        for rows in torch.arange(len(individuals), device=device).split(chunk)
     ]
     return Drawing(*(torch.cat([getattr(p, name) for p in parts]) for name in ("image", "depth", "light")))
 

@@ -7,11 +7,13 @@ import importlib
 import json
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
+from dsd.attention import right_attention
 from dsd.config import did_you_mean
-from dsd.devices import mixed_precision
+from dsd.devices import default_device, mixed_precision
 from dsd.errors import UserError
 from dsd.log import console
 from dsd.models import resolve
@@ -32,6 +34,7 @@ HOURS = {"autoencoder": 0.6, "vlm": 1.5, "teacher": 4.0, "judge": 0.5, "dino": 0
 were spent on each shipped one.
 """
 _MEASURED_STEPS = 12
+_CHECKED_STEPS, _ALIKE = 3, 0.05
 _EVALUATED_EVERY = 1000  # steps, of a long run: a few minutes
 
 
@@ -111,7 +114,7 @@ def _train_recipe(
     build = _builder(name, start)
     run.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    with mixed_precision():
+    with right_attention(default_device()), precision_of(functools.partial(build, run)):
         decide = functools.partial(_budget, name, build, steps, hours, run, start)
         budget = kept_budget(run, decide, start)
         recipe = build(run, steps=budget.steps)
@@ -130,6 +133,36 @@ def _train_recipe(
         figures = recipe.evaluate(best[0] if best is not None else budget.steps)
     recipe.export(folder, _card(name, budget, figures, time.perf_counter() - started))
     console.print(f"{name}: {json.dumps(figures)} -> {folder}")
+
+
+def precision_of(
+    build: Callable[..., Recipe], wished: Callable[[], AbstractContextManager[object]] = mixed_precision
+) -> AbstractContextManager[object]:
+    """The wished precision where a recipe is right in it, else float32.
+
+    It is right when the first losses, whose later ones rest on the gradients of the earlier ones, are finite and those
+    of float32 to within a twentieth.
+
+    Args:
+        build: makes the recipe anew for so many ``steps``.
+        wished: makes a context of the wished precision; `contextlib.nullcontext` for float32, which is not checked.
+    """
+    if isinstance(context := wished(), nullcontext):
+        return context
+    found, wanted = (_first_losses(build, precision) for precision in (wished, nullcontext))
+    if all(abs(one - other) <= _ALIKE * abs(other) for one, other in zip(found, wanted, strict=True)):
+        return wished()
+    console.print(f"warning: in low precision the first losses are {found}, not {wanted}: training in float32")
+    return nullcontext()
+
+
+def _first_losses(build: Callable[..., Recipe], precision: Callable[[], AbstractContextManager[object]]) -> list[float]:
+    """Sums of the metrics of the first steps of a recipe."""
+    with precision():
+        recipe = build(steps=_MEASURED_STEPS)
+        return [
+            round(sum(float(value) for value in recipe.train_step(step).values()), 4) for step in range(_CHECKED_STEPS)
+        ]
 
 
 def _budget(

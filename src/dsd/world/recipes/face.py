@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import ResNetConfig, ResNetForImageClassification, ResNetModel
 
 from dsd.baselines.faces import POINTS, aligned
+from dsd.devices import default_device
 from dsd.train import checkpoint
 from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.optim import MuonAndAdamW
@@ -40,6 +41,9 @@ class FaceTask:
         self.finder: Any = ResNetForImageClassification(_network(labels=1 + 2 * POINTS))
         self.recogniser: Any = ResNetModel(_network())
         self.models = {"finder": self.finder, "recogniser": self.recogniser}
+        self.device = torch.device(default_device())
+        for model in self.models.values():
+            model.to(self.device)
         self.optimizer = MuonAndAdamW(
             self.models, adamw_names=("normalization", "embedder.embedder", "classifier"), adamw_lr=3e-3,
             weight_decay=0.01,
@@ -50,16 +54,16 @@ class FaceTask:
         for model in self.models.values():
             model.train()
         generator = step_generator(self.seed, step)
-        images, points, present = _views("training", step * _BATCH, _BATCH)
+        images, points, present = _views("training", step * _BATCH, _BATCH, self.device)
         images = softened(images, generator)
         out = self.finder(images).logits
         seen = F.binary_cross_entropy_with_logits(out[:, 0], present.float())
         misses = (out[:, 1:].view(-1, POINTS, 2) - points)[present].square().mean()
-        near = points + _JITTER * torch.randn(points.shape, generator=generator)
+        near = points + _JITTER * torch.randn(points.shape, generator=generator).to(points)
         first, second = _identity(self.recogniser, aligned(images, near)).chunk(2)
         faces = present.chunk(2)[0].nonzero()[:, 0]
         logits = first[faces] @ second[faces].T / _TEMPERATURE
-        labels = torch.arange(len(faces))
+        labels = torch.arange(len(faces), device=self.device)
         who = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
         self.optimizer.step(seen + 10 * misses + who, learning_rate_factor(step, self.steps))
         return {"seen": seen.detach(), "misses": misses.detach(), "who": who.detach()}
@@ -82,7 +86,7 @@ class FaceTask:
         """On validation individuals: faces seen, landmarks' error in panels, ROC area of identity where found."""
         for model in self.models.values():
             model.eval()
-        images, points, present = _views("validation", 0, _HELD)
+        images, points, present = _views("validation", 0, _HELD, self.device)
         out = self.finder(images).logits
         found = out[:, 1:].view(-1, POINTS, 2)
         first, second = _identity(self.recogniser, aligned(images, found)).chunk(2)
@@ -122,13 +126,13 @@ def _identity(model: Any, crops: Tensor) -> Tensor:
     return F.normalize(model(crops).pooler_output.flatten(1), dim=1)
 
 
-def _views(split: Split, first: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def _views(split: Split, first: int, count: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
     """Panels of individuals and of a stranger to each, all in a first scene and then all in a second one.
 
     Returns:
         Images, landmarks, and whether each has a face.
     """
-    index = torch.arange(first, first + count)
+    index = torch.arange(first, first + count, device=device)
     own = sample_individuals(split, index)
     other = strangers(own, split, index)
     who = Individuals(**{name: torch.cat([value, getattr(other, name)]) for name, value in vars(own).items()})

@@ -17,6 +17,8 @@ from jaxtyping import Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dsd.curate.config import CurateConfig
+from dsd.devices import by_device, default_device
 from dsd.files import atomic_folder
 from dsd.log import progress
 from dsd.train.loop import step_generator
@@ -30,8 +32,8 @@ _STRENGTHS = (0.05, 0.45)
 """Shares of the way to pure noise, from slightly different to as different as a hard look still tells apart."""
 AS_FAR_AS_SHEETS = (0.3, 0.3)
 """The share at which pairs agree as far as panels of the teacher's own sheets do."""
-_STEPS, _GUIDANCE = 16, 2.5  # as curation draws
-_FAMILIES_AT_ONCE = 16
+_DRAWN_AS = CurateConfig()  # as curation draws
+_FAMILIES_AT_ONCE = by_device(16, 128)
 _FILE = "images.safetensors"
 _ONE_OF_EACH = (SAME_PAIRS[0], OTHER_PAIRS[0])
 
@@ -44,7 +46,7 @@ class RedrawnFamilies:
         teacher: folder of the trained teacher.
         split: whose individuals.
         index: numbers of the families.
-        device: where they are drawn.
+        device: where they are drawn; by default a GPU when there is one.
         strengths: least and greatest share of the way to pure noise.
 
     Attributes:
@@ -59,12 +61,12 @@ class RedrawnFamilies:
         teacher: Path,
         split: Split,
         index: Int[Tensor, " n"],
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
         strengths: tuple[float, float] = _STRENGTHS,
     ) -> None:
         self.individuals, self.scenes = families(split, index)
         if not path.exists():
-            images = _drawn_again(teacher, self.individuals, self.scenes, device, strengths)
+            images = _drawn_again(teacher, self.individuals, self.scenes, device or default_device(), strengths)
             with atomic_folder(path) as temporary:
                 save_file({"images": images}, str(temporary / _FILE))
         self.images: Tensor = load_file(str(path / _FILE))["images"]
@@ -113,10 +115,10 @@ def _drawn_again(
         generator = step_generator(0, number)
         strength = low + (high - low) * float(torch.rand((), generator=generator))
         drawn = pipeline(
-            panel_captions(who, at), negative_prompt=[""] * len(rows), true_cfg_scale=_GUIDANCE,
+            panel_captions(who, at), negative_prompt=[""] * len(rows), true_cfg_scale=_DRAWN_AS.true_guidance,
             image=draw_panels(who, at).to(device), strength=strength,
-            num_inference_steps=_STEPS, height=PANEL_SIZE, width=PANEL_SIZE, max_sequence_length=PANEL_TEXT_TOKENS,
-            generator=generator, output_type="pt",
+            num_inference_steps=_DRAWN_AS.steps, height=PANEL_SIZE, width=PANEL_SIZE,
+            max_sequence_length=PANEL_TEXT_TOKENS, generator=generator, output_type="pt",
         ).images  # fmt: skip
         images.append((drawn * 255).round().clamp(0, 255).byte().cpu())
     return torch.cat(images)

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from einops import rearrange
+from jaxtyping import Bool, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
@@ -23,7 +24,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 from dsd import flow
 from dsd.backbones.flux import FluxBackbone
 from dsd.backbones.protocol import Text
-from dsd.devices import batch_factor, default_device
+from dsd.devices import by_device, default_device
 from dsd.files import atomic_folder
 from dsd.images import contact_sheet
 from dsd.log import progress
@@ -72,10 +73,11 @@ class Part:
     text_tokens: int
 
 
-PANELS = Part("panels", (1, 1), 16_000, 32 * batch_factor(), PANEL_TEXT_TOKENS)
-SHEETS = Part("sheets", (2, 2), 5_000, 8 * batch_factor(), SHEET_TEXT_TOKENS)
-STRIPS = Part("strips", (1, 2), 3_000, 16 * batch_factor(), SHEET_TEXT_TOKENS)
+PANELS = Part("panels", (1, 1), by_device(16_000, 120_000), by_device(32, 512), PANEL_TEXT_TOKENS)
+SHEETS = Part("sheets", (2, 2), by_device(5_000, 30_000), by_device(8, 128), SHEET_TEXT_TOKENS)
+STRIPS = Part("strips", (1, 2), by_device(3_000, 10_000), by_device(16, 128), SHEET_TEXT_TOKENS)
 CYCLE = (PANELS, SHEETS, PANELS, SHEETS, STRIPS)
+_DRAWN_AT_ONCE, _ENCODED_AT_ONCE = by_device(96, 2048), by_device(16, 256)  # panels
 HELD_PANELS = 256
 
 
@@ -129,8 +131,46 @@ def _initialise(transformer: nn.Module) -> None:
         transformer.proj_out.weight.zero_()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
 
 
+@dataclass(frozen=True)
+class TokenIds:
+    """Captions as both tokenizers of FLUX read them, padded.
+
+    Attributes:
+        clip: ``(n, 48)``.
+        t5: ``(n, text_tokens)``.
+    """
+
+    clip: Int[Tensor, "n length"]
+    t5: Int[Tensor, "n text_tokens"]
+
+    @classmethod
+    def of(cls, pipeline: FluxPipeline, captions: list[str], text_tokens: int) -> TokenIds:
+        """Tokenises captions as `FluxPipeline.encode_prompt` does, onto the pipeline's device."""
+        lengths = ((pipeline.tokenizer, pipeline.tokenizer_max_length), (pipeline.tokenizer_2, text_tokens))
+        clip, t5 = (
+            tokenizer(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+            for tokenizer, length in lengths
+        )
+        return cls(clip.to(pipeline.device), t5.to(pipeline.device))
+
+    def take(self, rows: Tensor) -> TokenIds:
+        """Some rows."""
+        return TokenIds(self.clip[rows], self.t5[rows])
+
+    def dropped(self, rows: Bool[Tensor, " n"], empty: TokenIds) -> TokenIds:
+        """The same with the empty caption in some rows."""
+        return TokenIds(
+            *(torch.where(rows[:, None], e, own) for e, own in ((empty.clip, self.clip), (empty.t5, self.t5)))
+        )
+
+    def encoded(self, pipeline: FluxPipeline) -> Text:
+        """What `FluxPipeline.encode_prompt` gives of them, through which gradients reach both text encoders."""
+        pooled = pipeline.text_encoder(self.clip, output_hidden_states=False).pooler_output
+        return Text(pipeline.text_encoder_2(self.t5, output_hidden_states=False)[0], pooled)
+
+
 class LatentCache:
-    """Latents, features and captions of one part, made once and kept in the run's folder.
+    """Latents, features and captions of one part, made once, kept in the run's folder and held on the device.
 
     Args:
         folder: of all caches of the run.
@@ -145,6 +185,8 @@ class LatentCache:
         latents: ``(count, c, h, w)``, float16.
         features: of the tower, a place a token, ``(count, d, h / 2, w / 2)``, float16.
         captions: a text a picture.
+        ids: of the captions, tokenised once.
+        empty: of the empty caption.
     """
 
     def __init__(
@@ -162,15 +204,18 @@ class LatentCache:
             numbers = torch.arange(first, first + count, device=backbone.device)
             _write_cache(path, part, backbone, tower(), split, numbers)
         tensors = load_file(str(path / "tensors.safetensors"))
-        self.latents, self.features = tensors["latents"], tensors["features"]
+        self.latents, self.features = (tensors[name].to(backbone.device) for name in ("latents", "features"))
         self.captions = (path / "captions.txt").read_text().splitlines()
+        self.ids, self.empty = (
+            TokenIds.of(backbone.pipeline, texts, part.text_tokens) for texts in (self.captions, [""])
+        )
 
 
 @torch.no_grad()
 def _write_cache(path: Path, part: Part, backbone: FluxBackbone, tower: Tower, split: Split, numbers: Tensor) -> None:
     latents, features, captions = [], [], []
     rows, columns = part.layout
-    blocks = numbers.split(max(1, 96 // (rows * columns)))
+    blocks = numbers.split(max(1, _DRAWN_AT_ONCE // (rows * columns)))
     for index in progress(blocks, description=f"encoding {part.name}", total=len(blocks)):
         if part.layout == (1, 1):
             individuals, scenes = sample_individuals(split, index), sample_scenes(split, index)
@@ -178,7 +223,7 @@ def _write_cache(path: Path, part: Part, backbone: FluxBackbone, tower: Tower, s
         else:
             sheets = draw_sheets(split, index, part.layout)
             images, texts = sheets.images, sheets.captions
-        latents.append(torch.cat([backbone.encode(x) for x in images.split(16)]).half().cpu())
+        latents.append(torch.cat([backbone.encode(x) for x in images.split(_ENCODED_AT_ONCE)]).half().cpu())
         panels = rearrange(images, "n c (r h) (k w) -> (n r k) c h w", r=rows, k=columns)
         features.append(join_panels(tower(panels), part.layout).half().cpu())
         captions += texts
@@ -241,29 +286,26 @@ class TeacherTask:
             },
         )
 
-    def _loss(self, part: Part, latents: Tensor, captions: list[str], generator: torch.Generator) -> Tensor:
+    def _loss(self, latents: Tensor, ids: TokenIds, generator: torch.Generator) -> Tensor:
         sides = [side * self.backbone.pixels_per_latent for side in latents.shape[2:]]
         shift = self.backbone.resolution_shift.shift(self.backbone.tokens_per(*sides))
-        sigma = flow.sample_sigmas(len(latents), "logit-normal", shift, generator).to(self.device)
-        noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        tokens, pooled, _ = self.backbone.pipeline.encode_prompt(captions, None, max_sequence_length=part.text_tokens)
-        text = Text(tokens, pooled)  # not encode_text: gradients reach the encoders  # pyright: ignore[reportArgumentType]
+        sigma = flow.sample_sigmas(len(latents), "logit-normal", shift, generator)
+        noise = torch.randn(latents.shape, generator=generator, device=self.device)
+        text = ids.encoded(self.backbone.pipeline)
         velocity = self.backbone.velocity(flow.noisy_latents(latents, noise, sigma), sigma, text)
         return (velocity - flow.velocity(latents, noise)).square().mean()
 
     def train_step(self, step: int) -> dict[str, float | Tensor]:
         """One step on a batch of the kind whose turn it is."""
         part = CYCLE[step % len(CYCLE)]
-        cache, generator = self.parts[part.name], step_generator(self.seed, step)
-        rows = torch.randint(len(cache.captions), (part.batch,), generator=generator)
-        dropped = torch.rand(part.batch, generator=generator) < TEXT_DROPOUT
-        captions = [
-            "" if drop else cache.captions[row] for row, drop in zip(rows.tolist(), dropped.tolist(), strict=True)
-        ]
-        loss = self._loss(part, cache.latents[rows].float().to(self.device), captions, generator)
+        cache, generator = self.parts[part.name], step_generator(self.seed, step, self.device)
+        rows = torch.randint(len(cache.captions), (part.batch,), generator=generator, device=self.device)
+        dropped = torch.rand(part.batch, generator=generator, device=self.device) < TEXT_DROPOUT
+        ids = cache.ids.take(rows).dropped(dropped, cache.empty)
+        loss = self._loss(cache.latents[rows].float(), ids, generator)
         metrics: dict[str, float | Tensor] = {f"loss_{part.name}": loss.detach()}
         if step < ALIGNED_UNTIL * self.steps:
-            alignment = self.alignment(cache.features[rows].float().to(self.device))
+            alignment = self.alignment(cache.features[rows].float())
             metrics["alignment"] = alignment.detach()
             loss = loss + ALIGNMENT * alignment
         self.optimizer.step(loss, learning_rate_factor(step, self.steps, warmup=100))
@@ -304,11 +346,9 @@ class TeacherTask:
         self.backbone = FluxBackbone.from_pipeline(averaged)
         figures = {}
         for part in dict.fromkeys(CYCLE):
-            cache, generator = self.held[part.name], step_generator(self.seed + 1, 0)
-            losses = [
-                self._loss(part, z.float().to(self.device), texts, generator)
-                for z, texts in zip(cache.latents.split(part.batch), _chunks(cache.captions, part.batch), strict=True)
-            ]
+            cache, generator = self.held[part.name], step_generator(self.seed + 1, 0, self.device)
+            rows = torch.arange(len(cache.captions), device=self.device).split(part.batch)
+            losses = [self._loss(cache.latents[some].float(), cache.ids.take(some), generator) for some in rows]
             figures[f"held_loss_{part.name}"] = float(torch.stack(losses).mean())
         self.backbone = trained
         self._write_pictures(averaged, step)
@@ -333,16 +373,23 @@ class TeacherTask:
         return -sum(figures.values())
 
     def export(self, folder: Path, card: str) -> None:
-        """Writes the `FluxPipeline` folder in float16."""
-        pipeline = copy.deepcopy(self.averaged_pipeline()).to(dtype=torch.float16)
-        for module in (pipeline.vae, pipeline.transformer):
-            module.register_to_config(_name_or_path="")  # else the folder it was loaded from
-        pipeline.save_pretrained(folder)
+        """Writes the `FluxPipeline` folder, see `save_pipeline`."""
+        save_pipeline(self.averaged_pipeline(), folder)
         (folder / "README.md").write_text(card)
 
 
-def _chunks(values: list[str], size: int) -> list[list[str]]:
-    return [values[i : i + size] for i in range(0, len(values), size)]
+def save_pipeline(pipeline: FluxPipeline, folder: Path) -> None:
+    """Writes a pipeline's folder in the numbers of float16, from which it draws without a word about them.
+
+    Without a dtype diffusers reads float32, but transformers what the file has; so the text encoders, a twentieth of
+    the weights, are stored in float32.
+    """
+    rounded = copy.deepcopy(pipeline).to(dtype=torch.float16)
+    for module in (rounded.vae, rounded.transformer):
+        module.register_to_config(_name_or_path="")  # else the folder it was loaded from
+    for module in (rounded.text_encoder, rounded.text_encoder_2):
+        module.float()
+    rounded.save_pretrained(folder)
 
 
 def build(run: Path, *, steps: int) -> TeacherTask:
