@@ -1,9 +1,10 @@
-"""The judge against the world's truth, with chain of thought and without, and against tiny-dino on a teacher's sheets.
+"""The judge against the world's truth, and against tiny-dino on a teacher's sheets.
 
     python benchmarks/judge_accuracy.py --pairs 2000 --parts 400 --sheets 128
 
 Drawn pairs have equal caption words, half of them the same individual. Questions go the way of curation: its
-templates, its chat layer, its reply schemas. Both forms judge the same pairs.
+templates, its chat layer, its reply schemas. Every form
+(`dsd.world.judge_quality.FORMS`) judges the same pairs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from dsd.evaluate.bootstrap import bootstrap, bootstrap_auc
 from dsd.evaluate.encoders import ImageEncoder
 from dsd.world.details import PARTS
 from dsd.world.examined_pairs import equal_word_pairs, one_part_pairs
-from dsd.world.judge_quality import Judged, candidate_pairs, examine, judged, pair_of
+from dsd.world.judge_quality import FORMS, Judged, candidate_pairs, examine, judged, pair_of
 from dsd.world.sheets import describe_sheets
 from dsd.world.teacher_quality import CONSISTENT, pair_scale, panel_agreement, teacher_sheets
 
@@ -64,14 +65,15 @@ class Examination:
         self.settings = settings
         self.judge, self.templates = LocalChat(settings.judge), Templates.load(settings.templates)
 
-    def both(self, pairs: Sequence[Candidate]) -> dict[str, tuple[Judged, float]]:
-        """Verdicts and seconds of both forms."""
+    def asked(self, pairs: Sequence[Candidate]) -> dict[str, tuple[Judged, float]]:
+        """Verdicts and seconds of all forms."""
         found = {}
-        for chain_of_thought in (True, False):
+        for form in FORMS:
             started = time.perf_counter()
-            verdicts = judged(self.judge, self.templates, pairs, chain_of_thought=chain_of_thought)
-            name = "chain_of_thought" if chain_of_thought else "direct"
-            found[name] = (verdicts, time.perf_counter() - started)
+            verdicts = judged(
+                self.judge, self.templates, pairs, chain_of_thought=form.chain_of_thought, votes=form.votes
+            )
+            found[form.name] = (verdicts, time.perf_counter() - started)
         return found
 
     def drawn(self) -> None:
@@ -79,7 +81,7 @@ class Examination:
         settings = self.settings
         index = torch.arange(settings.first, settings.first + settings.pairs)
         drawn = equal_word_pairs("evaluation", index, settings.other)
-        forms = self.both(candidate_pairs(drawn))
+        forms = self.asked(candidate_pairs(drawn))
         for name, (verdicts, seconds) in forms.items():
             found = examine(name, verdicts, drawn.same)
             _print({**found.as_dict(), "other": settings.other, "seconds": round(seconds)})
@@ -90,7 +92,7 @@ class Examination:
         for part in PARTS if settings.parts else ():
             differing = one_part_pairs("evaluation", torch.arange(settings.parts), part)
             figures: dict[str, Any] = {"only": part, "pairs": len(differing.same)}
-            for name, (verdicts, _) in self.both(candidate_pairs(differing)).items():
+            for name, (verdicts, _) in self.asked(candidate_pairs(differing)).items():
                 noticed = bootstrap([float(v is False) for v in verdicts.same]).as_dict()
                 area = bootstrap_auc(true[name], verdicts.confidence).as_dict()
                 figures[name] = {"noticed": noticed, "auc": area}
@@ -106,7 +108,7 @@ class Examination:
         same = panel_agreement(panels, encoder, pair_scale(encoder)) >= CONSISTENT
         pairs = [pair_of(str(i), a, b) for i, sheet in enumerate(panels) for a, b in combinations(sheet, 2)]
         groups = [str(i) for i, sheet in enumerate(panels) for _ in combinations(sheet, 2)]
-        for name, (verdicts, _) in self.both(pairs).items():
+        for name, (verdicts, _) in self.asked(pairs).items():
             found = examine(name, verdicts, same.flatten().tolist(), groups)
             share = round(same.float().mean().item(), 4)
             _print({**found.as_dict(), "sheets": len(panels), "same_by_tiny_dino": share})

@@ -30,6 +30,17 @@ def test_import_and_help_load_no_torch(code):
     assert not {"torch", "transformers", "diffusers"} & _modules_after(code)
 
 
+def test_the_module_is_the_command():
+    def said(*words: str) -> tuple[int, str, str]:
+        done = subprocess.run([sys.executable, "-m", "dsd", *words], capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    status, out, err = said("--help")
+    assert status == 0 and all(f"  {verb} " in out for verb in VERBS) and not err
+    status, out, err = said("trian")
+    assert status == 2 and "did you mean" in err and not out
+
+
 def test_help_names_every_verb(capsys):
     status, out, _ = _run("--help", capsys=capsys)
     assert status == 0

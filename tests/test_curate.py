@@ -19,11 +19,13 @@ import tiny
 from chat_server import ChatServer, chat_server
 from PIL import Image, ImageEnhance
 
+from dsd.chat.protocol import ChatFailure
 from dsd.curate.config import CurateConfig
 from dsd.curate.funnel import Funnel
 from dsd.curate.grids import LAYOUT
-from dsd.curate.judge import near_copy
+from dsd.curate.judge import VOTING_TEMPERATURE, elected, near_copy
 from dsd.curate.pipeline import curate
+from dsd.data.records import Verdict
 from dsd.data.store import DatasetReader
 from dsd.errors import UserError
 
@@ -215,6 +217,59 @@ def test_a_direct_verdict_takes_its_reasons_from_the_descriptions(
     assert len(judged) > 18
     assert {pair.first_details for pair in judged} | {pair.second_details for pair in judged} <= details
     assert judged[0].judge.template == "compact/judge_direct 1"
+
+
+def verdict(same: bool, words: str = "") -> Verdict:
+    return Verdict(common_subject="", first_details=words, second_details="", comparison="", same=same)
+
+
+@pytest.mark.parametrize(
+    ("votes", "elected_words"),
+    [
+        ([verdict(True, "a")], "a"),
+        ([verdict(False, "a"), verdict(True, "b"), verdict(True, "c")], "b"),
+        ([verdict(True, "a"), verdict(False, "b"), verdict(False, "c")], "b"),
+        ([ChatFailure("cut off"), verdict(True, "b"), verdict(False, "c")], "c"),
+        ([ChatFailure("cut off"), ChatFailure("cut off"), verdict(True, "c")], "c"),
+    ],
+)
+def test_the_majority_of_usable_votes_decides_and_a_tie_refuses(
+    votes: list[Verdict | ChatFailure], elected_words: str
+) -> None:
+    found = elected(votes)
+    assert isinstance(found, Verdict) and found.first_details == elected_words
+
+
+def test_a_pair_without_a_usable_vote_fails() -> None:
+    assert elected([ChatFailure("cut off"), ChatFailure("empty reply")]) == ChatFailure("cut off")
+
+
+def test_several_votes_ask_each_pair_so_often_with_seeds_of_their_own(
+    config: CurateConfig, server: ChatServer, tmp_path: Path
+) -> None:
+    funnel = curate(dataclasses.replace(config, votes=3), tmp_path / "dataset")
+    judged = [body for body in server.requests if "PairVerdict" in json.dumps(body["response_format"])]
+    assert len(judged) == 3 * 6 * parts.TAKEN and len({body["seed"] for body in judged}) == len(judged)
+    assert {body["temperature"] for body in judged} == {VOTING_TEMPERATURE}
+    assert {body["temperature"] for body in server.requests if body not in judged} == {0.0}
+    assert funnel.kept + sum(funnel.rejected.values()) == 6 * parts.TAKEN
+    pair = next(iter(DatasetReader(tmp_path / "dataset").pairs()))
+    assert "3 votes" in pair.judge.template
+
+
+def test_fixed_subjects_are_drawn_again_and_again_without_captions_and_language_model(
+    config: CurateConfig, server: ChatServer, tmp_path: Path
+) -> None:
+    scenes, subjects = ("at sea", "at night", "in the snow", "in the city"), ("red cat", "blue mug, with a handle")
+    fixed = dataclasses.replace(config, captions="no/such/file", themes=scenes, subjects=subjects, units=2)
+    curate(fixed, tmp_path / "dataset")
+    assert "GridPromptReply" not in asked(server)
+    sheets = list(DatasetReader(tmp_path / "dataset").sheets())
+    assert Counter(sheet.prompt.subject for sheet in sheets) == {subjects[0]: 3, subjects[1]: 3}
+    assert {sheet.prompt.scenes for sheet in sheets} == {scenes}
+    assert len({sheet.grid.seed for sheet in sheets}) == len({sheet.grid.id for sheet in sheets}) == 6
+    with pytest.raises(UserError, match="without themes"):
+        dataclasses.replace(config, subjects=subjects)
 
 
 def test_near_copies_are_rejected_unjudged(

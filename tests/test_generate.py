@@ -15,12 +15,13 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from PIL import Image
 
-from dsd.backbones.adapter import save_adapter, save_full
+from dsd.backbones.adapter import is_of_another_base, save_adapter, save_full
 from dsd.backbones.flux import FluxBackbone, unpack
 from dsd.errors import UserError
 from dsd.frames import Canvas
 from dsd.generate import pipeline as generate
 from dsd.generate.pipeline import FluxTwoFramePipeline
+from dsd.models import revision_of
 
 PROMPTS = ["a red cat at the beach", "a blue dog in the snow", "a green fox at night"]
 SIZE = (32, 32)
@@ -246,6 +247,20 @@ def test_a_plain_model_is_refused() -> None:
     plain = FluxTwoFramePipeline.from_pretrained(tiny.schnell())
     with pytest.raises(UserError, match="takes no reference picture"):
         plain(PROMPTS[0], tiny.picture())
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_an_adapter_of_other_weights_draws_but_not_without_a_word(
+    fuse: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transformer = FluxBackbone.from_pretrained(tiny.schnell(), text=False, vae=False).transformer
+    for revision, said in ((revision_of(tiny.schnell()), False), ("0123456789ab", True), ("owner/name", False)):
+        folder = tmp_path / revision.replace("/", "-")
+        metadata = tiny.metadata(tiny.schnell(), base_revision=revision)
+        save_adapter(folder, tiny.random_updates(transformer), metadata)
+        FluxTwoFramePipeline.from_pretrained(tiny.schnell(), folder, fuse=fuse)
+        assert ("was trained on other weights" in capsys.readouterr().err) == said
+        assert is_of_another_base(metadata, tiny.schnell()) == said
 
 
 def test_an_adapter_of_another_family_is_refused_before_loading(tmp_path) -> None:

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
+import tiny
+from diffusers import FluxPipeline
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from dsd.errors import UserError
 from dsd.models import EMBEDDED, embedded_folder, resolve, revision_of
@@ -35,6 +41,48 @@ def test_embedded_models_are_installed_as_safetensors_only(name):
 def test_the_embedded_models_fit_the_package():
     sizes = [path.stat().st_size for name in EMBEDDED for path in embedded_folder(name).rglob("*") if path.is_file()]
     assert sum(sizes) <= 32 * 2**20
+
+
+def _stock_flux() -> Any:
+    pipeline: Any = FluxPipeline.from_pretrained(resolve("embedded:tiny-flux"))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(
+        "a red cat", height=64, width=64, num_inference_steps=1, max_sequence_length=16, output_type="np"
+    ).images
+
+
+def _stock_vlm() -> Any:
+    folder = resolve("embedded:tiny-vlm")
+    processor: Any = AutoProcessor.from_pretrained(folder)
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder)
+    asked = [
+        {
+            "role": "user",
+            "content": [{"type": "image", "image": tiny.picture((64, 64))}, {"type": "text", "text": "describe"}],
+        }
+    ]
+    inputs = processor.apply_chat_template(
+        asked, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    return model(**inputs).logits.detach().numpy()
+
+
+def _stock_dino() -> Any:
+    folder = resolve("embedded:tiny-dino")
+    inputs = AutoImageProcessor.from_pretrained(folder)(images=tiny.picture(), return_tensors="pt")
+    return AutoModel.from_pretrained(folder)(**inputs).pooler_output.detach().numpy()
+
+
+def _stock_clip() -> Any:
+    folder = resolve("embedded:tiny-clip")
+    inputs = AutoProcessor.from_pretrained(folder)(text=["a red cat"], images=tiny.picture(), return_tensors="pt")
+    return AutoModel.from_pretrained(folder)(**inputs).logits_per_image.detach().numpy()
+
+
+@pytest.mark.parametrize("use", [_stock_flux, _stock_vlm, _stock_dino, _stock_clip])
+def test_stock_classes_compute_with_an_embedded_model_without_being_told_a_dtype(use: Callable[[], Any]) -> None:
+    found = use()
+    assert found.dtype == np.float32 and np.isfinite(found).all()
 
 
 def test_the_revision_is_of_the_content_and_not_of_the_place(tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 from PIL import Image
 
 from dsd.baselines.copy import CopyReference
@@ -179,6 +180,15 @@ def test_what_drawing_costs_is_measured_once_and_apart(
     half, _ = make_table("main", SMALL, tmp_path, so_far=True)
     assert [set(COSTS) <= set(row.metrics) for row in half] == [True, False]
     assert "peak_mib" not in (tmp_path / "main" / "table.csv").read_text(), "a column is of every row"
+
+
+def test_a_row_s_memory_is_not_what_this_process_holds(
+    small_table: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TABLES, "main", dataclasses.replace(TABLES["main"], rows=lambda _: ROWS[1:2], costs=True))
+    held = torch.ones(1 << 29)  # 2 GiB
+    (copied,), _ = make_table("main", SMALL, tmp_path)
+    assert max(copied.runs[-1]["peak_mib"]) < held.nbytes / (1 << 20)
 
 
 def test_several_processes_draw_the_same_table(small_table: None, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,9 @@ import tiny
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from training_parts import simple_pairs, small_config, task_in
+from training_parts import dataset_in, simple_pairs, small_config, task_in
 
 from dsd.config import from_json
-from dsd.data.records import Model, Pair
-from dsd.data.store import DatasetWriter
 from dsd.errors import UserError
 from dsd.recipes.flux_dev import flux_dev
 from dsd.train import loop
@@ -64,19 +63,25 @@ def test_changed_data_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_dataset_folder_trains_like_its_pairs(tmp_path: Path) -> None:
-    pairs = [
-        Pair(
-            **vars(pair), reference_panel="", target_panel="", reference_caption="", subject="", first_details="",
-            second_details="", comparison="", judge=Model(name="test", revision="0"),
-        )
-        for pair in simple_pairs()
-    ]  # fmt: skip
-    writer = DatasetWriter(tmp_path / "dataset")
-    writer.finish([writer.write_shard("pairs", n, pairs[n * 6 : n * 6 + 6]) for n in (0, 1)], {}, {})
+    pairs = dataset_in(tmp_path / "dataset")
     config = small_config(steps=2)
     folders = [train(config, data, tmp_path / name) for name, data in (("a", tmp_path / "dataset"), ("b", pairs))]
     first, second = (load_file(folder / "adapter.safetensors") for folder in folders)
     assert all(torch.equal(first[name], value) for name, value in second.items())
+
+
+def test_a_finished_run_of_a_base_that_has_changed_since_is_not_taken_for_the_new_one_s(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny.schnell(), base)
+    config = small_config(base=str(base), steps=1, sample_every=9, checkpoint_every=9)
+    finished = train(config, simple_pairs(), tmp_path / "run")
+    assert train(config, simple_pairs(), tmp_path / "run") == finished
+    (base / "scheduler" / "scheduler_config.json").write_text(
+        (Path(tiny.dev()) / "scheduler" / "scheduler_config.json").read_text()
+    )
+    with pytest.raises(UserError, match="holds an adapter of other weights"):
+        train(config, simple_pairs(), tmp_path / "run")
+    assert (finished / "adapter.safetensors").is_file()
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:

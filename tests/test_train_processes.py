@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
-from training_parts import simple_pairs, small_config
+from training_parts import dataset_in, simple_pairs, small_config
 
 import dsd
 from dsd.train.trainer import train
@@ -50,3 +51,22 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     assert one.keys() == two.keys()
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_accelerate_launches_the_command_by_its_module(tmp_path: Path) -> None:
+    dataset_in(tmp_path / "dataset")
+    config = small_config(steps=2, batch_size=4, optimizer="adamw")
+    settings = {name: getattr(config, name) for name in ("base", "rank", "steps", "batch_size", "optimizer", "warmup",
+                "max_sequence_length", "held_out", "sample_every", "sample_steps", "checkpoint_every")}  # fmt: skip
+    words = [word for name, value in settings.items() for word in (f"--train.{name.replace('_', '-')}", str(value))]
+    launch = [
+        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+    ]  # fmt: skip
+    out = tmp_path / "run"
+    command = [*launch, "-m", "dsd", "train", "tiny", "--data", str(tmp_path / "dataset"), "--out", str(out), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (out / "adapter" / "adapter.safetensors").is_file()
+    assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2

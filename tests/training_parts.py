@@ -13,6 +13,8 @@ from PIL import Image
 
 from dsd.backbones.flux import FluxBackbone
 from dsd.data.latents import CacheKey, LatentCache, TrainingPair, build_cache
+from dsd.data.records import Model, Pair
+from dsd.data.store import DatasetWriter
 from dsd.train import trainer
 from dsd.train.config import TrainConfig
 from dsd.train.task import TwoFrameTask
@@ -45,6 +47,20 @@ def simple_pairs(count: int = 12, per_grid: int = 2) -> list[SimplePair]:
         )  # fmt: skip
 
     return [pair(number) for number in range(count)]
+
+
+def dataset_in(folder: Path) -> list[Pair]:
+    """The simple pairs as a finished dataset of two shards."""
+    pairs = [
+        Pair(
+            **vars(pair), reference_panel="", target_panel="", reference_caption="", subject="", first_details="",
+            second_details="", comparison="", judge=Model(name="test", revision="0"),
+        )
+        for pair in simple_pairs()
+    ]  # fmt: skip
+    writer = DatasetWriter(folder)
+    writer.finish([writer.write_shard("pairs", n, pairs[n * 6 : n * 6 + 6]) for n in (0, 1)], {}, {})
+    return pairs
 
 
 def small_config(**changes: object) -> TrainConfig:

@@ -10,15 +10,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cache, wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from dsd.devices import default_device
 from dsd.errors import UserError
 from dsd.log import console
 
+Given, Value = ParamSpec("Given"), TypeVar("Value")
 FUSED = ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION")
 """Kernels in the order of torch's preference; the plain one, ``MATH``, is the measure of all and never left out."""
 _SHAPES = ((2, 4, 304, 32), (1, 4, 80, 128))
@@ -85,6 +88,17 @@ def right_attention(device: torch.device | str) -> AbstractContextManager[object
         return nullcontext()
     kernels = [SDPBackend.__members__[kernel] for kernel in right_kernels()]
     return sdpa_kernel(kernels, set_priority=True)
+
+
+def in_right_attention(function: Callable[Given, Value]) -> Callable[Given, Value]:
+    """Decorates what trains: it runs in `right_attention` of the default device."""
+
+    @wraps(function)
+    def wrapped(*args: Given.args, **kwargs: Given.kwargs) -> Value:
+        with right_attention(default_device()):
+            return function(*args, **kwargs)
+
+    return wrapped
 
 
 def _main(words: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 from dsd.config import did_you_mean
@@ -73,6 +74,11 @@ def revision_of(path: str | Path) -> str:
             continue
         digest.update(f"{name}\0{sha256_of(file)}\n".encode())
     return digest.hexdigest()[:12]
+
+
+def is_revision(text: str) -> bool:
+    """Whether a text is what `revision_of` gives, and not the name of a model."""
+    return re.fullmatch(r"[0-9a-f]{12}", text) is not None
 
 
 def revision_or_name(name: str) -> str:

@@ -25,6 +25,8 @@ from dsd.config import from_json, to_json
 from dsd.errors import UserError
 from dsd.files import atomic_folder
 from dsd.frames import Canvas
+from dsd.log import console
+from dsd.models import is_revision, revision_or_name
 
 SCHEMA = 1
 WEIGHTS_FILE = "adapter.safetensors"
@@ -190,6 +192,31 @@ def require_family(metadata: AdapterMetadata, family: str, folder: Path | str) -
         raise UserError(
             f'the adapter "{folder}" is for models of the family "{metadata.family}" (trained on {metadata.base}), but '
             f'the base is of the family "{family}"; give the base that it was trained on'
+        )
+
+
+def is_of_another_base(metadata: AdapterMetadata, base: str) -> bool:
+    """Whether a base is known not to be the one that an adapter was trained on: its files have other contents.
+
+    What was trained on a model of the hub names it, and a copy of it in a folder cannot be told from another model.
+
+    Args:
+        metadata: of the adapter.
+        base: `embedded:NAME`, a folder or a hub id.
+    """
+    revisions = metadata.base_revision, revision_or_name(base)
+    return revisions[0] != revisions[1] and all(map(is_revision, revisions))
+
+
+def warn_of_another_base(metadata: AdapterMetadata, base: str, folder: Path | str) -> None:
+    """Says when a base `is_of_another_base`: an adapter draws what it learnt only on the weights it was trained on."""
+    if is_of_another_base(metadata, base):
+        console.print(
+            f'warning: the adapter "{folder}" was trained on other weights ({metadata.base}, revision '
+            f'{metadata.base_revision}) than those of "{base}" (revision {revision_or_name(base)}); give the base that '
+            "it was trained on, or train it again",
+            soft_wrap=True,
+            markup=False,
         )
 
 

@@ -273,7 +273,7 @@ def conditioned(
         backbone=backbone,
         conditioner=load(weights),
         drawing=setting.drawing,
-        fingerprint=f"{revision_or_name(weights)}-{setting.drawing.with_picture}",
+        fingerprint=f"{revision_or_name(weights)}-{revision_or_name(setting.base)}-{setting.drawing.with_picture}",
         name=setting.name,
     )
 

@@ -12,7 +12,7 @@ from PIL import Image
 from dsd.baselines.protocol import Drawing, Request
 from dsd.baselines.setting import Setting
 from dsd.generate.pipeline import FluxTwoFramePipeline
-from dsd.models import resolve, revision_of
+from dsd.models import resolve, revision_of, revision_or_name
 from dsd.train.trainer import train
 
 
@@ -49,8 +49,8 @@ class TwoFrameStudent:
         drawing = Drawing() if drawing is None else drawing
         pipeline = FluxTwoFramePipeline.from_pretrained(base, adapter=adapter, torch_dtype=dtype).to(device)
         pipeline.set_progress_bar_config(disable=True)
-        revision = revision_of(resolve(str(adapter)))
-        return cls(pipeline=pipeline, drawing=drawing, fingerprint=f"{revision}-{drawing.with_picture}", name=name)
+        fingerprint = f"{revision_of(resolve(str(adapter)))}-{revision_or_name(base)}-{drawing.with_picture}"
+        return cls(pipeline=pipeline, drawing=drawing, fingerprint=fingerprint, name=name)
 
     def prepare(self, requests: Sequence[Request]) -> None:
         """Needs nothing: zero-shot."""

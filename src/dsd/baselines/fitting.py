@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dsd import flow
+from dsd.attention import in_right_attention
 from dsd.backbones.flux import FluxBackbone
 from dsd.backbones.protocol import Text
 from dsd.baselines.protocol import Request
@@ -75,6 +76,7 @@ class Fit:
     def __post_init__(self) -> None:
         self.backbone = FluxBackbone.from_pipeline(self.model.pipeline)
 
+    @in_right_attention
     def run(
         self,
         batch: Callable[[], tuple[Float[Tensor, "b c h w"], Text, Float[Tensor, " b"]]],

@@ -11,12 +11,10 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, LogitsProcessorList
 
 from dsd.chat.parse import Answer, CutText, ask_until_parsed
-from dsd.chat.protocol import ChatRequest, ImagePart, Reply
+from dsd.chat.protocol import RETRY_TEMPERATURE, ChatRequest, ImagePart, Reply
 from dsd.devices import default_device, inference_dtype
 from dsd.errors import UserError
 from dsd.models import resolve, revision_of
-
-RETRY_TEMPERATURE = 0.7
 
 
 class LocalChat:
@@ -61,6 +59,10 @@ class LocalChat:
         """See `dsd.chat.protocol.ChatModel`."""
         return ask_until_parsed(requests, self._ask)
 
+    def tokens(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each text has, as this model writes it."""
+        return [len(row) for row in self._processor.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
     @torch.inference_mode()
     def log_likelihoods(self, requests: Sequence[ChatRequest], replies: Sequence[str]) -> list[float]:
         """How likely each reply is after its question, as the sum of its tokens' log-probabilities.
@@ -82,10 +84,9 @@ class LocalChat:
         prompts = self._processor.apply_chat_template(talks, add_generation_prompt=True, tokenize=False)
         images = [[p["image"] for m in talk for p in m["content"] if p["type"] == "image"] for talk in talks]
         texts = [p + r for p, r in zip(prompts, replies, strict=True)]
-        lengths = lambda some: torch.tensor(  # noqa: E731
-            [len(row) for row in self._processor.tokenizer(some, add_special_tokens=False)["input_ids"]]
-        )
-        replied_tokens = lengths(texts) - lengths(prompts)  # those of the pictures cancel
+        replied_tokens = torch.tensor(self.tokens(texts)) - torch.tensor(
+            self.tokens(prompts)
+        )  # those of the pictures cancel
         inputs = self._processor(
             text=texts,
             images=images if any(images) else None,
@@ -114,12 +115,13 @@ class LocalChat:
             return_tensors="pt",
             processor_kwargs={"padding": True},
         ).to(self._device, dtype=self._model.dtype)
+        temperatures = [request.temperature_at(attempt) for request in requests]
         streams = [_stream(request.seed, attempt) for request in requests]
         generated: Tensor = self._model.generate(
             **inputs,
             do_sample=False,
             max_new_tokens=max(request.max_tokens for request in requests),
-            logits_processor=LogitsProcessorList([RowSampling(streams)] if attempt else []),
+            logits_processor=LogitsProcessorList([RowSampling(streams, temperatures)] if any(temperatures) else []),
             pad_token_id=self._processor.tokenizer.pad_token_id,
         )
         new = generated[:, inputs["input_ids"].shape[1] :].tolist()
@@ -133,16 +135,20 @@ class RowSampling(LogitsProcessor):
 
     Args:
         streams: a random generator a row.
-        temperature: of the distribution.
+        temperature: of the distribution, or one for each row; a row of 0 stays greedy.
     """
 
-    def __init__(self, streams: Sequence[torch.Generator], temperature: float = RETRY_TEMPERATURE) -> None:
-        self._streams, self._temperature = streams, temperature
+    def __init__(
+        self, streams: Sequence[torch.Generator], temperature: float | Sequence[float] = RETRY_TEMPERATURE
+    ) -> None:
+        self._streams = streams
+        self._temperatures = torch.as_tensor(temperature).expand(len(streams))[:, None]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        width = scores.shape[-1]
+        width, temperatures = scores.shape[-1], self._temperatures.to(scores)
         noise = torch.stack([torch.empty(width).exponential_(generator=stream) for stream in self._streams])
-        return scores / self._temperature - noise.clamp(min=1e-30).log().to(scores)
+        sampled = scores / temperatures.clamp(min=1e-6) - noise.clamp(min=1e-30).log().to(scores)
+        return torch.where(temperatures > 0, sampled, scores)
 
 
 def _stream(seed: int, attempt: int) -> torch.Generator:

@@ -19,7 +19,6 @@ from dsd.images import encode_png
 DEFAULT_KEY = "OPENAI_API_KEY"
 RETRIES = 5  # of one request, when the server is busy or the line breaks, with growing pauses
 TIMEOUT_SECONDS = 180.0
-RETRY_TEMPERATURE = 0.7
 
 
 class OpenAIChat:
@@ -77,7 +76,7 @@ class OpenAIChat:
                 messages=[_message(m.role, m.parts) for m in request.messages],  # pyright: ignore[reportArgumentType]
                 response_format=_response_format(request.schema),  # pyright: ignore[reportArgumentType]
                 max_tokens=request.max_tokens,
-                temperature=RETRY_TEMPERATURE if attempt else 0.0,
+                temperature=request.temperature_at(attempt),
                 seed=(request.seed + attempt) % (1 << 31),
             )
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:

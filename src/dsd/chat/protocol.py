@@ -9,6 +9,9 @@ from typing import Literal, Protocol, TypeAlias
 from PIL import Image
 from pydantic import BaseModel
 
+RETRY_TEMPERATURE = 0.7
+"""At which a question is asked again whose reply did not parse."""
+
 
 @dataclass(frozen=True)
 class TextPart:
@@ -44,12 +47,18 @@ class ChatRequest:
         schema: the pydantic model that the reply must hold as JSON.
         seed: decides every random choice of the answer, together with the model.
         max_tokens: of the reply; a longer one is cut and then fails to parse.
+        temperature: of the first attempt; 0 takes the likeliest word each time. Further attempts sample in any case.
     """
 
     messages: tuple[Message, ...]
     schema: type[BaseModel]
     seed: int = 0
     max_tokens: int = 512
+    temperature: float = 0.0
+
+    def temperature_at(self, attempt: int) -> float:
+        """The temperature of an attempt, numbered from 0."""
+        return max(self.temperature, RETRY_TEMPERATURE if attempt else 0.0)
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,16 @@ def plan(command: Curate) -> list[str]:
     config = command.curate
     count = config.units * config.unit_size
     how = "describing both subjects before deciding" if config.chain_of_thought else "by a direct verdict"
-    return [
+    if config.votes > 1:
+        how += f", by the majority of {config.votes} votes"
+    prompts = [
         f"read {count:,} captions of {config.captions}, in {config.units:,} units of {config.unit_size}",
         f"let {config.chat} write a grid prompt from each (templates: {config.templates})",
+    ]
+    if config.subjects:
+        prompts = [f"repeat {len(config.subjects)} subjects in four scenes {count:,} times, without captions"]
+    return [
+        *prompts,
         f"draw each as 2 x 2 panels of {config.panel_size} pixels with {config.teacher} in {config.steps} steps",
         f"cut the grids, and let {config.judge} judge every pair of panels, {how}",
         f"write kept pairs, rejects with their reasons, and the funnel to {command.out}",

@@ -40,7 +40,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 def run(command: Export) -> None:
-    from dsd.backbones.adapter import WEIGHTS_FILE, apply_adapter, is_full, load_metadata
+    from dsd.backbones.adapter import WEIGHTS_FILE, apply_adapter, is_full, load_metadata, warn_of_another_base
     from dsd.backbones.registry import load_backbone
     from dsd.errors import UserError
     from dsd.files import atomic_folder
@@ -56,7 +56,9 @@ def run(command: Export) -> None:
         with atomic_folder(command.out) as out:
             (out / LORA_FILE).write_bytes((folder / WEIGHTS_FILE).read_bytes())
     else:
-        backbone = load_backbone(command.base or metadata.base, text=False, vae=False)
+        base = command.base or metadata.base
+        warn_of_another_base(metadata, base, folder)
+        backbone = load_backbone(base, text=False, vae=False)
         apply_adapter(backbone, folder)
         with atomic_folder(command.out) as out:
             backbone.transformer.save_pretrained(out)  # pyright: ignore[reportCallIssue]

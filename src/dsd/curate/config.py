@@ -21,8 +21,12 @@ class CurateConfig:
         judge: model that describes panels and judges pairs, named likewise.
         templates: prompts for them: ``default`` (large models), ``compact`` (tiny-vlm), or a folder.
         chain_of_thought: describe both subjects before deciding; otherwise decide at once.
+        votes: how often each pair is judged; of several, which think at random, the majority decides.
         themes: four scenes that every sheet shows in place of those that the chat model thinks of for it; empty for its
             own. What training on few themes costs is one of the paper's ablations.
+        subjects: with themes: subjects that take turns, in place of captions and what the chat model writes after them,
+            so that the same few prompts are drawn again and again with other seeds; neither is used then. What training
+            without captions and language model costs is another one.
         chat_batch: questions asked at once of a local model, or in flight to a server.
         teacher: text-to-image model that draws the sheets: ``embedded:NAME``, a folder or a hub id.
         teacher_batch: sheets drawn at once.
@@ -43,25 +47,40 @@ class CurateConfig:
     judge: str = "embedded:tiny-vlm"
     templates: str = "compact"
     chain_of_thought: bool = True
+    votes: int = 1
     themes: tuple[str, ...] = ()
+    subjects: tuple[str, ...] = ()
     chat_batch: int = 64
     teacher: str = "embedded:tiny-flux"
     teacher_batch: int = 8
     panel_size: int = 64
     steps: int = 16
-    true_guidance: float = 2.5
+    true_guidance: float = 2.0
     guidance: float = 3.5
     sheet_text_tokens: int = 48
     near_copy_threshold: float = 0.03
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("units", "unit_size", "chat_batch", "teacher_batch", "panel_size", "steps", "sheet_text_tokens"):
+        for name in (
+            "units",
+            "unit_size",
+            "votes",
+            "chat_batch",
+            "teacher_batch",
+            "panel_size",
+            "steps",
+            "sheet_text_tokens",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if self.true_guidance < 1:
             raise UserError(f"true_guidance is {self.true_guidance}, but must be at least 1 (1 turns it off)")
         if len(self.themes) not in (0, 4):
             raise UserError(f"themes are {len(self.themes)} scenes, but a sheet has 4; give 4 or none")
+        if self.subjects and not self.themes:
+            raise UserError("subjects are given without themes; give the four scenes too that they are drawn in")
+        if not all(words.strip() for words in (*self.subjects, *self.themes)):
+            raise UserError("one of the subjects or themes is empty; give words for each")
         if not 0 <= self.near_copy_threshold < 1:
             raise UserError(f"near_copy_threshold is {self.near_copy_threshold}, but must be a share in [0, 1)")

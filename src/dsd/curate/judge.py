@@ -22,6 +22,8 @@ from dsd.curate.seeds import derive_seed
 from dsd.curate.templates import Template, Templates
 from dsd.data.records import Model, Verdict
 
+VOTING_TEMPERATURE = 0.7
+"""At which each of several votes thinks; Wang et al. use 0.5 to 0.7."""
 NEAR_COPY_BITS = 8
 """Perceptual hashes (64 bits) of the same picture differ in no more."""
 
@@ -56,7 +58,13 @@ def near_copy(first: Image.Image, second: Image.Image, threshold: float) -> bool
 
 
 def judge_pairs(
-    pairs: Sequence[Candidate], judge: ChatModel, templates: Templates, *, chain_of_thought: bool, seed: int
+    pairs: Sequence[Candidate],
+    judge: ChatModel,
+    templates: Templates,
+    *,
+    chain_of_thought: bool,
+    seed: int,
+    votes: int = 1,
 ) -> list[Verdict | ChatFailure]:
     """Has each pair judged.
 
@@ -67,33 +75,55 @@ def judge_pairs(
         chain_of_thought: both subjects are described before the decision; otherwise the decision comes alone, and the
             verdict's reasons are the descriptions of the panels.
         seed: of the unit.
+        votes: how often each pair is judged: at once and greedily, or by the majority of so many sampled chains of
+            thought (self-consistency, Wang et al. 2022, arXiv 2203.11171); a tie is not enough to be the same.
 
     Returns:
-        For each pair the verdict, or why there is none.
+        For each pair the verdict, with the reasons of a vote that the majority shares, or why there is none.
     """
-    replies = judge.reply(questions(pairs, templates, chain_of_thought=chain_of_thought, seed=seed))
-    return [_verdict(pair, reply) for pair, reply in zip(pairs, replies, strict=True)]
+    asked = questions(pairs, templates, chain_of_thought=chain_of_thought, seed=seed, votes=votes)
+    replies = judge.reply(asked)
+    return [
+        elected([_verdict(pair, reply) for reply in replies[row * votes : (row + 1) * votes]])
+        for row, pair in enumerate(pairs)
+    ]
+
+
+def elected(votes: Sequence[Verdict | ChatFailure]) -> Verdict | ChatFailure:
+    """The first vote that says what most usable ones say; the first failure where none is usable."""
+    usable = [vote for vote in votes if isinstance(vote, Verdict)]
+    if not usable:
+        return votes[0]
+    same = majority([vote.same for vote in usable])
+    return next(vote for vote in usable if vote.same == same)
+
+
+def majority(votes: Sequence[bool]) -> bool:
+    """Whether more than half of the votes are for it."""
+    return 2 * sum(votes) > len(votes)
 
 
 def questions(
-    pairs: Sequence[Candidate], templates: Templates, *, chain_of_thought: bool, seed: int
+    pairs: Sequence[Candidate], templates: Templates, *, chain_of_thought: bool, seed: int, votes: int = 1
 ) -> list[ChatRequest]:
-    """What `judge_pairs` asks, a question a pair."""
+    """What `judge_pairs` asks: as many questions a pair as there are votes, one after the other."""
     template = _template(templates, chain_of_thought)
     return [
         ChatRequest(
             messages=(template.message({"first": p.first.panel.image, "second": p.second.panel.image}),),
             schema=PairVerdict if chain_of_thought else DirectVerdict,
-            seed=derive_seed(seed, "judge", p.first.panel.id, p.second.panel.id),
+            seed=derive_seed(seed, "judge", p.first.panel.id, p.second.panel.id, *([str(vote)] if votes > 1 else [])),
             max_tokens=template.max_tokens,
+            temperature=VOTING_TEMPERATURE if votes > 1 else 0.0,
         )
         for p in pairs
+        for vote in range(votes)
     ]
 
 
-def judge_of(judge: ChatModel, templates: Templates, chain_of_thought: bool) -> Model:
+def judge_of(judge: ChatModel, templates: Templates, chain_of_thought: bool, votes: int = 1) -> Model:
     """The provenance of verdicts."""
-    label = _template(templates, chain_of_thought).label
+    label = _template(templates, chain_of_thought).label + (f", {votes} votes" if votes > 1 else "")
     return Model(name=judge.name, revision=judge.revision, template=label)
 
 

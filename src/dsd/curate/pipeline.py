@@ -21,6 +21,7 @@ from dsd.curate.captions import Captions, read_captions
 from dsd.curate.config import CurateConfig
 from dsd.curate.funnel import Funnel
 from dsd.curate.grids import Teacher
+from dsd.curate.prompts import repeated
 from dsd.curate.templates import PLACES, Templates
 from dsd.curate.units import FOLDER, Ledger, Unit, UnitRecord, split_into_units
 from dsd.curate.work import Models, do_unit
@@ -95,6 +96,8 @@ def _captions(config: CurateConfig, out: Path, begun: bool) -> Captions:
         content = json.loads(path.read_text(encoding="utf-8"))
         return Captions(taken=tuple(Caption(text=text) for text in content["taken"]), skipped=content["skipped"])
     wanted = config.units * config.unit_size
+    if config.subjects:
+        return Captions(taken=repeated(config.subjects, wanted), skipped={})
     captions = read_captions(config.captions, wanted)
     if len(captions.taken) < wanted:
         _say(
@@ -134,8 +137,9 @@ def _work(units: Sequence[Unit], total: int, config: CurateConfig, models: Model
 def _load(config: CurateConfig) -> Models:
     quiet_libraries()
     templates = Templates.load(config.templates)
-    chat: ChatModel = load_chat(config.chat, batch_size=config.chat_batch)
-    judge = chat if config.judge == config.chat else load_chat(config.judge, batch_size=config.chat_batch)
+    judge: ChatModel = load_chat(config.judge, batch_size=config.chat_batch)
+    same = config.judge == config.chat or config.subjects  # then nobody writes
+    chat = judge if same else load_chat(config.chat, batch_size=config.chat_batch)
     return Models(chat=chat, judge=judge, teacher=Teacher(config), templates=templates)
 
 

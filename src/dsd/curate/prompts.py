@@ -15,6 +15,17 @@ from dsd.curate.templates import Templates
 from dsd.data.records import Caption, GridPrompt, Model
 
 
+def repeated(subjects: Sequence[str], count: int) -> tuple[Caption, ...]:
+    """In place of captions: subjects that take turns, numbered so that no two sheets of one subject are the same."""
+    return tuple(Caption(text=f"{subjects[n % len(subjects)]}, {n // len(subjects) + 1}") for n in range(count))
+
+
+def fixed_grid_prompts(captions: Sequence[Caption], themes: tuple[str, ...], templates: Templates) -> list[GridPrompt]:
+    """The grid prompts of `repeated` captions, which nobody has to write."""
+    writer = Model(name="nobody", revision="", template=templates.sheet.label)
+    return [_prompt(caption, caption.text.rpartition(", ")[0], themes, templates, writer) for caption in captions]
+
+
 def write_grid_prompts(
     captions: Sequence[Caption], chat: ChatModel, templates: Templates, seed: int, themes: tuple[str, ...] = ()
 ) -> list[GridPrompt | ChatFailure]:
@@ -46,15 +57,12 @@ def write_grid_prompts(
     return [
         reply
         if isinstance(reply, ChatFailure)
-        else _prompt(caption, cast(GridPromptReply, reply), themes, templates, writer)
-        for caption, reply in zip(captions, replies, strict=True)
+        else _prompt(caption, reply.subject, themes or tuple(reply.scenes), templates, writer)
+        for caption, reply in zip(captions, cast(list[ChatFailure | GridPromptReply], replies), strict=True)
     ]
 
 
-def _prompt(
-    caption: Caption, reply: GridPromptReply, themes: tuple[str, ...], templates: Templates, writer: Model
-) -> GridPrompt:
-    chosen = themes or tuple(reply.scenes)
-    scenes = {f"scene{number}": scene for number, scene in enumerate(chosen, start=1)}
-    text = templates.sheet.words({"subject": reply.subject, **scenes})
-    return GridPrompt(caption=caption.id, subject=reply.subject, scenes=chosen, text=text, writer=writer)
+def _prompt(caption: Caption, subject: str, scenes: tuple[str, ...], templates: Templates, writer: Model) -> GridPrompt:
+    named = {f"scene{number}": scene for number, scene in enumerate(scenes, start=1)}
+    text = templates.sheet.words({"subject": subject, **named})
+    return GridPrompt(caption=caption.id, subject=subject, scenes=scenes, text=text, writer=writer)

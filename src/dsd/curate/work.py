@@ -15,7 +15,7 @@ from dsd.curate.config import CurateConfig
 from dsd.curate.funnel import Funnel
 from dsd.curate.grids import Teacher
 from dsd.curate.panels import Described, RefusedSheet, cut, describe
-from dsd.curate.prompts import write_grid_prompts
+from dsd.curate.prompts import fixed_grid_prompts, write_grid_prompts
 from dsd.curate.templates import Templates
 from dsd.curate.units import Unit, UnitRows
 from dsd.data.records import Grid, GridPrompt, Pair, Reject, Sheet
@@ -43,7 +43,11 @@ def do_unit(unit: Unit, config: CurateConfig, models: Models, tell: Callable[[st
         tell: is told each stage as it begins.
     """
     tell("writing grid prompts")
-    written = write_grid_prompts(unit.captions, models.chat, models.templates, unit.seed, config.themes)
+    written: Sequence[GridPrompt | ChatFailure]
+    if config.subjects:
+        written = fixed_grid_prompts(unit.captions, config.themes, models.templates)
+    else:
+        written = write_grid_prompts(unit.captions, models.chat, models.templates, unit.seed, config.themes)
     prompts = [prompt for prompt in written if isinstance(prompt, GridPrompt)]
     tell("drawing sheets")
     grids = models.teacher.draw(prompts, unit.seed)
@@ -75,7 +79,7 @@ def _describe(grids: Sequence[Grid], cuts: Sequence[Cut], models: Models, seed: 
 def _judge(
     sheets: Sequence[Sequence[Described]], config: CurateConfig, models: Models, seed: int
 ) -> tuple[list[Pair], list[Reject]]:
-    who = judging.judge_of(models.judge, models.templates, config.chain_of_thought)
+    who = judging.judge_of(models.judge, models.templates, config.chain_of_thought, config.votes)
     kept: list[Pair] = []
     rejects: list[Reject] = []
     waiting: list[judging.Candidate] = []
@@ -88,7 +92,12 @@ def _judge(
         else:
             waiting.append(candidate)
     verdicts = judging.judge_pairs(
-        waiting, models.judge, models.templates, chain_of_thought=config.chain_of_thought, seed=seed
+        waiting,
+        models.judge,
+        models.templates,
+        chain_of_thought=config.chain_of_thought,
+        seed=seed,
+        votes=config.votes,
     )
     for candidate, verdict in zip(waiting, verdicts, strict=True):
         outcome = pairing.settle(candidate, verdict, who)

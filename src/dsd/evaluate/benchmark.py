@@ -25,7 +25,7 @@ class Subject:
         truths: for each prompt, the true individual in the prompt's scene.
         same: further pictures of the true individual; their mean similarity to the reference is 1 on the scale.
         strangers: pictures of others of the same description; their mean similarity to the reference is 0.
-        group: of subjects that are also measured apart, such as ``characters``; empty for none.
+        groups: of subjects that are also measured apart, such as ``characters``; a subject may be of several.
         moved: for each prompt, whether the subject stands elsewhere than in the reference; such pictures are then
             measured apart, because methods that align the reference in space do worse on them. Empty for unknown.
     """
@@ -38,7 +38,7 @@ class Subject:
     truths: tuple[Image.Image, ...]
     same: tuple[Image.Image, ...]
     strangers: tuple[Image.Image, ...]
-    group: str = ""
+    groups: tuple[str, ...] = ()
     moved: tuple[bool, ...] = ()
 
 

@@ -140,8 +140,9 @@ class Ruler:
 
     def _by_group(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The same columns over the subjects of each group alone."""
-        groups = [subject.group for subject in self.benchmark.subjects]
-        masks = {group: torch.tensor([g == group for g in groups]) for group in sorted(set(groups) - {""})}
+        groups_of = [subject.groups for subject in self.benchmark.subjects]
+        names = sorted({group for groups in groups_of for group in groups})
+        masks = {group: torch.tensor([group in groups for groups in groups_of]) for group in names}
         return {f"{name}/{group}": column[mask] for group, mask in masks.items() for name, column in columns.items()}
 
     def _by_place(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from dsd.backbones.adapter import (
     is_full,
     load_metadata,
     require_family,
+    warn_of_another_base,
 )
 from dsd.backbones.flux import FluxBackbone, pack
 from dsd.backbones.protocol import Text, check_size
@@ -95,6 +96,7 @@ class FluxTwoFramePipeline(FluxPipeline):
         metadata = None if folder is None else load_metadata(folder)
         if folder is not None and metadata is not None:
             require_family(metadata, family, folder)
+            warn_of_another_base(metadata, base, folder)
             if is_full(folder):
                 kwargs["transformer"] = FluxTransformer2DModel.from_pretrained(
                     folder, subfolder=FULL_FOLDER, use_safetensors=True, torch_dtype=kwargs["torch_dtype"]

@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dsd.attention import in_right_attention
 from dsd.errors import UserError
 from dsd.files import write_atomic
 from dsd.log import progress
@@ -121,6 +122,7 @@ class Metrics:
         self.file.flush()
 
 
+@in_right_attention
 def run(
     task: Task,
     *,

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from diffusers.models.modeling_utils import ModelMixin
 
-from dsd.backbones.adapter import AdapterMetadata, save_adapter, save_full
+from dsd.backbones.adapter import AdapterMetadata, is_of_another_base, load_metadata, save_adapter, save_full
 from dsd.backbones.protocol import Backbone
 from dsd.backbones.registry import load_backbone
 from dsd.config import from_json, to_json
@@ -49,6 +49,12 @@ def train(config: TrainConfig, data: Path | Sequence[TrainingPair], out: Path, *
     finished = out / "adapter"
     claim(out, config)
     if finished.exists():
+        metadata = load_metadata(finished)
+        if is_of_another_base(metadata, config.base):
+            raise UserError(
+                f'"{out}" holds an adapter of other weights (revision {metadata.base_revision}) than those that '
+                f'"{config.base}" now has; give another folder to train anew'
+            )
         return finished
     if accelerator.is_main_process:
         environment.record(out / "environment.json")

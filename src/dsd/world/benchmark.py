@@ -19,6 +19,7 @@ from dsd.images import to_pil, to_tensor
 from dsd.models import resolve, revision_of
 from dsd.world.captions import scene_phrase, scene_phrases, subject_phrases
 from dsd.world.draw import draw_panels
+from dsd.world.fixed import groups_beside
 from dsd.world.individuals import (
     KINDS,
     MOODS,
@@ -91,6 +92,7 @@ class DrawnBenchmark:
         truths = [to_pil(draw_panels(who, scene)) for scene in scenes]
         at_first = sample_scenes(self.split, self.index * _SLOTS).position
         moved = torch.stack([scene.position != at_first for scene in scenes], 1).tolist()
+        beside = groups_beside(who)
         words, phrases = subject_phrases(who), [scene_phrases(who, scene) for scene in scenes]
         subjects = [
             Subject(
@@ -104,7 +106,7 @@ class DrawnBenchmark:
                 truths=tuple(truth[n] for truth in truths),
                 same=tuple(pictures[n] for pictures in same),
                 strangers=tuple(pictures[n] for pictures in strange),
-                group="objects" if bool(who.is_object[n]) else "characters",
+                groups=(("objects" if bool(who.is_object[n]) else "characters"), *beside[n]),
                 moved=tuple(moved[n]),
             )
             for n in range(self.subjects)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from dsd.chat.local import LocalChat
-from dsd.curate.judge import Candidate, questions
+from dsd.curate.judge import Candidate, majority, questions
 from dsd.curate.panels import Described
 from dsd.curate.schemas import DirectVerdict, PairVerdict
 from dsd.curate.templates import Templates
@@ -33,11 +33,13 @@ class Judged:
 
     Attributes:
         same: its verdicts; None where it gave no usable reply.
-        confidence: log-odds of "same", 0 where there is no reply.
+        confidence: log-odds of "same", 0 where there is no reply; of several votes the mean.
+        tokens: mean length of all replies about a pair.
     """
 
     same: list[bool | None]
     confidence: list[float]
+    tokens: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ class Examined:
         curve: (recall, precision) at falling thresholds of its confidence.
         n: pairs.
         failed: of them without a usable reply.
+        tokens: that the judge wrote for a pair.
     """
 
     form: str
@@ -63,12 +66,13 @@ class Examined:
     curve: list[tuple[float, float]]
     n: int
     failed: int
+    tokens: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, without the curve."""
         figures = {name: getattr(self, name) for name in ("accuracy", "precision", "recall", "auc")}
         return {
-            "form": self.form, "n": self.n, "failed": self.failed,
+            "form": self.form, "n": self.n, "failed": self.failed, "tokens": round(self.tokens, 1),
             **{name: None if value is None else value.as_dict() for name, value in figures.items()},
         }  # fmt: skip
 
@@ -86,22 +90,51 @@ def pair_of(name: str, first: Image.Image, second: Image.Image) -> Candidate:
     return Candidate(*(Described(panel) for panel in panels))
 
 
-def judged(judge: LocalChat, templates: Templates, pairs: Sequence[Candidate], *, chain_of_thought: bool) -> Judged:
-    """Asks about every pair and weighs both verdicts after the judge's own reasons."""
-    asked = questions(pairs, templates, chain_of_thought=chain_of_thought, seed=0)
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """A way of asking a judge.
+
+    Attributes:
+        name: in tables.
+        chain_of_thought: see `dsd.curate.judge.judge_pairs`.
+        votes: likewise.
+    """
+
+    name: str
+    chain_of_thought: bool
+    votes: int = 1
+
+
+FORMS = (
+    Form(name="chain of thought", chain_of_thought=True),
+    Form(name="direct", chain_of_thought=False),
+    Form(name="chain of thought, 3 votes", chain_of_thought=True, votes=3),
+)
+"""The forms that are compared."""
+
+
+def judged(
+    judge: LocalChat, templates: Templates, pairs: Sequence[Candidate], *, chain_of_thought: bool, votes: int = 1
+) -> Judged:
+    """Asks about every pair, as `dsd.curate.judge.judge_pairs`, and weighs both verdicts after the judge's reasons."""
+    asked = questions(pairs, templates, chain_of_thought=chain_of_thought, seed=0, votes=votes)
     said = [r if isinstance(r, PairVerdict | DirectVerdict) else None for r in judge.reply(asked)]
     usable = [i for i, reply in enumerate(said) if reply is not None]
+    replies = [reply for reply in said if reply is not None]
     weights = [
         judge.log_likelihoods(
-            [asked[i] for i in usable],
-            [json.dumps({**reply.model_dump(), "same": verdict}) for i in usable if (reply := said[i]) is not None],
+            [asked[i] for i in usable], [json.dumps({**reply.model_dump(), "same": verdict}) for reply in replies]
         )
         for verdict in (True, False)
     ]
     odds = {i: accept - refuse for i, accept, refuse in zip(usable, *weights, strict=True)}
+    of_pairs = [range(row * votes, (row + 1) * votes) for row in range(len(pairs))]
+    written = sum(judge.tokens([json.dumps(reply.model_dump()) for reply in replies])) if replies else 0
+    usable_of_pairs = [[reply.same for i in rows if (reply := said[i]) is not None] for rows in of_pairs]
     return Judged(
-        same=[None if reply is None else reply.same for reply in said],
-        confidence=[odds.get(i, 0.0) for i in range(len(said))],
+        same=[majority(replies) if replies else None for replies in usable_of_pairs],
+        confidence=[sum(odds.get(i, 0.0) for i in rows) / votes for rows in of_pairs],
+        tokens=written / max(1, len(pairs)),
     )
 
 
@@ -128,6 +161,7 @@ def examine(form: str, verdicts: Judged, same: Sequence[bool], groups: Sequence[
         curve=_curve(confidence, truth),
         n=len(rows),
         failed=sum(said is None for said in verdicts.same),
+        tokens=verdicts.tokens,
     )
 
 

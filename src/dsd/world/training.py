@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
-from dsd.attention import right_attention
+from dsd.attention import in_right_attention
 from dsd.config import did_you_mean
-from dsd.devices import default_device, mixed_precision
+from dsd.devices import mixed_precision
 from dsd.errors import UserError
 from dsd.log import console
 from dsd.models import resolve
@@ -59,6 +59,7 @@ def _measured_steps(recipe: Recipe, hours: float) -> int:
     return max(1, int(hours * 3600 / ((time.perf_counter() - started) / (_MEASURED_STEPS - 2)) * 0.95))
 
 
+@in_right_attention
 @loop.flushed_denormals()
 def train_model(
     name: str,
@@ -114,7 +115,7 @@ def _train_recipe(
     build = _builder(name, start)
     run.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    with right_attention(default_device()), precision_of(functools.partial(build, run)):
+    with precision_of(functools.partial(build, run)):
         decide = functools.partial(_budget, name, build, steps, hours, run, start)
         budget = kept_budget(run, decide, start)
         recipe = build(run, steps=budget.steps)

@@ -19,6 +19,7 @@ from dsd.world.individuals import (
     COLORS,
     KINDS,
     MOODS,
+    OBJECTS,
     PATTERNS,
     PLACES,
     POSITIONS,
@@ -51,6 +52,16 @@ WORDS = {
     "mood": Word("mood", range(len(MOODS))),
 }
 """All kinds of words that captions have."""
+_SPELLED = {
+    "place": {*PLACES},
+    "position": {*POSITIONS},
+    "species": {*CHARACTERS},
+    "object": {*OBJECTS},
+    "colour": {*COLORS},
+    "pattern": {*PATTERNS},
+    "accessory": {*ACCESSORIES[1:]},
+    "mood": {*MOODS},
+}
 NO_WORD = -100
 """In place of a word's number where a caption has no such word; `torch.nn.functional.cross_entropy` ignores it."""
 
@@ -85,6 +96,25 @@ def word_losses(
         / (true[name] != NO_WORD).sum().clamp(min=1)
         for name, of_kind in zip(names, of_kinds, strict=True)
     }
+
+
+def told_words(told: Sequence[str], true: Sequence[str]) -> dict[str, list[float]]:
+    """Whether captions say the words of the true ones.
+
+    Args:
+        told: captions of pictures, in anybody's words.
+        true: the world's own, of the same pictures.
+
+    Returns:
+        For each kind of word, 1 or 0 for each true caption that has one.
+    """
+    found: dict[str, list[float]] = {}
+    for name, options in _SPELLED.items():
+        for said, truth in zip(told, true, strict=True):
+            wanted = options.intersection(truth.split())
+            if wanted:
+                found.setdefault(name, []).append(float(options.intersection(said.split()) == wanted))
+    return found
 
 
 def confirmed_words(

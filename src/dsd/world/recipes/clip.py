@@ -47,6 +47,7 @@ from dsd.world.individuals import (
 )
 from dsd.world.recipes.dino import image_processor
 from dsd.world.recipes.soften import softened
+from dsd.world.recipes.stored import rounded
 from dsd.world.tokenizers import t5_tokenizer
 from dsd.world.words import WORDS, confirmed_words, word_losses
 
@@ -230,9 +231,8 @@ class ClipTask:
         return sum(figures.values()) / len(figures)
 
     def export(self, folder: Path, card: str) -> None:
-        """Writes the pair (float16) with its processor, as `AutoModel` and `AutoProcessor` read them."""
-        self.model.half().save_pretrained(folder)
-        self.model.float()
+        """Writes the pair with its processor, as `AutoModel` and `AutoProcessor` read them."""
+        rounded(self.model).save_pretrained(folder)
         VisionTextDualEncoderProcessor(image_processor(), self.tokenizer).save_pretrained(folder)
         (folder / "README.md").write_text(card)
 

@@ -31,6 +31,7 @@ from dsd.world.individuals import (
     strangers,
 )
 from dsd.world.recipes.soften import blurred, softened
+from dsd.world.recipes.stored import rounded
 
 _FAR = 1 << 20  # keeps the scenes of strangers and drifted copies apart from everyone's own
 VALIDATION_GROUPS = 128
@@ -119,8 +120,7 @@ class DinoTask:
 
     def export(self, folder: Path, card: str) -> None:
         """Writes network (float16) and image processor, as `AutoModel` and `AutoImageProcessor` read them."""
-        self.model.half().save_pretrained(folder)
-        self.model.float()
+        rounded(self.model).save_pretrained(folder)
         image_processor().save_pretrained(folder)
         (folder / "README.md").write_text(card)
 

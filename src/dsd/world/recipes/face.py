@@ -23,6 +23,7 @@ from dsd.world.draw import draw_panels, landmarks
 from dsd.world.individuals import Individuals, Split, sample_individuals, sample_scenes, strangers
 from dsd.world.recipes.dino import auc, image_processor
 from dsd.world.recipes.soften import softened
+from dsd.world.recipes.stored import rounded
 
 _BATCH = 32
 _HELD = 256
@@ -105,8 +106,7 @@ class FaceTask:
     def export(self, folder: Path, card: str) -> None:
         """Writes the pack (float16)."""
         for name, model in {"landmarks": self.finder, "identity": self.recogniser}.items():
-            model.half().save_pretrained(folder / name)
-            model.float()
+            rounded(model).save_pretrained(folder / name)
             image_processor().save_pretrained(folder / name)
         (folder / "README.md").write_text(card)
 

@@ -38,6 +38,7 @@ from dsd.world.individuals import Split, sample_individuals, sample_scenes
 from dsd.world.recipes.alignment import Alignment, Tower, standardised
 from dsd.world.recipes.autoencoder import LATENT_CHANNELS
 from dsd.world.recipes.siblings import trained
+from dsd.world.recipes.stored import rounded
 from dsd.world.sheets import draw_sheets, join_panels
 from dsd.world.tokenizers import clip_tokenizer, t5_tokenizer
 
@@ -379,17 +380,15 @@ class TeacherTask:
 
 
 def save_pipeline(pipeline: FluxPipeline, folder: Path) -> None:
-    """Writes a pipeline's folder in the numbers of float16, from which it draws without a word about them.
+    """Writes a pipeline's folder, rounded to float16, from which it draws whether or not a dtype is named.
 
-    Without a dtype diffusers reads float32, but transformers what the file has; so the text encoders, a twentieth of
-    the weights, are stored in float32.
+    Left to themselves diffusers reads all files as float32, and transformers as what they hold.
     """
-    rounded = copy.deepcopy(pipeline).to(dtype=torch.float16)
-    for module in (rounded.vae, rounded.transformer):
+    half = copy.deepcopy(pipeline).to(dtype=torch.float16)
+    half.text_encoder, half.text_encoder_2 = rounded(half.text_encoder), rounded(half.text_encoder_2)
+    for module in (half.vae, half.transformer):
         module.register_to_config(_name_or_path="")  # else the folder it was loaded from
-    for module in (rounded.text_encoder, rounded.text_encoder_2):
-        module.float()
-    rounded.save_pretrained(folder)
+    half.save_pretrained(folder)
 
 
 def build(run: Path, *, steps: int) -> TeacherTask:

@@ -30,6 +30,7 @@ from dsd.world.individuals import Individuals, Scenes, sample_individuals, sampl
 from dsd.world.recipes.calibration import calibrate
 from dsd.world.recipes.redrawn import RedrawnFamilies
 from dsd.world.recipes.soften import softened
+from dsd.world.recipes.stored import rounded
 from dsd.world.recipes.vlm_captions import PANELS, inspiration
 from dsd.world.recipes.vlm_data import (
     FAMILY,
@@ -47,7 +48,7 @@ from dsd.world.recipes.vlm_data import (
     without_second_details,
 )
 from dsd.world.recipes.vlm_model import TOWER_WIDTH, new_model, new_processor
-from dsd.world.words import WORDS, word_losses
+from dsd.world.words import WORDS, told_words, word_losses
 
 Job = Literal["grid", "describe", "judge", "judge_direct"]
 BATCH = 16 * batch_factor()  # panels a step
@@ -61,6 +62,9 @@ _CALIBRATION_PAIRS = 1024
 _READ_ONLY = 1 << 30  # individuals whom the vision tower never sees
 FURTHER = 1 << 22  # first family of a run that goes on from a finished model
 _JUDGING_RATE = 0.4
+_GOING_ON = 0.3
+"""The share of the run at which one begins that goes on from a finished model. It sees and describes for a while before
+it judges again: what it could not tell (moods, once mouths had grown) it does not learn by judging."""
 _MISREADING_STREAM = 23
 _SEEN_WORDS = [name for name in WORDS if name != "colour"]  # which is among the measures
 
@@ -98,7 +102,7 @@ class VlmTask:
         run: the run's folder.
         steps: optimizer steps in all.
         seed: of everything random.
-        start: the folder of a trained model that goes on judging, on other individuals; it skips the first stages.
+        start: the folder of a trained model that goes on judging, on other individuals; the first stages are short.
         redrawn: families that a teacher drew again, of which half of the steps learn.
     """
 
@@ -117,7 +121,7 @@ class VlmTask:
         self.writer = Writer(self.processor)
         model = new_model(self.processor.tokenizer) if start is None else _trained(start)
         self.model: LlavaForConditionalGeneration = model.to(self.device)  # pyright: ignore[reportArgumentType]
-        self.begun, self.first = (0.0, 0) if start is None else (_DESCRIBING_UNTIL, FURTHER)
+        self.begun, self.first = (0.0, 0) if start is None else (_GOING_ON, FURTHER)
         self.redrawn = redrawn
         measured = measures(sample_individuals("validation", torch.arange(1)))[0].shape[1]
         self.sight = Sight(measured).to(self.device)
@@ -333,6 +337,9 @@ class VlmTask:
         told = [_parsed(r) for r in self.say([self.writer.prompt(messages("describe"))] * 64, draw_panels(who, at))]
         for key, truth in (("details", detail_phrases(who)), ("caption", panel_captions(who, at))):
             figures[key] = sum(_share(t.get(key, ""), true) for t, true in zip(told, truth, strict=True)) / 64
+        captions = [str(t.get("caption", "")) for t in told]
+        for kind, right in told_words(captions, panel_captions(who, at)).items():
+            figures[f"caption_{kind}"] = sum(right) / len(right)
         examples = [inspiration(Random(-1 - i)) for i in range(48)]
         prompts = [self.writer.prompt(messages("grid", e.caption)) for e in examples]
         grids = [_parsed(r) for r in self.say(prompts, temperature=1.0)]
@@ -346,8 +353,7 @@ class VlmTask:
 
     def export(self, folder: Path, card: str) -> None:
         """Writes the standard folder: model in float16, processor, chat template; then calibrates its verdicts."""
-        self.model.half().save_pretrained(folder)
-        self.model.float()
+        rounded(self.model).save_pretrained(folder)
         self.processor.save_pretrained(folder)
         (folder / "README.md").write_text(card)
         calibrate(folder, self.calibration_pairs())

@@ -8,10 +8,11 @@ from typing import Literal
 from dsd.curate.config import CurateConfig
 from dsd.errors import UserError
 from dsd.train.config import TrainConfig
+from dsd.world import fixed
 
-Source = Literal["judged", "unjudged", "direct", "themes", "oracle", "alike", "drawn"]
+Source = Literal["judged", "unjudged", "direct", "fixed", "oracle", "alike", "drawn"]
 """What a method is trained on: pairs that the judge kept; all candidates; what a direct verdict kept; what was kept of
-sheets with four themes; what tiny-dino finds the same; what it finds the most alike; pairs that the world draws."""
+a few fixed prompts; what tiny-dino finds the same; what it finds the most alike; pairs that the world draws."""
 
 
 _SCALES: dict[str, tuple[float, float]] = dict.fromkeys(
@@ -60,7 +61,8 @@ class TablesConfig:
         ablation_train: budget of every training of the ablations and of the error budget.
         ablation_pairs: that each of those is trained on.
         ablation_units: of curation, for the ablations that curate anew.
-        themes: four scenes, for the ablation without a language model's diversity.
+        themes: four scenes, for the ablation without captions and language model.
+        fixed_subjects: that are drawn in them again and again there.
         face_steps: of the face pack that InstantID needs.
         steps: denoising steps.
         text_scale: true guidance by the text of methods that see a picture.
@@ -83,12 +85,8 @@ class TablesConfig:
     )
     ablation_pairs: int = 8192
     ablation_units: int = 64
-    themes: tuple[str, ...] = (
-        "smiling on the left at the beach",
-        "sad in the middle in the forest",
-        "surprised on the right in the snow",
-        "smiling in the middle at night",
-    )
+    themes: tuple[str, ...] = fixed.SCENES
+    fixed_subjects: tuple[str, ...] = fixed.SUBJECTS
     face_steps: int = 600
     steps: int = 16
     text_scale: float = 1.5
@@ -130,7 +128,7 @@ def ablation_rows(config: TablesConfig) -> list[Row]:
         Row(name="full", method="student", pairs=count),
         Row(name="no judge", method="student", source="unjudged", pairs=count),
         Row(name="no chain of thought", method="student", source="direct", pairs=count),
-        Row(name="four themes", method="student", source="themes", pairs=count),
+        Row(name="no captions, no language model", method="student", source="fixed", pairs=count),
         Row(name="reference weight 0", method="student", pairs=count, changes={"reference_weight": 0.0}),
         Row(name="reference weight 1", method="student", pairs=count, changes={"reference_weight": 1.0}),
         Row(name="ControlNet", method="controlnet", pairs=count, scales=_SCALES["controlnet"]),

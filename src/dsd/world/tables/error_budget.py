@@ -28,7 +28,7 @@ from dsd.files import write_atomic
 from dsd.frames import MalformedSheet
 from dsd.images import to_pil
 from dsd.world.examined_pairs import equal_word_pairs
-from dsd.world.judge_quality import Examined, candidate_pairs, examine, judged
+from dsd.world.judge_quality import FORMS, Examined, candidate_pairs, examine, judged
 from dsd.world.sheets import draw_sheets
 from dsd.world.tables.candidates import Candidate
 from dsd.world.teacher_quality import pair_scale, panel_agreement
@@ -104,7 +104,7 @@ def verdicts_on(met: Sequence[Candidate]) -> list[Figure]:
 
 
 def examine_judge(config: CurateConfig, pairs: int) -> list[Examined]:
-    """Precision and recall on drawn pairs at equal captions, half of them the same individual, in both forms.
+    """Precision and recall on drawn pairs at equal captions, half of them the same individual, in all forms.
 
     Args:
         config: names the judge and its templates.
@@ -114,8 +114,12 @@ def examine_judge(config: CurateConfig, pairs: int) -> list[Examined]:
     judge, templates = LocalChat(config.judge), Templates.load(config.templates)
     asked = candidate_pairs(drawn)
     return [
-        examine(form, judged(judge, templates, asked, chain_of_thought=thinks), drawn.same)
-        for form, thinks in (("chain of thought", True), ("direct", False))
+        examine(
+            form.name,
+            judged(judge, templates, asked, chain_of_thought=form.chain_of_thought, votes=form.votes),
+            drawn.same,
+        )
+        for form in FORMS
     ]
 
 
@@ -138,8 +142,8 @@ def write(
     write_atomic(folder / "judge.json", json.dumps({"forms": forms, "candidates": shares}, indent=2) + "\n")
     points = [
         f"<p>{e.form}: accuracy {e.accuracy}, precision {e.precision or 'undefined'}, "
-        f"recall {e.recall or 'undefined'}, area under the ROC curve {e.auc}, {e.n} pairs, {e.failed} without a usable "
-        "reply.</p>"
+        f"recall {e.recall or 'undefined'}, area under the ROC curve {e.auc}, {e.tokens:.0f} tokens a pair, "
+        f"{e.n} pairs, {e.failed} without a usable reply.</p>"
         for e in examined
     ]
     lines = "".join(f"<p>{f.name}: {f.value}, {f.n} pairs.</p>" for f in met)
@@ -166,13 +170,14 @@ def as_markdown(found: Sequence[Figure], met: Sequence[Figure], examined: Sequen
         [
             e.form,
             *(str(x or "undefined") for x in (e.accuracy, e.precision, e.recall, e.auc)),
+            f"{e.tokens:.0f}",
             *map(str, (e.n, e.failed, seed)),
         ]
         for e in examined
     ]
     tables = [
         markdown(["pairs", "identity", "n", "seeds"], _cells(found, seed)),
-        markdown(["judge", "accuracy", "precision", "recall", "ROC area", "n", "no reply", "seeds"], forms),
+        markdown(["judge", "accuracy", "precision", "recall", "ROC area", "tokens", "n", "no reply", "seeds"], forms),
         markdown(["the judge on what it met, by tiny-dino", "share", "n", "seeds"], _cells(met, seed)),
     ]
     return "\n".join(tables)

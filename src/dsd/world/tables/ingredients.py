@@ -149,7 +149,11 @@ class Ingredients:
         config = self.config.curate
         changes = {
             "direct": {"chain_of_thought": False, "units": self.config.ablation_units},
-            "themes": {"themes": self.config.themes, "units": self.config.ablation_units},
+            "fixed": {
+                "themes": self.config.themes,
+                "subjects": self.config.fixed_subjects,
+                "units": self.config.ablation_units,
+            },
         }
         name = source if source in changes else "judged"
         folder, captions = self.out / "data" / name, self.out / "captions.parquet"

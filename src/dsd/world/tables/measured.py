@@ -14,8 +14,9 @@ from dsd.evaluate.pictures import COSTS
 from dsd.files import write_atomic
 from dsd.train import environment
 from dsd.train.config import TrainConfig
-from dsd.world.tables.config import Row
+from dsd.world.tables.config import Row, TablesConfig
 from dsd.world.tables.ingredients import Ingredients
+from dsd.world.tables.workers import apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,8 @@ def with_costs(
 ) -> Scores:
     """Scores of a row with what drawing costs on this machine, measured once when no other job runs.
 
+    A process of its own measures each row, so that memory is not what the rows before have left.
+
     Args:
         ingredients: of the tables.
         row: of a table.
@@ -73,11 +76,16 @@ def with_costs(
     if not path.exists():
         if so_far:
             return scores
-        method = ingredients.method(row, seed, budget)
-        costs = pictures.costs(ingredients.benchmark, method, ingredients.config.costed).columns()
+        ingredients.method(row, seed, budget)  # trained, where it has to be, before anything is measured
+        costs = apart(_costs, ingredients.config, ingredients.out, row, seed, budget)
         write_atomic(path, json.dumps({"machine": environment.machine(), "costs": costs}) + "\n")
     costs = json.loads(path.read_text())["costs"]
     return dataclasses.replace(scores, runs=[*others, {**last, **costs}])
+
+
+def _costs(config: TablesConfig, out: Path, row: Row, seed: int, budget: TrainConfig) -> dict[str, list[float]]:
+    ingredients = Ingredients(config, out)
+    return pictures.costs(ingredients.benchmark, ingredients.method(row, seed, budget), config.costed).columns()
 
 
 def find(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig) -> Measured | None:

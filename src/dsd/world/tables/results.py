@@ -12,6 +12,7 @@ from dsd.evaluate.dreambench.table import quoted_as_markdown
 from dsd.evaluate.pictures import COSTS
 from dsd.evaluate.tables import claims_as_markdown, markdown, title
 from dsd.files import write_atomic
+from dsd.world.fixed import OTHER_KINDS, OTHER_PATTERNS
 
 _SHOWN = ("identity", "prompt_following", "copy", "diversity", "clip_t")
 """Columns of the document; table.csv has them all."""
@@ -20,6 +21,10 @@ _APART = (
     "prompt_following/unmoved", "prompt_following/moved",
 )  # fmt: skip
 """Of kinds of subjects, and of pictures in which the subject stands as in the reference or elsewhere."""
+_BESIDE = tuple(
+    f"{metric}/{group}" for metric in ("identity", "prompt_following") for group in (OTHER_KINDS, OTHER_PATTERNS)
+)
+"""Of individuals that the ablation without captions and language model never draws."""
 _READ = """A cell is a mean over held-out individuals (and trainings, where there are several) with its 95 % bootstrap
 interval: individuals and trainings are resampled, so that of a single training tells of individuals alone. Identity
 is 0 for a stranger of the same description and 1 for the true individual, by tiny-dino; prompt following is the share
@@ -90,6 +95,7 @@ def _table(table: Mapping[str, Any], folder: Path) -> str:
         f"## {_TITLES[table['table']]}\n\nAt commit {table['commit']}.\n",
         _columns(rows, _SHOWN),
         _columns(rows, _APART),
+        _columns(rows, _BESIDE) if table["table"] == "ablations" else "",
         _columns(rows, COSTS),
         claims,
         more.read_text() if more.exists() else "",

@@ -7,21 +7,16 @@ on both, and the more cores there are the more is gained.
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import threading
-import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 
-import torch
-
-from dsd.log import console, only_lines, quiet_libraries
+from dsd.log import console
 from dsd.train.config import TrainConfig
 from dsd.world.tables import measured
 from dsd.world.tables.config import Row, TablesConfig
 from dsd.world.tables.ingredients import Ingredients
+from dsd.world.tables.workers import pool_of
 
 Job = tuple[Row, int]
 """A row and the seed of its training."""
@@ -44,12 +39,7 @@ def make(ingredients: Ingredients, jobs: Sequence[Job], budget: TrainConfig, wor
             continue
         ingredients.share(row, budget)
         together.setdefault(f"{ingredients.key(row, budget)}-{seed}", []).append((row, seed))  # one training, one job
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start,
-        initargs=(os.getpid(), max(1, torch.get_num_threads() // workers)),
-    )
+    pool = pool_of(workers)
     try:
         made_of = (ingredients.config, ingredients.out)
         for future in as_completed([pool.submit(_make, *made_of, some, budget) for some in together.values()]):
@@ -60,21 +50,6 @@ def make(ingredients: Ingredients, jobs: Sequence[Job], budget: TrainConfig, wor
             process.terminate()
         raise
     pool.shutdown()
-
-
-def _start(parent: int, threads: int) -> None:
-    """Prepares a worker: its share of threads, and an end when the parent is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and stops the workers
-    torch.set_num_threads(threads)
-    only_lines()
-    quiet_libraries()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _make(config: TablesConfig, out: Path, jobs: Sequence[Job], budget: TrainConfig) -> None:

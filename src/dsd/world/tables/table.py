@@ -19,6 +19,7 @@ from dsd.files import make_folder, write_atomic
 from dsd.log import console
 from dsd.models import embedded_folder, revision_of
 from dsd.train.config import TrainConfig
+from dsd.world.fixed import OTHER_KINDS, OTHER_PATTERNS
 from dsd.world.tables import error_budget, side_by_side
 from dsd.world.tables.config import Row, TablesConfig, ablation_rows, budget_rows, main_rows
 from dsd.world.tables.ingredients import Ingredients
@@ -62,11 +63,18 @@ def _loses(text: str, row: str, before: str) -> Claim:
     return Claim(text=text, method=row, against=before, metric="identity", less=True)
 
 
+_FIXED = "no captions, no language model"
 ABLATIONS = (
     _than_full("without the judge: less identity", "no judge", "identity"),
     _than_full("without chain of thought: less identity", "no chain of thought", "identity"),
-    _than_full("on four themes: less prompt following", "four themes", "prompt_following"),
-    _than_full("on four themes: less identity", "four themes", "identity"),
+    _than_full("without captions and language model: less identity of other kinds", _FIXED, f"identity/{OTHER_KINDS}"),
+    _than_full(
+        "without captions and language model: less identity of other patterns", _FIXED, f"identity/{OTHER_PATTERNS}"
+    ),
+    _than_full(
+        "without captions and language model: other kinds follow their prompts less",
+        _FIXED, f"prompt_following/{OTHER_KINDS}",
+    ),
     _than_full("without the reference frame's loss: less identity", "reference weight 0", "identity"),
     _than_full("with the reference frame weighing 1: less identity", "reference weight 1", "identity"),
     _than_full("ControlNet's architecture: less identity", "ControlNet", "identity"),
@@ -74,7 +82,7 @@ ABLATIONS = (
     _than_full("IP-Adapter's architecture: less identity", "IP-Adapter", "identity"),
     _than_full("a quarter of the pairs: less identity", "a quarter of the pairs", "identity"),
     _than_full("a sixteenth of the pairs: less identity", "a sixteenth of the pairs", "identity"),
-)
+)  # fmt: skip
 """What the paper's section 4.3 finds, and what the design of the method rests on."""
 BUDGET = (
     _loses("the autoencoder loses identity", "truth through the autoencoder", "truth"),
