@@ -1,6 +1,6 @@
 """The judge against the world's truth, and against tiny-dino on a teacher's sheets.
 
-    python benchmarks/judge_accuracy.py --pairs 2000 --parts 400 --sheets 128
+    python benchmarks/judge_accuracy.py --pairs 2000 --parts 400 --sheets 128 --captions 256
 
 Drawn pairs have equal caption words, half of them the same individual. Questions go the way of curation: its
 templates, its chat layer, its reply schemas. Every form
@@ -19,18 +19,28 @@ from typing import Any, Literal
 import torch
 import tyro
 
+from dsd.baselines.protocol import Drawing, Request
+from dsd.baselines.text_only import TextOnly
 from dsd.chat.local import LocalChat
 from dsd.curate.config import CurateConfig
 from dsd.curate.judge import Candidate
-from dsd.curate.panels import cut
+from dsd.curate.panels import cut, describe
 from dsd.curate.templates import Templates
+from dsd.data.records import Grid, Model
 from dsd.evaluate.bootstrap import bootstrap, bootstrap_auc
 from dsd.evaluate.encoders import ImageEncoder
+from dsd.images import to_pil
+from dsd.world.captions import panel_captions
 from dsd.world.details import PARTS
+from dsd.world.draw import draw_panels
 from dsd.world.examined_pairs import equal_word_pairs, one_part_pairs
+from dsd.world.individuals import sample_individuals, sample_scenes
 from dsd.world.judge_quality import FORMS, Judged, candidate_pairs, examine, judged, pair_of
 from dsd.world.sheets import describe_sheets
 from dsd.world.teacher_quality import CONSISTENT, pair_scale, panel_agreement, teacher_sheets
+from dsd.world.words import told_words
+
+_NOBODY = Model(name="", revision="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +55,8 @@ class Settings:
         first: number of the first pair of the evaluation split.
         parts: individuals for each kind of difference, where one part alone is a stranger's.
         sheets: of a teacher, judged against tiny-dino's verdict.
+        captions: panels that the judge describes, drawn by the world and after the same captions by the teacher: what
+            students are told of their pictures.
         teacher: who draws them.
     """
 
@@ -55,6 +67,7 @@ class Settings:
     first: int = 0
     parts: int = 0
     sheets: int = 0
+    captions: int = 0
     teacher: str = "embedded:tiny-flux"
 
 
@@ -113,6 +126,23 @@ class Examination:
             share = round(same.float().mean().item(), 4)
             _print({**found.as_dict(), "sheets": len(panels), "same_by_tiny_dino": share})
 
+    def captions(self) -> None:
+        """A line for the world's panels and one for the teacher's: the share of right words, by kind."""
+        index = torch.arange(self.settings.captions)
+        who, scenes = sample_individuals("evaluation", index), sample_scenes("evaluation", index)
+        true, world = panel_captions(who, scenes), to_pil(draw_panels(who, scenes))
+        requests = [
+            Request(subject_id=str(i), subject="", reference=picture, prompt=caption, prompt_index=0, seed=i)
+            for i, (caption, picture) in enumerate(zip(true, world, strict=True))
+        ]
+        drawn = TextOnly.load(self.settings.teacher, Drawing()).generate(requests)
+        for name, panels in (("world", world), ("teacher", drawn)):
+            numbered = [(Grid(prompt="", image=p, seed=0, teacher=_NOBODY), i, p) for i, p in enumerate(panels)]
+            described = describe(numbered, self.judge, self.templates, seed=0)
+            told = told_words([one.panel.description.caption for one in described], true)
+            words = {kind: {**bootstrap(right).as_dict(), "n": len(right)} for kind, right in told.items()}
+            _print({"captions": len(panels), "panels": name, "words": words})
+
 
 def _print(line: dict[str, Any]) -> None:
     print(json.dumps(line), flush=True)
@@ -125,6 +155,8 @@ def main(settings: Settings) -> None:
         examination.drawn()
     if settings.sheets:
         examination.sheets()
+    if settings.captions:
+        examination.captions()
 
 
 if __name__ == "__main__":

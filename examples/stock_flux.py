@@ -14,12 +14,12 @@ SHEET = (
     "sad in the middle in the snow; surprised on the right at night; smiling in the middle in the forest"
 )
 
-pipe = FluxPipeline.from_pretrained(sys.argv[1], torch_dtype=torch.float32)
+pipe = FluxPipeline.from_pretrained(sys.argv[1])
 for name, prompt, size, tokens in (("panel", PANEL, 64, 16), ("sheet", SHEET, 128, 48)):
     picture = pipe(
         prompt,
         negative_prompt="",
-        true_cfg_scale=2.5,
+        true_cfg_scale=2.0,
         height=size,
         width=size,
         num_inference_steps=20,

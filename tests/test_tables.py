@@ -102,6 +102,7 @@ def test_a_table_says_what_every_number_rests_on(small_table: None, tmp_path: Pa
     assert [list(row.seeds) for row in scores] == [[0, 1], [0], [0], [0]]
     whole = _table(tmp_path)
     assert whole["table"] == "main" and whole["commit"]
+    assert whole["models"] == json.loads((tmp_path / "models.json").read_text())
     for row in whole["rows"]:
         assert row["low"] <= row["mean"] <= row["high"] and row["n"] >= 1 and row["seeds"]
     counts = {row["metric"]: row["n"] for row in whole["rows"] if row["method"] == "truth"}
@@ -113,7 +114,9 @@ def test_a_table_says_what_every_number_rests_on(small_table: None, tmp_path: Pa
     assert (
         len(list((tmp_path / "results" / "scores").glob("*.json"))) == len(list((tmp_path / "scores").iterdir())) == 5
     )
-    assert f"At commit {whole['commit']}" in document and "| truth-decoded |" in document and "(quoted)" in document
+    weights = ", ".join(f"{name} {revision}" for name, revision in whole["models"].items())
+    assert f"At commit {whole['commit']}, with the weights {weights}." in document
+    assert "| truth-decoded |" in document and "(quoted)" in document
     assert "<h2>Claims</h2>" in (tmp_path / "main" / "index.html").read_text()
 
 

@@ -23,6 +23,7 @@ from dsd.world.recipes.vlm import VlmTask, messages
 from dsd.world.recipes.vlm_captions import PANELS, inspiration
 from dsd.world.recipes.vlm_data import FAMILY, IGNORED, Writer, description, families, verdicts
 from dsd.world.recipes.vlm_model import TOKENS_PER_IMAGE, new_processor
+from dsd.world.words import told_words
 
 
 @pytest.fixture(scope="module")
@@ -201,15 +202,30 @@ def test_resumed_training_has_the_same_bits(tmp_path: Path) -> None:
     assert all(torch.equal(value, resumed.tensors()[name]) for name, value in straight.tensors().items())
 
 
-def test_a_trained_judge_goes_on_judging_at_a_lower_rate(tmp_path: Path) -> None:
-    further = VlmTask(tmp_path, steps=64, seed=1, start=Path(resolve("embedded:tiny-vlm")))
-    assert {"verdict", "direct", "comparison"} <= further.train_step(0).keys()
+def test_a_trained_judge_sees_and_describes_again_before_it_judges_on_at_a_lower_rate(tmp_path: Path) -> None:
+    further = VlmTask(tmp_path, steps=640, seed=1, start=Path(resolve("embedded:tiny-vlm")))
+    stages = [further.train_step(step).keys() for step in (0, 100, 320)]
+    assert stages[0] == {"sight", "compare", "decide", "repeat"}
+    assert stages[1] == stages[0] | {"describe"}
+    assert stages[2] > {"sight", "verdict", "direct", "comparison"}
     fresh = VlmTask(tmp_path, steps=400)
     rates = [fresh._rate(step) for step in (150, 300, 399)]
     assert rates[0] == 1 and rates[0] > rates[1] > rates[2] > 0
-    assert max(further._rate(step) for step in range(64)) <= rates[1]
+    assert max(further._rate(step) for step in range(320, 640)) < rates[0] / 2
     seen = [set(task._panels(63)[0].hue.tolist()) for task in (fresh, further)]
     assert not seen[0] & seen[1]
+
+
+def test_words_told_are_counted_by_their_kind() -> None:
+    true = ["a red striped cat with a hat smiling on the left at sea", "a blue plain mug in the middle at night"]
+    told = ["a red plain cat sad on the left at sea", "a blue plain lamp in the middle in the room"]
+    bird = ["a red plain bird sad on the left at sea"]
+    assert told_words(bird, bird)["species"] == [1.0] and "mood" not in told_words(bird, bird)
+    found = told_words(told, true)
+    assert found == {
+        "place": [1.0, 0.0], "position": [1.0, 1.0], "species": [1.0], "object": [0.0], "colour": [1.0, 1.0],
+        "pattern": [0.0, 1.0], "accessory": [0.0], "mood": [0.0],
+    }  # fmt: skip
 
 
 def test_a_judge_learns_from_what_the_teacher_draws_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

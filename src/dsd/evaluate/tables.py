@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,17 @@ def by_method(scores: Sequence[Scores]) -> dict[str, dict[str, dict[str, float]]
     return {row.name: {metric: row.estimate(metric).as_dict() for metric in row.metrics} for row in scores}
 
 
-def as_dict(scores: Sequence[Scores], findings: Sequence[Finding], name: str) -> dict[str, Any]:
-    """A line a number, with how many subjects and which training seeds it rests on, and what became of the claims."""
+def as_dict(
+    scores: Sequence[Scores], findings: Sequence[Finding], name: str, models: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """A line a number, with how many subjects and which training seeds it rests on, and what became of the claims.
+
+    Args:
+        scores: the rows.
+        findings: of the claims.
+        name: of the table.
+        models: the revisions of those that every number rests on, by name.
+    """
     rows = [
         {"method": row.name, "metric": metric, **row.estimate(metric).as_dict(), "n": len(row.by_run(metric)[0])}
         | {"seeds": row.seeds_of(metric)}
@@ -55,7 +64,8 @@ def as_dict(scores: Sequence[Scores], findings: Sequence[Finding], name: str) ->
         for metric in row.metrics
     ]
     claims = [finding.as_dict() for finding in findings]
-    return {"table": name, "commit": environment.commit(), "rows": rows, "claims": claims}
+    made_with = {"commit": environment.commit(), "models": dict(models or {})}
+    return {"table": name, **made_with, "rows": rows, "claims": claims}
 
 
 def as_csv(scores: Sequence[Scores]) -> str:
@@ -94,7 +104,13 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]]) + "\n"
 
 
-def write(scores: Sequence[Scores], folder: Path, name: str = "main", claims: Sequence[Claim] = PAPER) -> list[Finding]:
+def write(
+    scores: Sequence[Scores],
+    folder: Path,
+    name: str = "main",
+    claims: Sequence[Claim] = PAPER,
+    models: Mapping[str, str] | None = None,
+) -> list[Finding]:
     """Writes ``table.json``, ``table.csv``, ``table.md`` and each subject's values in ``subjects.json``.
 
     Args:
@@ -102,12 +118,13 @@ def write(scores: Sequence[Scores], folder: Path, name: str = "main", claims: Se
         folder: to write to.
         name: of the table.
         claims: to test.
+        models: see `as_dict`.
 
     Returns:
         What became of the claims.
     """
     findings = examine(scores, claims)
-    write_atomic(folder / "table.json", json.dumps(as_dict(scores, findings, name), indent=2) + "\n")
+    write_atomic(folder / "table.json", json.dumps(as_dict(scores, findings, name, models), indent=2) + "\n")
     write_atomic(folder / "table.csv", as_csv(scores))
     write_atomic(folder / "table.md", "\n".join(filter(None, [as_markdown(scores), claims_as_markdown(findings)])))
     values = {row.name: {"seeds": list(row.seeds), "runs": [dict(run) for run in row.runs]} for row in scores}

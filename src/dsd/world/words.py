@@ -106,13 +106,13 @@ def told_words(told: Sequence[str], true: Sequence[str]) -> dict[str, list[float
         true: the world's own, of the same pictures.
 
     Returns:
-        For each kind of word, 1 or 0 for each true caption that has one.
+        For each kind of word, 1 or 0 for each true caption that has one; a bird's mood, which nobody sees, is left out.
     """
     found: dict[str, list[float]] = {}
     for name, options in _SPELLED.items():
         for said, truth in zip(told, true, strict=True):
             wanted = options.intersection(truth.split())
-            if wanted:
+            if wanted and not (name == "mood" and "bird" in truth.split()):
                 found.setdefault(name, []).append(float(options.intersection(said.split()) == wanted))
     return found
 

@@ -38,13 +38,17 @@ class JudgeTask(VlmTask):
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
         """The figures of tiny-vlm, and the accuracy of verdicts on pairs drawn again."""
-        figures, pairs = super().evaluate(step), self.held.pairs(_EVALUATED_FAMILIES)
+        figures = super().evaluate(step)
+        if not figures:
+            return {}
+        pairs = self.held.pairs(_EVALUATED_FAMILIES)
         names = {"redrawn_chain_of_thought": "judge", "redrawn_direct": "judge_direct"}
         return figures | {name: self.accuracy(job, pairs) for name, job in names.items()}  # pyright: ignore[reportArgumentType]
 
     def score(self, figures: dict[str, float]) -> float:
-        """Mean accuracy of the verdicts with chain of thought on pairs drawn once and again."""
-        return (figures["chain_of_thought"] + figures["redrawn_chain_of_thought"]) / 2
+        """Mean accuracy of all verdicts, on pairs drawn once and again, and with the same weight that of captions."""
+        verdicts = ("chain_of_thought", "direct", "redrawn_chain_of_thought", "redrawn_direct")
+        return sum(figures[name] for name in verdicts) / len(verdicts) + figures["caption"]
 
     def calibration_pairs(self) -> Pairs:
         """Pairs as it will meet them: as far apart, and as often the same, as panels of a teacher's sheets."""

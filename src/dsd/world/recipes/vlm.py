@@ -271,7 +271,7 @@ class VlmTask:
             if share >= _SEEING_UNTIL:
                 losses["sight"] = losses["sight"] * 0.1
                 features = self.model.model.multi_modal_projector(tokens)
-                if share < _DESCRIBING_UNTIL or step % 8 == 3:
+                if share < _DESCRIBING_UNTIL or step % 4 == 1:
                     losses |= self._describe(individuals, scenes, features)
                 else:
                     losses |= self._judge(individuals, features, step)

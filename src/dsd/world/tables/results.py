@@ -91,8 +91,9 @@ def _table(table: Mapping[str, Any], folder: Path) -> str:
     for row in table["rows"]:
         rows.setdefault(row["method"], {})[row["metric"]] = row
     claims, more = claims_as_markdown([Finding.from_dict(claim) for claim in table["claims"]]), folder / "more.md"
+    weights = ", ".join(f"{name} {revision}" for name, revision in table["models"].items())
     parts = [
-        f"## {_TITLES[table['table']]}\n\nAt commit {table['commit']}.\n",
+        f"## {_TITLES[table['table']]}\n\nAt commit {table['commit']}, with the weights {weights}.\n",
         _columns(rows, _SHOWN),
         _columns(rows, _APART),
         _columns(rows, _BESIDE) if table["table"] == "ablations" else "",

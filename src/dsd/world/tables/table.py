@@ -170,7 +170,7 @@ def make_table(
     Raises:
         UserError: the folder holds tables of other settings or models, or so far nothing of a row.
     """
-    _claim(config, out)
+    models = _claim(config, out)
     table, ingredients = TABLES[name], Ingredients(config, out)
     rows = table.rows(config)
     found: dict[str, list[Measured]] = {row.name: [] for row in rows}
@@ -196,7 +196,7 @@ def make_table(
         ]
     folder = make_folder(out / name)
     sections, words = table.more(ingredients, folder) if table.more is not None else ([], "")
-    findings = tables.write(scores, folder, name, table.claims)
+    findings = tables.write(scores, folder, name, table.claims, models)
     if words:
         write_atomic(folder / "more.md", words)
     page = report.Report(
@@ -206,14 +206,18 @@ def make_table(
         scores=scores,
         findings=findings,
         sections=sections,
-        settings=_settings(name, config, rows),
+        settings=_settings(name, config, rows) | {"weights": json.dumps(models)},
     )
     write_atomic(folder / "index.html", report.render(page))
     return scores, findings
 
 
-def _claim(config: TablesConfig, out: Path) -> None:
-    """Takes a folder for tables, or finds that it holds these: what is kept there rests on settings and models."""
+def _claim(config: TablesConfig, out: Path) -> dict[str, str]:
+    """Takes a folder for tables, or finds that it holds these: what is kept there rests on settings and models.
+
+    Returns:
+        The revisions of the models.
+    """
     path, models_path = make_folder(out) / _CONFIG, out / _MODELS
     models = {name: revision_of(embedded_folder(name)) for name in _USED}
     if not path.exists():
@@ -228,6 +232,7 @@ def _claim(config: TablesConfig, out: Path) -> None:
     differing = [name for name in models if models_before.get(name) != models[name]]
     if differing:
         raise UserError(f'"{out}" holds tables made with another {", ".join(differing)}; give another --out')
+    return models
 
 
 def _sheet(ingredients: Ingredients, places: dict[str, Path]) -> list[report.SheetRow]:
