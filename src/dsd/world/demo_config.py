@@ -26,7 +26,7 @@ class DemoConfig:
     """
 
     curate: CurateConfig = field(default_factory=CurateConfig)
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=420))
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=560))
     shipped_student: str | None = "embedded:tiny-student"
     subjects: int = 32
     steps: int = 16
