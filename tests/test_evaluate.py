@@ -142,7 +142,7 @@ def test_tables_say_the_same_in_every_format(benchmark: Benchmark, tmp_path: Pat
     scores = evaluate(config(), benchmark, [CopyReference(), Counting()], tmp_path)
     tables.write(scores, tmp_path)
     whole = json.loads((tmp_path / "table.json").read_text())
-    assert list(whole) == ["table", "commit", "rows", "claims"]
+    assert list(whole) == ["table", "commit", "models", "rows", "claims"]
     assert {row["method"] for row in whole["rows"]} == {"copy", "counting"}
     (identity,) = (r for r in whole["rows"] if (r["method"], r["metric"]) == ("copy", "identity"))
     assert list(identity) == ["method", "metric", "mean", "low", "high", "n", "seeds"]

@@ -246,10 +246,11 @@ def test_prior_pictures_show_all_kinds_in_scenes() -> None:
     assert len(set(prompts)) > 20 and all(prompt.startswith("a ") for prompt in prompts)
 
 
-def test_the_judge_is_examined_in_both_forms() -> None:
-    thinks, direct = examine_judge(CurateConfig(), 24)
-    assert (thinks.form, direct.form) == ("chain of thought", "direct")
-    for examined in (thinks, direct):
+def test_the_judge_is_examined_in_all_forms() -> None:
+    thinks, direct, votes = examine_judge(CurateConfig(), 24)
+    assert (thinks.form, direct.form, votes.form) == ("chain of thought", "direct", "chain of thought, 3 votes")
+    assert direct.tokens < thinks.tokens < votes.tokens < 4 * thinks.tokens
+    for examined in (thinks, direct, votes):
         assert (
             examined.n == 24
             and examined.curve[-1][0] == 1.0
@@ -262,7 +263,7 @@ def test_the_command_says_what_it_would_do(tmp_path: Path, capsys: pytest.Captur
     assert main(["evaluate", "all", "--quick", "--dry-run", "--results", "x.md"]) == 0
     printed = capsys.readouterr()
     said = printed.out + printed.err
-    for words in ("dreambooth", "four themes", "truth through the autoencoder", "write x.md"):
+    for words in ("dreambooth", "no captions, no language model", "truth through the autoencoder", "write x.md"):
         assert words in said
     assert main(["evaluate", "--methods", "control-net", "--subjects", "2", "--out", str(tmp_path)]) == 2
     assert 'did you mean "controlnet"' in capsys.readouterr().err

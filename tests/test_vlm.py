@@ -239,7 +239,7 @@ def test_a_judge_learns_from_what_the_teacher_draws_again(tmp_path: Path, monkey
     assert off.mean() < (images - draw_panels(who, at).roll(FAMILY, 0)).abs().mean() / 2, "and no other one's"
     again, first = (task._panels(step)[0].hue.tolist() for step in (3, 0))
     assert set(again) <= set(who.hue.tolist()) and not set(first) & set(who.hue.tolist())
-    assert {"verdict", "direct", "comparison"} <= task.train_step(4).keys()
+    assert {"verdict", "direct", "comparison"} <= task.train_step(52).keys(), "of what was drawn again"
     pairs = task.held.pairs(2)
     assert pairs.same == [True, False, True, False]
     often = task.held.pairs_as_on_sheets()
