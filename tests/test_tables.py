@@ -25,6 +25,9 @@ from dsd.evaluate.measure import QUALITIES
 from dsd.evaluate.metrics.identity import IdentityScale
 from dsd.evaluate.pictures import COSTS
 from dsd.train import environment
+from dsd.world import fixed
+from dsd.world.benchmark import DrawnBenchmark
+from dsd.world.individuals import KINDS, PATTERNS
 from dsd.world.tables import side_by_side
 from dsd.world.tables.config import Row, TablesConfig, ablation_rows, budget_rows, main_rows, quick
 from dsd.world.tables.error_budget import examine_judge
@@ -268,3 +271,14 @@ def test_the_command_says_what_it_would_do(tmp_path: Path, capsys: pytest.Captur
     assert main(["evaluate", "--methods", "control-net", "--subjects", "2", "--out", str(tmp_path)]) == 2
     assert 'did you mean "controlnet"' in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.png")), "a wrong name is told before anything is drawn"
+
+
+def test_the_fixed_prompts_lack_kinds_and_patterns_that_are_measured_apart() -> None:
+    said = {word for subject in fixed.SUBJECTS for word in subject.split()}
+    assert len(fixed.SUBJECTS) == 8 and len(fixed.SCENES) == 4 and len(said & {*KINDS}) == 4
+    subjects = DrawnBenchmark(subjects=40, beside_fixed=True).build().subjects
+    for subject in subjects:
+        words = set(subject.subject.split())
+        assert (fixed.OTHER_KINDS in subject.groups) == (not words & said & {*KINDS})
+        assert (fixed.OTHER_PATTERNS in subject.groups) == (not words & said & {*PATTERNS})
+    assert not any(fixed.OTHER_KINDS in subject.groups for subject in DrawnBenchmark(subjects=4).build().subjects)

@@ -51,12 +51,14 @@ class DrawnBenchmark:
         subjects: how many.
         first: number of the first one.
         repeats: pictures under each first prompt, for diversity.
+        beside_fixed: whether those whom the fixed prompts of `dsd.world.fixed` lack are also measured apart.
     """
 
     split: Split = "evaluation"
     subjects: int = 64
     first: int = 0
     repeats: int = 2
+    beside_fixed: bool = False
 
     @property
     def name(self) -> str:
@@ -92,7 +94,7 @@ class DrawnBenchmark:
         truths = [to_pil(draw_panels(who, scene)) for scene in scenes]
         at_first = sample_scenes(self.split, self.index * _SLOTS).position
         moved = torch.stack([scene.position != at_first for scene in scenes], 1).tolist()
-        beside = groups_beside(who)
+        beside = groups_beside(who) if self.beside_fixed else [()] * self.subjects
         words, phrases = subject_phrases(who), [scene_phrases(who, scene) for scene in scenes]
         subjects = [
             Subject(

@@ -46,7 +46,7 @@ class Ingredients:
 
     def __init__(self, config: TablesConfig, out: Path) -> None:
         self.config, self.out = config, out
-        self.drawn = DrawnBenchmark(subjects=config.subjects)
+        self.drawn = DrawnBenchmark(subjects=config.subjects, beside_fixed=True)
         self._shared: set[Path] = set()
 
     @cached_property
