@@ -21,7 +21,8 @@ from dsd.devices import default_device
 from dsd.errors import UserError
 from dsd.log import console
 
-Given, Value = ParamSpec("Given"), TypeVar("Value")
+Given = ParamSpec("Given")
+Value = TypeVar("Value")
 FUSED = ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION")
 """Kernels in the order of torch's preference; the plain one, ``MATH``, is the measure of all and never left out."""
 _SHAPES = ((2, 4, 304, 32), (1, 4, 80, 128))

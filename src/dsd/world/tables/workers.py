@@ -15,7 +15,8 @@ import torch
 
 from dsd.log import only_lines, quiet_libraries
 
-Given, Value = ParamSpec("Given"), TypeVar("Value")
+Given = ParamSpec("Given")
+Value = TypeVar("Value")
 
 
 def pool_of(workers: int) -> ProcessPoolExecutor:
