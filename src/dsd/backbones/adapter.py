@@ -204,17 +204,25 @@ def is_of_another_base(metadata: AdapterMetadata, base: str) -> bool:
         metadata: of the adapter.
         base: `embedded:NAME`, a folder or a hub id.
     """
-    revisions = metadata.base_revision, revision_or_name(base)
-    return revisions[0] != revisions[1] and all(map(is_revision, revisions))
+    return _other_revision(metadata, base) is not None
+
+
+def _other_revision(metadata: AdapterMetadata, base: str) -> str | None:
+    """The revision of a base that is known not to be the adapter's; nothing is read for an adapter of a hub's model."""
+    if not is_revision(metadata.base_revision):
+        return None
+    found = revision_or_name(base)
+    return found if is_revision(found) and found != metadata.base_revision else None
 
 
 def warn_of_another_base(metadata: AdapterMetadata, base: str, folder: Path | str) -> None:
     """Says when a base `is_of_another_base`: an adapter draws what it learnt only on the weights it was trained on."""
-    if is_of_another_base(metadata, base):
+    other = _other_revision(metadata, base)
+    if other is not None:
         console.print(
             f'warning: the adapter "{folder}" was trained on other weights ({metadata.base}, revision '
-            f'{metadata.base_revision}) than those of "{base}" (revision {revision_or_name(base)}); give the base that '
-            "it was trained on, or train it again",
+            f'{metadata.base_revision}) than those of "{base}" (revision {other}); give the base that it was '
+            "trained on, or train it again",
             soft_wrap=True,
             markup=False,
         )

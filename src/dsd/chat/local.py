@@ -84,9 +84,8 @@ class LocalChat:
         prompts = self._processor.apply_chat_template(talks, add_generation_prompt=True, tokenize=False)
         images = [[p["image"] for m in talk for p in m["content"] if p["type"] == "image"] for talk in talks]
         texts = [p + r for p, r in zip(prompts, replies, strict=True)]
-        replied_tokens = torch.tensor(self.tokens(texts)) - torch.tensor(
-            self.tokens(prompts)
-        )  # those of the pictures cancel
+        whole, asked = (torch.tensor(self.tokens(some)) for some in (texts, prompts))
+        replied_tokens = whole - asked  # those of the pictures cancel
         inputs = self._processor(
             text=texts,
             images=images if any(images) else None,

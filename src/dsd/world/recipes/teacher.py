@@ -160,9 +160,8 @@ class TokenIds:
 
     def dropped(self, rows: Bool[Tensor, " n"], empty: TokenIds) -> TokenIds:
         """The same with the empty caption in some rows."""
-        return TokenIds(
-            *(torch.where(rows[:, None], e, own) for e, own in ((empty.clip, self.clip), (empty.t5, self.t5)))
-        )
+        column = rows[:, None]
+        return TokenIds(torch.where(column, empty.clip, self.clip), torch.where(column, empty.t5, self.t5))
 
     def encoded(self, pipeline: FluxPipeline) -> Text:
         """What `FluxPipeline.encode_prompt` gives of them, through which gradients reach both text encoders."""
