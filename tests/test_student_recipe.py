@@ -17,7 +17,8 @@ from dsd.cli.main import main
 from dsd.curate.config import CurateConfig
 from dsd.train.config import TrainConfig
 from dsd.world.drawn_pairs import drawn_pairs
-from dsd.world.recipes.student import StudentConfig, train_ceiling, train_student
+from dsd.world.recipes.student import train_ceiling, train_student
+from dsd.world.student_config import StudentConfig
 
 CONFIG = StudentConfig(
     curate=CurateConfig(units=1, unit_size=4),

@@ -114,7 +114,7 @@ class Canvas:
             raise ValueError(f"frame weights are positive numbers, got {self.weights}")
 
     @classmethod
-    def two_frame(cls, reference_weight: float = 0.3) -> Canvas:
+    def two_frame(cls, reference_weight: float = 1.0) -> Canvas:
         """[reference | target], the canvas of the paper."""
         return cls(given=(True, False), weights=(reference_weight, 1.0))
 

@@ -60,7 +60,7 @@ class TrainConfig:
     warmup: int = 20
     decay_from: float = 0.4
     weight_decay: float = 0.0
-    reference_weight: float = 0.3
+    reference_weight: float = 1.0
     text_dropout: float = 0.1
     image_dropout: float = 0.1
     ema_decay: float = 0.99

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import torch
 
+from dsd.models import revision_of
 from dsd.world.examined_pairs import Pairs
 from dsd.world.recipes.redrawn import AS_FAR_AS_SHEETS, RedrawnFamilies
 from dsd.world.recipes.siblings import trained
-from dsd.world.recipes.vlm import FURTHER, VlmTask
+from dsd.world.recipes.vlm import VlmTask, first_family
 
-_FAMILIES, _HELD_FAMILIES = 1024, 256
+_FAMILIES, _HELD_FAMILIES = 2048, 256
+_APART = 1 << 21  # from the families that are drawn once
 _CALIBRATION_FAMILIES = 512
 _EVALUATED_FAMILIES = 64
 
@@ -28,12 +30,13 @@ class JudgeTask(VlmTask):
     """
 
     def __init__(self, run: Path, steps: int) -> None:
-        self.teacher = trained(run, "teacher")
+        self.teacher, start = trained(run, "teacher"), trained(run, "vlm")
+        seed = int(revision_of(start)[:6], 16)  # who goes on from another model meets other individuals
         held = torch.arange(_HELD_FAMILIES)
         self.held = RedrawnFamilies(run / "cache" / "validation", self.teacher, "validation", held)
-        families = torch.arange(_FAMILIES) + 2 * FURTHER
+        families = torch.arange(_FAMILIES) + first_family(seed) + _APART
         redrawn = RedrawnFamilies(run / "cache" / "training", self.teacher, "training", families)
-        super().__init__(run, steps, seed=1, start=trained(run, "vlm"), redrawn=redrawn)
+        super().__init__(run, steps, seed=seed, start=start, redrawn=redrawn)
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:

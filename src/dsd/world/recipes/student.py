@@ -9,7 +9,6 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,29 +24,13 @@ from dsd.world.budget import Budget, kept_budget
 from dsd.world.captions import write_captions
 from dsd.world.drawn_pairs import DrawnPair, drawn_pairs
 from dsd.world.recipes.siblings import beside
+from dsd.world.student_config import StudentConfig
 
 BASE = "embedded:tiny-flux"
 _SPARE_CAPTIONS = 1.25  # near-duplicates are dropped
 FIRST_CAPTION = 1 << 20
 """Number of the first individual whose caption is taken; far from the demo's."""
 _MEASURED_STEPS = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudentConfig:
-    """How much of everything.
-
-    Attributes:
-        curate: phases 1 and 2; its captions are written by the recipe.
-        train: phase 3.
-        drawn_pairs: of the ceiling, which is trained on them in place of curated ones.
-    """
-
-    curate: CurateConfig = field(default_factory=lambda: CurateConfig(units=128))
-    train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(steps=3000, ema_decay=0.995, held_out=8, sample_every=400)
-    )
-    drawn_pairs: int = 16384
 
 
 def write_world_captions(path: Path, config: CurateConfig, first: int = 0) -> None:

@@ -60,11 +60,11 @@ _SEEING_UNTIL, _DESCRIBING_UNTIL = 0.34, 0.48  # shares of the run
 _HELD_PAIRS = 256
 _CALIBRATION_PAIRS = 1024
 _READ_ONLY = 1 << 30  # individuals whom the vision tower never sees
-FURTHER = 1 << 22  # first family of a run that goes on from a finished model
+_FURTHER, _RUNS = 1 << 22, 32  # families of a run, and runs that go on before the first families come again
 _JUDGING_RATE = 0.4
-_GOING_ON = 0.3
-"""The share of the run at which one begins that goes on from a finished model. It sees and describes for a while before
-it judges again: what it could not tell (moods, once mouths had grown) it does not learn by judging."""
+_GOING_ON = 0.42
+"""The share of the run at which one begins that goes on from a finished model. It describes for a while before it judges
+again: what it cannot tell (moods, once mouths had grown) it does not learn by judging alone."""
 _MISREADING_STREAM = 23
 _SEEN_WORDS = [name for name in WORDS if name != "colour"]  # which is among the measures
 
@@ -102,7 +102,7 @@ class VlmTask:
         run: the run's folder.
         steps: optimizer steps in all.
         seed: of everything random.
-        start: the folder of a trained model that goes on judging, on other individuals; the first stages are short.
+        start: the folder of a trained model that goes on judging, on other individuals for each seed; it describes first.
         redrawn: families that a teacher drew again, of which half of the steps learn.
     """
 
@@ -121,7 +121,7 @@ class VlmTask:
         self.writer = Writer(self.processor)
         model = new_model(self.processor.tokenizer) if start is None else _trained(start)
         self.model: LlavaForConditionalGeneration = model.to(self.device)  # pyright: ignore[reportArgumentType]
-        self.begun, self.first = (0.0, 0) if start is None else (_GOING_ON, FURTHER)
+        self.begun, self.first = (0.0, 0) if start is None else (_GOING_ON, first_family(seed))
         self.redrawn = redrawn
         measured = measures(sample_individuals("validation", torch.arange(1)))[0].shape[1]
         self.sight = Sight(measured).to(self.device)
@@ -361,6 +361,11 @@ class VlmTask:
     def calibration_pairs(self) -> Pairs:
         """Held-out pairs on which the threshold of verdicts is set."""
         return equal_word_pairs("validation", torch.arange(_CALIBRATION_PAIRS))
+
+
+def first_family(seed: int) -> int:
+    """The number of the first family of a run that goes on from a finished model: seeds seldom share families."""
+    return _FURTHER * (1 + seed % _RUNS)
 
 
 def _pairs_of(panels: int) -> tuple[Tensor, list[bool]]:

@@ -9,6 +9,7 @@ from dsd.curate.config import CurateConfig
 from dsd.errors import UserError
 from dsd.train.config import TrainConfig
 from dsd.world import fixed
+from dsd.world.student_config import StudentConfig
 
 Source = Literal["judged", "unjudged", "direct", "fixed", "oracle", "alike", "drawn"]
 """What a method is trained on: pairs that the judge kept; all candidates; what a direct verdict kept; what was kept of
@@ -56,8 +57,9 @@ class TablesConfig:
         subjects: held-out individuals, each asked for under four prompts.
         seeds: of the trainings of the main table.
         ablation_seeds: of the trainings of the ablations and of the error budget.
-        curate: phases 1 and 2 of what everything is trained on; captions are written by the tables themselves.
-        train: budget of every training of the main table.
+        curate: phases 1 and 2 of what everything is trained on, as of the shipped student; captions are written by the
+            tables themselves.
+        train: budget of every training of the main table, as of the shipped student.
         ablation_train: budget of every training of the ablations and of the error budget.
         ablation_pairs: that each of those is trained on.
         ablation_units: of curation, for the ablations that curate anew.
@@ -76,10 +78,8 @@ class TablesConfig:
     subjects: int = 96
     seeds: tuple[int, ...] = (0, 1, 2)
     ablation_seeds: tuple[int, ...] = (0, 1, 2)
-    curate: CurateConfig = field(default_factory=lambda: CurateConfig(units=128))
-    train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(steps=3000, ema_decay=0.995, held_out=8, sample_every=400)
-    )
+    curate: CurateConfig = field(default_factory=lambda: StudentConfig().curate)
+    train: TrainConfig = field(default_factory=lambda: StudentConfig().train)
     ablation_train: TrainConfig = field(
         default_factory=lambda: TrainConfig(steps=1000, ema_decay=0.99, held_out=8, sample_every=500)
     )
@@ -130,7 +130,7 @@ def ablation_rows(config: TablesConfig) -> list[Row]:
         Row(name="no chain of thought", method="student", source="direct", pairs=count),
         Row(name="no captions, no language model", method="student", source="fixed", pairs=count),
         Row(name="reference weight 0", method="student", pairs=count, changes={"reference_weight": 0.0}),
-        Row(name="reference weight 1", method="student", pairs=count, changes={"reference_weight": 1.0}),
+        Row(name="reference weight 0.3", method="student", pairs=count, changes={"reference_weight": 0.3}),
         Row(name="ControlNet", method="controlnet", pairs=count, scales=_SCALES["controlnet"]),
         Row(name="IP-Adapter", method="ip-adapter-on-pairs", pairs=count, scales=_SCALES["ip-adapter-plus"]),
         Row(name="a quarter of the pairs", method="student", pairs=count // 4),

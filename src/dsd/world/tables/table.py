@@ -76,7 +76,7 @@ ABLATIONS = (
         _FIXED, f"prompt_following/{OTHER_KINDS}",
     ),
     _than_full("without the reference frame's loss: less identity", "reference weight 0", "identity"),
-    _than_full("with the reference frame weighing 1: less identity", "reference weight 1", "identity"),
+    _than_full("with the reference frame weighing 0.3: less identity", "reference weight 0.3", "identity"),
     _than_full("ControlNet's architecture: less identity", "ControlNet", "identity"),
     _than_full("ControlNet's architecture: less prompt following", "ControlNet", "prompt_following"),
     _than_full("IP-Adapter's architecture: less identity", "IP-Adapter", "identity"),
