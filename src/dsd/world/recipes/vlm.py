@@ -63,8 +63,8 @@ _READ_ONLY = 1 << 30  # individuals whom the vision tower never sees
 _FURTHER, _RUNS = 1 << 22, 32  # families of a run, and runs that go on before the first families come again
 _JUDGING_RATE = 0.4
 _GOING_ON = 0.42
-"""The share of the run at which one begins that goes on from a finished model. It describes for a while before it judges
-again: what it cannot tell (moods, once mouths had grown) it does not learn by judging alone."""
+"""The share of the run at which one begins that goes on from a finished model. It describes for a while before it
+judges again: what it cannot tell (moods, once mouths had grown) it does not learn by judging alone."""
 _MISREADING_STREAM = 23
 _SEEN_WORDS = [name for name in WORDS if name != "colour"]  # which is among the measures
 
@@ -102,7 +102,7 @@ class VlmTask:
         run: the run's folder.
         steps: optimizer steps in all.
         seed: of everything random.
-        start: the folder of a trained model that goes on judging, on other individuals for each seed; it describes first.
+        start: the folder of a trained model that goes on judging, each seed on other individuals; it describes first.
         redrawn: families that a teacher drew again, of which half of the steps learn.
     """
 
