@@ -152,7 +152,7 @@ def test_a_server_that_goes_away_leaves_finished_units(
 
 def test_a_changed_setting_is_named(finished: Path, config: CurateConfig) -> None:
     for field, value in {"steps": 3, "seed": 1, "chain_of_thought": False, "captions": "other.txt"}.items():
-        with pytest.raises(UserError, match=f"{field} = .* was asked for"):
+        with pytest.raises(UserError, match=rf"holds a dataset with {field} = .* \(now .*\)"):
             curate(dataclasses.replace(config, **{field: value}), finished)
 
 

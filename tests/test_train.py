@@ -7,6 +7,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -15,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from training_parts import dataset_in, simple_pairs, small_config, task_in
 
+from dsd.backbones.adapter import load_metadata
 from dsd.config import from_json
 from dsd.errors import UserError
 from dsd.recipes.flux_dev import flux_dev
@@ -55,11 +57,45 @@ def test_a_changed_config_is_refused_by_name(finished: Path) -> None:
 
 
 def test_changed_data_is_refused(tmp_path: Path) -> None:
-    config = small_config(held_out=5)
-    with pytest.raises(UserError, match="held_out = 5"):  # after the latents are written
-        train(config, simple_pairs(10), tmp_path)
-    with pytest.raises(UserError, match="made with data"):
+    config = small_config(steps=1, sample_every=9, checkpoint_every=9)
+    train(config, simple_pairs(10), tmp_path)
+    shutil.rmtree(tmp_path / "adapter")
+    with pytest.raises(UserError, match="holds latents with data = "):
         train(config, simple_pairs(12), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"base": "nowhere/to-be-found"}, "nowhere/to-be-found"),
+        ({"held_out": 5}, "held_out = 5"),
+        ({"lora_targets": ("no_such_layer",)}, "no_such_layer"),
+        ({"frame_size": (31, 32)}, "31"),
+    ],
+    ids=str,
+)
+def test_a_start_that_fails_on_what_it_is_told_leaves_the_folder_free(
+    wrong: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    config = small_config(steps=1, sample_every=9, checkpoint_every=9)
+    with pytest.raises(UserError, match=words):
+        train(replace(config, **wrong), simple_pairs(10), tmp_path)
+    assert train(config, simple_pairs(12), tmp_path).is_dir()
+
+
+def test_how_a_run_is_worked_through_may_change_and_it_may_be_prolonged(tmp_path: Path) -> None:
+    config = small_config(steps=2, checkpoint_every=1)
+    train(config, simple_pairs(), tmp_path)
+    first = load_file(tmp_path / "adapter" / "adapter.safetensors")
+    longer = replace(config, steps=4, checkpoint_every=2, gradient_accumulation=2, sample_every=3)
+    adapter = train(longer, simple_pairs(), tmp_path)
+    lines = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1] == 4 and lines == sorted(set(lines))
+    assert load_metadata(adapter).steps == 4
+    after = load_file(adapter / "adapter.safetensors")
+    assert any(not torch.equal(value, after[name]) for name, value in first.items())
+    with pytest.raises(UserError, match=r"has done 4 steps, but train.steps is 2; give 4 or more"):
+        train(config, simple_pairs(), tmp_path)
 
 
 def test_a_dataset_folder_trains_like_its_pairs(tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from dsd.errors import UserError
 
 Config = TypeVar("Config")
+Value = TypeVar("Value")
 
+_HOW = "how it runs"
 _NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
@@ -38,6 +40,16 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     if close:
         return f'did you mean "{close[0]}"?'
     return "known: " + ", ".join(f'"{option}"' for option in known)
+
+
+def how_it_runs(default: Value) -> Value:
+    """A field that says how the work is done, not what is made: it may change from start to start of one run."""
+    return dataclasses.field(default=default, metadata={_HOW: True})
+
+
+def decides(field: dataclasses.Field) -> bool:
+    """Whether a config's field decides what is made; all do but those of `how_it_runs`."""
+    return _HOW not in field.metadata
 
 
 def to_json(config: Any) -> str:

@@ -48,6 +48,7 @@ class AdapterMetadata:
         max_sequence_length: Text tokens it was trained with; generation pads to the same.
         frame_size: (height, width) in pixels of a training frame, the default size of pictures.
         guidance: Embedded guidance it was trained with, None for models without.
+        steps: Optimizer steps it was trained for; 0 where that is not known.
         schema: Version of the folder's format.
     """
 
@@ -59,6 +60,7 @@ class AdapterMetadata:
     canvas: Canvas = field(default_factory=Canvas.two_frame)
     frame_size: tuple[int, int] | None = None
     guidance: float | None = None
+    steps: int = 0
     schema: int = SCHEMA
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor, nn
 
-from dsd import flow
+from dsd import flow, runs
 from dsd.backbones.flux import FluxBackbone
 from dsd.backbones.protocol import Text
 from dsd.baselines.protocol import Drawing, Request
@@ -34,7 +34,7 @@ from dsd.train.ema import Ema
 from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.step import Objective, draw, text_or_empty
 from dsd.train.task import optimizer_of, split_by_grid
-from dsd.train.trainer import claim, latent_cache
+from dsd.train.trainer import latent_cache
 
 Look = Mapping[str, Tensor]
 """What frozen models see in a batch of pictures, by name; the batch comes first in every tensor."""
@@ -287,13 +287,14 @@ def _trained(
     finished = run / "weights"
     if finished.exists():
         return finished
-    claim(run, config)
-    environment.record(run / "environment.json")
+    runs.begun(run, config)
     cache = latent_cache(config, setting.pairs(), setting.latents, backbone.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         conditioner = new()
     task = ConditionedTask(config, backbone, conditioner, cache, setting.pairs(), sees)
+    runs.claim(run, config)
+    environment.record(run / "environment.json")
     loop.run(
         task,
         folder=run,

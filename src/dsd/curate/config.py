@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dsd.config import how_it_runs
 from dsd.errors import UserError
 
 
@@ -50,9 +51,9 @@ class CurateConfig:
     votes: int = 1
     themes: tuple[str, ...] = ()
     subjects: tuple[str, ...] = ()
-    chat_batch: int = 64
+    chat_batch: int = how_it_runs(64)
     teacher: str = "embedded:tiny-flux"
-    teacher_batch: int = 8
+    teacher_batch: int = how_it_runs(8)
     panel_size: int = 64
     steps: int = 16
     true_guidance: float = 2.0

@@ -5,7 +5,6 @@ Run it again to go on: finished units are skipped, the others give the bytes the
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -14,16 +13,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from dsd import runs
 from dsd.chat.protocol import ChatModel
 from dsd.chat.registry import load_chat
-from dsd.config import from_json, to_json
+from dsd.config import to_json
 from dsd.curate.captions import Captions, read_captions
 from dsd.curate.config import CurateConfig
 from dsd.curate.funnel import Funnel
 from dsd.curate.grids import Teacher
 from dsd.curate.prompts import repeated
 from dsd.curate.templates import PLACES, Templates
-from dsd.curate.units import FOLDER, Ledger, Unit, UnitRecord, split_into_units
+from dsd.curate.units import FOLDER, Unit, UnitLedger, UnitRecord, split_into_units
 from dsd.curate.work import Models, do_unit
 from dsd.data.records import Caption
 from dsd.data.store import FUNNEL, MANIFEST, DatasetWriter
@@ -31,8 +31,6 @@ from dsd.errors import UserError
 from dsd.files import make_folder, write_atomic
 from dsd.log import console, progress, quiet_libraries
 
-CONFIG = "config.json"
-SOURCES = "sources.json"
 CAPTIONS = f"{FOLDER}/captions.json"
 
 
@@ -50,7 +48,7 @@ def curate(config: CurateConfig, out: Path) -> Funnel:
         UserError: the folder holds a dataset with other settings or of other models, or something in the config
             cannot be used; finished units stay.
     """
-    begun = _check_config(config, make_folder(out))
+    begun = _begun(config, make_folder(out))
     if (out / MANIFEST).exists():
         funnel = Funnel.from_dict(json.loads((out / FUNNEL).read_text(encoding="utf-8")))
         _show(funnel, out)
@@ -58,7 +56,7 @@ def curate(config: CurateConfig, out: Path) -> Funnel:
     _sweep(out)
     captions = _captions(config, out, begun)
     units = split_into_units(captions.taken, config)
-    ledger = Ledger(out)
+    ledger = UnitLedger(out)
     found = [ledger.find(unit.number) if begun else None for unit in units]
     records = [record for record in found if record is not None]
     waiting = [unit for unit, record in zip(units, found, strict=True) if record is None]
@@ -71,22 +69,12 @@ def curate(config: CurateConfig, out: Path) -> Funnel:
     return funnel
 
 
-def _check_config(config: CurateConfig, out: Path) -> bool:
+def _begun(config: CurateConfig, out: Path) -> bool:
     """Whether this dataset was begun in the folder; refuses one with other settings."""
-    path = out / CONFIG
-    if not path.exists():
-        if (out / MANIFEST).exists():
-            raise UserError(f'"{out}" holds a dataset that was made elsewhere; give another folder')
-        return False
-    before = from_json(CurateConfig, path.read_text(encoding="utf-8"))
-    for field in dataclasses.fields(config):
-        old, new = getattr(before, field.name), getattr(config, field.name)
-        if old != new:
-            raise UserError(
-                f'"{out}" holds a dataset with {field.name} = {old!r}, but {field.name} = {new!r} was asked for; '
-                "give the old value to go on, or another folder"
-            )
-    return True
+    begun = runs.begun(out, config, "a dataset")
+    if not begun and (out / MANIFEST).exists():
+        raise UserError(f'"{out}" holds a dataset that was made elsewhere; give another folder')
+    return begun
 
 
 def _captions(config: CurateConfig, out: Path, begun: bool) -> Captions:
@@ -109,21 +97,14 @@ def _captions(config: CurateConfig, out: Path, begun: bool) -> Captions:
 
 def _claim(config: CurateConfig, captions: Captions, sources: dict[str, str], out: Path) -> None:
     """Takes the folder, once everything that the config names has been found; or checks that nothing changed since."""
-    write_atomic(out / CONFIG, to_json(config))
     taken = {"taken": [caption.text for caption in captions.taken], "skipped": captions.skipped}
     write_atomic(out / CAPTIONS, json.dumps(taken, indent=0, ensure_ascii=False) + "\n")
-    path = out / SOURCES
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else sources
-    for name, revision in sources.items():
-        if before.get(name) != revision:
-            raise UserError(
-                f'"{out}" was begun with revision {before.get(name)} of {name}, but it now is {revision}; '
-                "bring the old one back to go on, or give another folder"
-            )
-    write_atomic(path, json.dumps(sources, indent=2) + "\n")
+    runs.claim(out, config, sources, "a dataset")
 
 
-def _work(units: Sequence[Unit], total: int, config: CurateConfig, models: Models, ledger: Ledger) -> list[UnitRecord]:
+def _work(
+    units: Sequence[Unit], total: int, config: CurateConfig, models: Models, ledger: UnitLedger
+) -> list[UnitRecord]:
     records = []
     completed = total - sum(len(unit.captions) for unit in units)
     with progress(description="curating captions", total=total, completed=completed) as bar:
@@ -160,7 +141,7 @@ def _finish(records: Sequence[UnitRecord], captions: Captions, config: CurateCon
     funnel.reconcile()
     _reconcile_rows(funnel, out, [shard.path for shard in shards])
     recipe: dict[str, Any] = json.loads(to_json(config))
-    recipe["revisions"] = json.loads((out / SOURCES).read_text(encoding="utf-8"))
+    recipe["revisions"] = runs.sources_of(out)
     DatasetWriter(out).finish(shards, recipe, funnel.to_dict())
     return funnel
 

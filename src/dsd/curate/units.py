@@ -6,10 +6,10 @@ has no record is done anew and gives the same bytes, since they depend on the co
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from dsd.curate.config import CurateConfig
 from dsd.curate.funnel import Funnel
@@ -17,8 +17,7 @@ from dsd.curate.seeds import derive_seed
 from dsd.data.records import Caption, Pair, Reject, Sheet
 from dsd.data.rows import Kind
 from dsd.data.store import DatasetWriter, Shard
-from dsd.errors import UserError
-from dsd.files import write_atomic
+from dsd.runs import Ledger
 
 FOLDER = "units"
 
@@ -67,11 +66,11 @@ def split_into_units(captions: Sequence[Caption], config: CurateConfig) -> list[
     ]
 
 
-class Ledger:
+class UnitLedger:
     """The records of finished units, in the dataset's folder."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder / FOLDER
+        self._records = Ledger(folder / FOLDER)
         self._writer = DatasetWriter(folder)
         self._dataset = folder
 
@@ -81,18 +80,10 @@ class Ledger:
         Raises:
             UserError: the record is damaged.
         """
-        path = self._path(number)
-        if not path.exists():
+        record = self._records.find(_name(number), lambda content: _record(number, content))
+        if record is None or not all((self._dataset / shard.path).is_file() for shard in record.shards):
             return None
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            shards = tuple(Shard(**shard) for shard in content["shards"])
-            funnel = Funnel.from_dict(content["funnel"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f'"{path}" is damaged ({error!r}); delete it, and the unit is done anew') from error
-        if not all((self._dataset / shard.path).is_file() for shard in shards):
-            return None
-        return UnitRecord(number=number, shards=shards, funnel=funnel)
+        return record
 
     def commit(self, number: int, rows: UnitRows) -> UnitRecord:
         """Writes a unit's shards, and then its record."""
@@ -103,8 +94,14 @@ class Ledger:
         )
         shards = tuple(self._writer.write_shard(kind, number, records) for kind, records in parts if records)
         record = {"shards": [asdict(shard) for shard in shards], "funnel": rows.funnel.to_dict()}
-        write_atomic(self._path(number), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        self._records.commit(_name(number), record)
         return UnitRecord(number=number, shards=shards, funnel=rows.funnel)
 
-    def _path(self, number: int) -> Path:
-        return self._folder / f"{number:05d}.json"
+
+def _name(number: int) -> str:
+    return f"{number:05d}"
+
+
+def _record(number: int, content: dict[str, Any]) -> UnitRecord:
+    shards = tuple(Shard(**shard) for shard in content["shards"])
+    return UnitRecord(number=number, shards=shards, funnel=Funnel.from_dict(content["funnel"]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -20,7 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from dsd.backbones.protocol import Backbone, Text
+from dsd import runs
+from dsd.backbones.protocol import Backbone, Text, check_size
 from dsd.errors import UserError
 from dsd.files import write_atomic
 from dsd.images import to_tensor
@@ -56,12 +57,14 @@ class CacheKey:
         data: fingerprint of the pairs.
         frame_size: (height, width) that pictures are resized to; None for as they are.
         max_sequence_length: text tokens a caption is padded to.
+        schema: version of the cache's format.
     """
 
     base: str
     data: str
     frame_size: tuple[int, int] | None
     max_sequence_length: int
+    schema: int = 1
 
 
 @dataclass(frozen=True)
@@ -90,16 +93,7 @@ def is_complete(folder: Path, key: CacheKey) -> bool:
     Raises:
         UserError: it holds one, whole or begun, that was made with another key.
     """
-    path = folder / "key.json"
-    if path.exists():
-        found, wanted = json.loads(path.read_text()), json.loads(_key_text(key))
-        for name, value in wanted.items():
-            if found.get(name) != value:
-                raise UserError(
-                    f'the latents in "{folder}" were made with {name} = {found.get(name)!r}, but this run has '
-                    f"{value!r}; give another output folder, or remove this one"
-                )
-    return (folder / "manifest.json").exists()
+    return runs.begun(folder, key, "latents") and (folder / "manifest.json").exists()
 
 
 def build_cache(
@@ -117,7 +111,7 @@ def build_cache(
         pairs: in a fixed order.
         backbone: with its text encoders and autoencoder.
         folder: of the cache.
-        key: what the content depends on; kept in ``manifest.json``.
+        key: what the content depends on; claims the folder once the first shard is there.
         total: number of pairs, for the progress bar.
         shard_samples: samples a shard; the same at every start of a build.
 
@@ -126,15 +120,17 @@ def build_cache(
     """
     if is_complete(folder, key):
         return
-    write_atomic(folder / "key.json", _key_text(key))
+    begun = runs.begun(folder, key, "latents")  # what is there else was never claimed, and is written anew
     number, count = 0, 0
     with progress(description="encoding pairs", total=total) as bar:
         for number, chunk in enumerate(_chunks(pairs, shard_samples), start=1):
-            if number == 1:
-                _write_empty(backbone, folder, key, chunk[0])
             path = folder / f"shard-{number - 1:05d}.safetensors"
-            if not path.exists():
+            if not begun or not path.exists():
                 write_atomic(path, _encode_shard(chunk, backbone, key))
+            if not begun:
+                write_atomic(folder / "empty.safetensors", _encode_empty(backbone, key, chunk[0]))
+                runs.claim(folder, key, what="latents")
+                begun = True
             count += len(chunk)
             bar.advance(len(chunk))
     if count == 0:
@@ -193,18 +189,11 @@ class LatentCache:
         self._places.extend((number, *row) for row in zip(*columns, strict=True))
 
 
-def _key_text(key: CacheKey) -> str:
-    return json.dumps({"schema": 1, **asdict(key)}) + "\n"
-
-
 @torch.no_grad()
-def _write_empty(backbone: Backbone, folder: Path, key: CacheKey, pair: TrainingPair) -> None:
-    path = folder / "empty.safetensors"
-    if path.exists():
-        return
+def _encode_empty(backbone: Backbone, key: CacheKey, pair: TrainingPair) -> bytes:
     black = -torch.ones_like(to_tensor(pair.reference, size=key.frame_size)).to(backbone.device)
     text = backbone.encode_text([""], key.max_sequence_length)
-    write_atomic(path, save(_plain({"frame": backbone.encode(black), **_text_tensors(text)})))
+    return save(_plain({"frame": backbone.encode(black), **_text_tensors(text)}))
 
 
 @torch.no_grad()
@@ -224,6 +213,7 @@ def _encode_shard(pairs: Sequence[TrainingPair], backbone: Backbone, key: CacheK
     if len({image.shape for image in images}) > 1:
         sizes = sorted({f"{image.shape[2]}x{image.shape[3]}" for image in images})
         raise UserError(f"the pairs' pictures differ in size ({', '.join(sizes)}); give train.frame_size")
+    check_size(backbone, *images[0].shape[2:])
     captions = list(dict.fromkeys(pair.target_caption for pair in pairs))
     texts = [backbone.encode_text(c, key.max_sequence_length) for c in _chunks(captions, _ENCODED_AT_ONCE)]
     tensors = {

@@ -22,6 +22,11 @@ def step_folders(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
+def newest(folder: Path) -> int:
+    """Finished steps of the newest checkpoint; 0 when there is none."""
+    return max((step for step, _ in step_folders(folder)), default=0)
+
+
 def save(folder: Path, step: int, tensors: dict[str, Tensor], *, keep: int = 2) -> Path:
     """Writes the checkpoint of a step; the older ones beyond ``keep`` are removed afterwards.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from dsd.config import how_it_runs
 from dsd.errors import UserError
 
 LoraTargets = Literal["attention", "all-linear"]
@@ -13,6 +14,8 @@ LoraTargets = Literal["attention", "all-linear"]
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Settings of phase 3. The defaults fit the embedded tiny-flux on two CPU cores.
+
+    Those of `dsd.config.how_it_runs` may change when a run is started again, and ``steps`` may grow.
 
     Attributes:
         base: text-to-image model that becomes the student: ``embedded:NAME``, a folder or a hub id.
@@ -50,10 +53,10 @@ class TrainConfig:
     full: bool = False
     rank: int = 128
     lora_targets: LoraTargets | tuple[str, ...] = "all-linear"
-    steps: int = 480
+    steps: int = how_it_runs(480)
     batch_size: int = 32
-    gradient_accumulation: int = 1
-    gradient_checkpointing: bool = False
+    gradient_accumulation: int = how_it_runs(1)
+    gradient_checkpointing: bool = how_it_runs(False)
     optimizer: Literal["adamw", "muon"] = "muon"
     learning_rate: float = 1e-3
     muon_learning_rate: float = 0.02
@@ -69,10 +72,10 @@ class TrainConfig:
     max_sequence_length: int = 16
     frame_size: tuple[int, int] | None = None
     held_out: int = 4
-    sample_every: int = 160
-    sample_steps: int = 16
-    sample_text_scale: float = 1.5
-    checkpoint_every: int = 160
+    sample_every: int = how_it_runs(160)
+    sample_steps: int = how_it_runs(16)
+    sample_text_scale: float = how_it_runs(1.5)
+    checkpoint_every: int = how_it_runs(160)
     mixed_precision: Literal["no", "bf16"] = "no"
     seed: int = 0
 

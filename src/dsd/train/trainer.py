@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from diffusers.models.modeling_utils import ModelMixin
 
+from dsd import runs
 from dsd.backbones.adapter import AdapterMetadata, is_of_another_base, load_metadata, save_adapter, save_full
 from dsd.backbones.protocol import Backbone
 from dsd.backbones.registry import load_backbone
-from dsd.config import from_json, to_json
 from dsd.data.latents import CacheKey, LatentCache, TrainingPair, build_cache, fingerprint, is_complete
 from dsd.data.pairs import ids_of
 from dsd.data.store import MANIFEST, DatasetReader
 from dsd.errors import UserError
-from dsd.files import make_folder, sha256_of, write_atomic
+from dsd.files import make_folder, sha256_of
 from dsd.models import revision_or_name
 from dsd.train import adapter as adapters
-from dsd.train import environment, loop
+from dsd.train import checkpoint, environment, loop
 from dsd.train.config import TrainConfig
 from dsd.train.task import TwoFrameTask
 
@@ -33,7 +33,7 @@ def train(config: TrainConfig, data: Path | Sequence[TrainingPair], out: Path, *
     """Trains a student and writes its adapter.
 
     Args:
-        config: settings; the same for every start of a run.
+        config: settings; the same for every start of a run but for how it runs, and ``steps``, which may grow.
         data: a dataset folder, or pairs in a fixed order.
         out: the run's folder: ``config.json``, ``environment.json``, ``metrics.jsonl``, ``latents/``, ``checkpoints/``,
             ``samples/`` and at the end ``adapter/``.
@@ -47,22 +47,20 @@ def train(config: TrainConfig, data: Path | Sequence[TrainingPair], out: Path, *
     """
     accelerator = Accelerator()
     finished = out / "adapter"
-    claim(out, config)
-    if finished.exists():
-        metadata = load_metadata(finished)
-        if is_of_another_base(metadata, config.base):
-            raise UserError(
-                f'"{out}" holds an adapter of other weights (revision {metadata.base_revision}) than those that '
-                f'"{config.base}" now has; give another folder to train anew'
-            )
+    if is_finished(config, out):
         return finished
     if accelerator.is_main_process:
-        environment.record(out / "environment.json")
+        make_folder(out)
+        if not runs.begun(out, config):
+            shutil.rmtree(out / "latents", ignore_errors=True)  # of a start that failed on what it found
         latent_cache(config, data, latents or out / "latents", accelerator.device)
     accelerator.wait_for_everyone()
     cache = LatentCache(latents or out / "latents")
     backbone = load_backbone(config.base, device=accelerator.device, dtype=_frozen_dtype(config), text=False)
     task = TwoFrameTask(config, backbone, attach(config, backbone), cache, accelerator, out)
+    if accelerator.is_main_process:
+        runs.claim(out, config)
+        environment.record(out / "environment.json")
     loop.run(
         task,
         folder=out,
@@ -78,21 +76,28 @@ def train(config: TrainConfig, data: Path | Sequence[TrainingPair], out: Path, *
     return finished
 
 
-def claim(out: Path, config: TrainConfig) -> None:
-    """Takes a folder for a run, or finds that it is this run's.
+def is_finished(config: TrainConfig, out: Path) -> bool:
+    """Whether a folder holds the adapter that a run of this config ends with.
 
     Raises:
-        UserError: the folder holds a run of another config; the message names the fields.
+        UserError: it holds a run of another config, of more steps, or an adapter of other weights.
     """
-    path = make_folder(out) / "config.json"
-    if not path.exists():
-        write_atomic(path, to_json(config))
-        return
-    found = from_json(TrainConfig, path.read_text())
-    differing = [field.name for field in fields(config) if getattr(found, field.name) != getattr(config, field.name)]
-    if differing:
-        words = ", ".join(f"{name} = {getattr(found, name)!r} (now {getattr(config, name)!r})" for name in differing)
-        raise UserError(f'"{out}" holds a run with {words}; give the same settings to resume it, or another folder')
+    runs.begun(out, config)
+    finished = out / "adapter"
+    metadata = load_metadata(finished) if finished.exists() else None
+    if metadata is not None and is_of_another_base(metadata, config.base):
+        raise UserError(
+            f'"{out}" holds an adapter of other weights (revision {metadata.base_revision}) than those that '
+            f'"{config.base}" now has; give another folder to train anew'
+        )
+    done = checkpoint.newest(out / "checkpoints")
+    done = done if metadata is None else max(done, metadata.steps)
+    if done > config.steps:
+        raise UserError(
+            f'"{out}" holds a run that has done {done} steps, but train.steps is {config.steps}; give {done} or more, '
+            "or another folder"
+        )
+    return metadata is not None and metadata.steps in (0, config.steps)
 
 
 def attach(config: TrainConfig, backbone: Backbone) -> adapters.Adapter:
@@ -119,6 +124,7 @@ def export(task: TwoFrameTask, folder: Path) -> None:
         max_sequence_length=config.max_sequence_length,
         frame_size=(height * backbone.pixels_per_latent, width * backbone.pixels_per_latent),
         guidance=config.guidance if backbone.takes_guidance else None,
+        steps=config.steps,
     )
     with task.ema.in_place():
         if config.full:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dsd.errors import UserError
-from dsd.files import write_atomic
+from dsd.runs import Ledger
 
-_FILE = "budget.json"
+_NAME = "budget"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +40,11 @@ def kept_budget(run: Path, decide: Callable[[], Budget], start: str | None = Non
     Raises:
         UserError: the run has started from another model.
     """
-    path = run / _FILE
-    if not path.exists():
+    ledger = Ledger(run)
+    budget = ledger.find(_NAME, lambda content: Budget(**content))
+    if budget is None:
         budget = decide()
-        write_atomic(path, json.dumps(asdict(budget)) + "\n")
-        return budget
-    budget = Budget(**json.loads(path.read_text()))
+        ledger.commit(_NAME, asdict(budget))
     if budget.start != start:
         raise UserError(f'"{run}" holds a run that started from {budget.start or "nothing"}; give another folder')
     return budget

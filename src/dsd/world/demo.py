@@ -2,55 +2,49 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from dsd.config import from_json, to_json
-from dsd.errors import UserError
-from dsd.files import make_folder, write_atomic
+from dsd import runs
 from dsd.log import console, duration
+from dsd.runs import Ledger
 from dsd.train.loop import flushed_denormals
 from dsd.world import demo_stages
 from dsd.world.demo_config import DemoConfig
 
 
 class Stages:
-    """Which stages of a demo are finished and how long each took, kept in ``stages.json``.
+    """Which stages of a demo are finished and how long each took.
 
     A stage that was interrupted keeps the seconds spent so far, unless it was killed outright.
+
+    Args:
+        folder: of their records.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        found = json.loads(path.read_text()) if path.exists() else {}
-        self.seconds: dict[str, float] = found.get("seconds", {})
-        self.finished: list[str] = found.get("finished", [])
+    def __init__(self, folder: Path) -> None:
+        self.ledger = Ledger(folder)
+        self.seconds: dict[str, float] = {}
 
     def run(self, name: str, work: Callable[[], object]) -> None:
         """Does a stage unless an earlier start finished it."""
-        if name in self.finished:
-            console.print(f"{name}: finished earlier in {duration(self.seconds[name])}")
+        before, finished = self.ledger.find(name, lambda content: (content["seconds"], content["finished"])) or (
+            0.0,
+            False,
+        )
+        self.seconds[name] = before
+        if finished:
+            console.print(f"{name}: finished earlier in {duration(before)}")
             return
-        with self._timed(name):
-            work()
-        self.finished.append(name)
-        self._keep()
-        console.print(f"{name}: finished in {duration(self.seconds[name])}")
-
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        before, started = self.seconds.get(name, 0.0), time.monotonic()
+        started = time.monotonic()
         try:
-            yield
+            work()
+            finished = True
         finally:
             self.seconds[name] = round(before + time.monotonic() - started, 2)
-            self._keep()
-
-    def _keep(self) -> None:
-        write_atomic(self.path, json.dumps({"seconds": self.seconds, "finished": self.finished}, indent=2) + "\n")
+            self.ledger.commit(name, {"seconds": self.seconds[name], "finished": finished})
+        console.print(f"{name}: finished in {duration(self.seconds[name])}")
 
 
 def demo(config: DemoConfig, out: Path) -> Path:
@@ -67,8 +61,8 @@ def demo(config: DemoConfig, out: Path) -> Path:
     Raises:
         UserError: the folder holds a demo with other settings, or the weights of the embedded models are missing.
     """
-    _claim(config, out)
-    stages = Stages(out / "stages.json")
+    runs.claim(out, config, what="a demo")
+    stages = Stages(out / "stages")
     with flushed_denormals():
         stages.run("captions", lambda: demo_stages.write_captions(config, out))
         stages.run("curate", lambda: demo_stages.curate_pairs(config, out))
@@ -78,12 +72,3 @@ def demo(config: DemoConfig, out: Path) -> Path:
         stages.run("report", lambda: demo_stages.write_report(config, out, dict(stages.seconds)))
     demo_stages.write_summary(out, stages.seconds)
     return out / "report" / "index.html"
-
-
-def _claim(config: DemoConfig, out: Path) -> None:
-    """Takes a folder for a demo, or finds that it holds this one."""
-    path = make_folder(out) / "config.json"
-    if not path.exists():
-        write_atomic(path, to_json(config))
-    elif from_json(DemoConfig, path.read_text()) != config:
-        raise UserError(f'"{out}" holds a demo with other settings; give the same ones to go on, or another --out')

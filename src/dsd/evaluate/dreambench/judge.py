@@ -9,7 +9,6 @@ plain one rewards copying, as the paper of Diffusion Self-Distillation argues (a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,8 +22,8 @@ from dsd.curate.seeds import derive_seed
 from dsd.curate.templates import Template, read_template
 from dsd.evaluate.bootstrap import Estimate, bootstrap, bootstrap_product
 from dsd.evaluate.dreambench.samples import PROMPT_KINDS, PROMPTS, Collection, SampleFolder
-from dsd.files import write_atomic
 from dsd.images import load_image
+from dsd.runs import Ledger
 
 Aspect = Literal["concept_preservation", "concept_preservation_debiased", "prompt_following"]
 ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
@@ -118,12 +117,13 @@ def judge_samples(
         aspect: read_template(_FOLDER / f"{aspect}.md", _PLACES[aspect]) for aspect in ASPECTS
     }
     scores: list[Score] = []
+    ledger = Ledger(out)
     for collection in collections:
-        path = out / f"{collection.id}.json"
-        if not path.exists():
+        found = ledger.find(collection.id, lambda rows: [Score(**values) for values in rows])
+        if found is None:
             found = _judge_collection(collection, samples, judge, templates, repeats)
-            write_atomic(path, json.dumps([asdict(score) for score in found], ensure_ascii=False, indent=1) + "\n")
-        scores += [Score(**values) for values in json.loads(path.read_text())]
+            ledger.commit(collection.id, [asdict(score) for score in found])
+        scores += found
     return scores
 
 

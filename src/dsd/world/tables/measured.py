@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dsd.evaluate import pictures
 from dsd.evaluate.measure import Scores
-from dsd.evaluate.pictures import COSTS
-from dsd.files import write_atomic
+from dsd.evaluate.pictures import COSTS as COST_COLUMNS
+from dsd.runs import Ledger
 from dsd.train import environment
 from dsd.train.config import TrainConfig
 from dsd.world.tables.config import Row, TablesConfig
 from dsd.world.tables.ingredients import Ingredients
 from dsd.world.tables.workers import apart
+
+SCORES, COSTS = "scores", "costs"
+"""Folders of what each training got, and of what drawing with it takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +52,11 @@ def measure(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig) 
     drawn = pictures.draw(ingredients.benchmark, method, folder)
     (run,) = ingredients.ruler.measure(row.name, drawn).runs
     place = pictures.place_of(ingredients.benchmark, method, folder)
-    values = {metric: run[metric] for metric in run if metric not in COSTS}  # those were taken while other jobs ran
+    values = {
+        metric: run[metric] for metric in run if metric not in COST_COLUMNS
+    }  # those were taken while other jobs ran
     content = {"pictures": str(place.relative_to(folder)), "machine": environment.machine(), "scores": values}
-    write_atomic(_path(ingredients, row, seed, budget), json.dumps(content) + "\n")
+    Ledger(ingredients.out / SCORES).commit(_name(ingredients, row, seed, budget), content)
     return _read(ingredients, row, seed, content)
 
 
@@ -72,14 +76,14 @@ def with_costs(
     """
     *others, last = scores.runs
     seed = scores.seeds[-1]
-    path = _path(ingredients, row, seed, budget, "costs")
-    if not path.exists():
+    ledger, name = Ledger(ingredients.out / COSTS), _name(ingredients, row, seed, budget)
+    costs = ledger.find(name, lambda content: content["costs"])
+    if costs is None:
         if so_far:
             return scores
         ingredients.method(row, seed, budget)  # trained, where it has to be, before anything is measured
         costs = apart(_costs, ingredients.config, ingredients.out, row, seed, budget)
-        write_atomic(path, json.dumps({"machine": environment.machine(), "costs": costs}) + "\n")
-    costs = json.loads(path.read_text())["costs"]
+        ledger.commit(name, {"machine": environment.machine(), "costs": costs})
     return dataclasses.replace(scores, runs=[*others, {**last, **costs}])
 
 
@@ -90,12 +94,12 @@ def _costs(config: TablesConfig, out: Path, row: Row, seed: int, budget: TrainCo
 
 def find(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig) -> Measured | None:
     """What `measure` left, if it has; arguments likewise."""
-    path = _path(ingredients, row, seed, budget)
-    return _read(ingredients, row, seed, json.loads(path.read_text())) if path.exists() else None
+    name = _name(ingredients, row, seed, budget)
+    return Ledger(ingredients.out / SCORES).find(name, lambda content: _read(ingredients, row, seed, content))
 
 
-def _path(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig, folder: str = "scores") -> Path:
-    return ingredients.out / folder / f"{ingredients.drawn_key(row, budget)}-seed{seed}.json"
+def _name(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig) -> str:
+    return f"{ingredients.drawn_key(row, budget)}-seed{seed}"
 
 
 def _read(ingredients: Ingredients, row: Row, seed: int, content: dict[str, Any]) -> Measured:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dsd.config import from_json, to_json
+from dsd import runs
+from dsd.config import to_json
 from dsd.errors import UserError
 from dsd.evaluate import pictures, report, tables
 from dsd.evaluate.claims import PAPER, Claim, Finding
@@ -26,7 +26,6 @@ from dsd.world.tables.ingredients import Ingredients
 from dsd.world.tables.measured import Measured, find, measure, with_costs
 
 _SHEET_ROWS = 12
-_CONFIG, _MODELS = "config.json", "models.json"
 _USED = ("tiny-flux", "tiny-vlm", "tiny-dino", "tiny-clip")
 
 
@@ -170,7 +169,8 @@ def make_table(
     Raises:
         UserError: the folder holds tables of other settings or models, or so far nothing of a row.
     """
-    models = _claim(config, out)
+    models = {name: revision_of(embedded_folder(name)) for name in _USED}
+    runs.claim(out, config, models, "tables")
     table, ingredients = TABLES[name], Ingredients(config, out)
     rows = table.rows(config)
     found: dict[str, list[Measured]] = {row.name: [] for row in rows}
@@ -210,29 +210,6 @@ def make_table(
     )
     write_atomic(folder / "index.html", report.render(page))
     return scores, findings
-
-
-def _claim(config: TablesConfig, out: Path) -> dict[str, str]:
-    """Takes a folder for tables, or finds that it holds these: what is kept there rests on settings and models.
-
-    Returns:
-        The revisions of the models.
-    """
-    path, models_path = make_folder(out) / _CONFIG, out / _MODELS
-    models = {name: revision_of(embedded_folder(name)) for name in _USED}
-    if not path.exists():
-        write_atomic(models_path, json.dumps(models, indent=2) + "\n")
-        write_atomic(path, to_json(config))
-    before, models_before = from_json(TablesConfig, path.read_text()), json.loads(models_path.read_text())
-    differing = [f.name for f in dataclasses.fields(config) if getattr(before, f.name) != getattr(config, f.name)]
-    if differing:
-        raise UserError(
-            f'"{out}" holds tables with other {", ".join(differing)}; give the same settings to go on, or another --out'
-        )
-    differing = [name for name in models if models_before.get(name) != models[name]]
-    if differing:
-        raise UserError(f'"{out}" holds tables made with another {", ".join(differing)}; give another --out')
-    return models
 
 
 def _sheet(ingredients: Ingredients, places: dict[str, Path]) -> list[report.SheetRow]:

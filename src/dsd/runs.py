@@ -1,0 +1,142 @@
+"""Folders of long work: who they belong to, and what in them is finished. To go on, the same work is started again.
+
+A folder is claimed by the settings that decide what is made in it and by the revisions of what it is made from. How it
+is made (fields of `dsd.config.how_it_runs`: how often it is saved, in how many parts a batch is worked through) may
+change from start to start. A folder is claimed once everything that the settings name has been found, so a start that
+fails before leaves it free. What is finished stands in a `Ledger`, whose entries are written after what they tell of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dsd.config import decides, from_json, to_json
+from dsd.errors import UserError
+from dsd.files import make_folder, write_atomic
+
+CONFIG, SOURCES = "config.json", "sources.json"
+Record = TypeVar("Record")
+
+
+def begun(folder: Path, config: Any, what: str = "a run") -> bool:
+    """Whether work of these settings has been begun in a folder.
+
+    Args:
+        folder: of the work; need not be there.
+        config: a dataclass: the settings of this start.
+        what: the work, in words.
+
+    Raises:
+        UserError: the folder holds work of other settings; the message names them, with both values.
+    """
+    path = folder / CONFIG
+    if not path.exists():
+        return False
+    try:
+        before = from_json(type(config), path.read_text(encoding="utf-8"))
+    except UserError as error:
+        raise UserError(f'"{path}" does not say what "{folder}" holds: {error}; give another folder') from error
+    differing = [f"{name} = {old!r} (now {new!r})" for name, old, new in _differences(before, config)]
+    if differing:
+        raise UserError(
+            f'"{folder}" holds {what} with {", ".join(differing)}; give the same settings to go on, or another folder'
+        )
+    return True
+
+
+def claim(folder: Path, config: Any, sources: Mapping[str, str] | None = None, what: str = "a run") -> None:
+    """Takes a folder for some work, or finds that it holds this very work.
+
+    Args:
+        folder: of the work; made when missing.
+        config: a dataclass: the settings of this start, written to ``config.json``.
+        sources: revision by name of all else that decides what is made (models, prompts, data), written to
+            ``sources.json``.
+        what: the work, in words.
+
+    Raises:
+        UserError: the folder holds work of other settings or sources.
+    """
+    if begun(make_folder(folder), config, what) and sources is not None:
+        before = sources_of(folder)
+        for name, revision in sources.items():
+            if before.get(name) != revision:
+                raise UserError(
+                    f'"{folder}" holds {what} with revision {before.get(name)} of {name}, but it now is {revision}; '
+                    "bring the old one back to go on, or give another folder"
+                )
+    if sources is not None:
+        _write(folder / SOURCES, json.dumps(dict(sources), indent=2) + "\n")
+    _write(folder / CONFIG, to_json(config))  # last, for it is the claim
+
+
+def sources_of(folder: Path) -> dict[str, str]:
+    """What `claim` was told of the sources.
+
+    Raises:
+        UserError: their file is missing or damaged.
+    """
+    path = folder / SOURCES
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f'"{path}" cannot be read ({error}); give another folder') from error
+
+
+class Ledger:
+    """Records of finished pieces of work by name, a file each.
+
+    Args:
+        folder: of the records; made with the first one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, name: str) -> Path:
+        """Where a record is kept."""
+        return self.folder / f"{name}.json"
+
+    def find(self, name: str, read: Callable[[Any], Record]) -> Record | None:
+        """A record, or None where there is none yet.
+
+        Args:
+            name: of the piece of work.
+            read: makes the record of its JSON.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        path = self.path(name)
+        if not path.exists():
+            return None
+        try:
+            return read(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f'"{path}" is damaged ({error!r}); delete it, and that part is done anew') from error
+
+    def commit(self, name: str, record: Any) -> None:
+        """Keeps the record, JSON, of a piece of work whose results have been written."""
+        write_atomic(self.path(name), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file unless it says that already, so that many processes may claim one folder."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_atomic(path, text)
+
+
+def _differences(before: Any, now: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Fields of two configs that decide what is made and differ, by their names on the command line."""
+    for field in dataclasses.fields(now):
+        old, new, name = getattr(before, field.name), getattr(now, field.name), f"{where}{field.name}"
+        if not decides(field) or old == new:
+            continue
+        if dataclasses.is_dataclass(new) and type(old) is type(new):
+            yield from _differences(old, new, f"{name}.")
+        else:
+            yield name, old, new
