@@ -4,7 +4,7 @@
 
 Drawn pairs have equal caption words, half of them the same individual. Questions go the way of curation: its
 templates, its chat layer, its reply schemas. Every form
-(`dsd.world.judge_quality.FORMS`) judges the same pairs.
+(`dsd_world.judge_quality.FORMS`) judges the same pairs.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from dsd.data.records import Grid, Model
 from dsd.evaluate.bootstrap import bootstrap, bootstrap_auc
 from dsd.evaluate.encoders import ImageEncoder
 from dsd.images import to_pil
-from dsd.world.captions import panel_captions
-from dsd.world.details import PARTS
-from dsd.world.draw import draw_panels
-from dsd.world.examined_pairs import equal_word_pairs, one_part_pairs
-from dsd.world.individuals import sample_individuals, sample_scenes
-from dsd.world.judge_quality import FORMS, Judged, candidate_pairs, examine, judged, pair_of
-from dsd.world.sheets import describe_sheets
-from dsd.world.teacher_quality import CONSISTENT, pair_scale, panel_agreement, teacher_sheets
-from dsd.world.words import told_words
+from dsd_world.captions import panel_captions
+from dsd_world.details import PARTS
+from dsd_world.draw import draw_panels
+from dsd_world.examined_pairs import equal_word_pairs, one_part_pairs
+from dsd_world.individuals import sample_individuals, sample_scenes
+from dsd_world.judge_quality import FORMS, Judged, candidate_pairs, examine, judged, pair_of
+from dsd_world.sheets import describe_sheets
+from dsd_world.teacher_quality import CONSISTENT, pair_scale, panel_agreement, teacher_sheets
+from dsd_world.words import told_words
 
 _NOBODY = Model(name="", revision="")
 

@@ -22,7 +22,7 @@ from killing import file_bytes
 from dsd.config import from_json, to_json
 from dsd.curate.config import CurateConfig
 from dsd.curate.pipeline import curate
-from dsd.world.captions import write_captions
+from dsd_world.captions import write_captions
 
 
 @dataclass(frozen=True, kw_only=True)

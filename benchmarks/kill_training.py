@@ -23,7 +23,7 @@ import dsd.backbones.flux  # noqa: F401  (before "ready", or most kills would la
 from dsd.config import from_json, to_json
 from dsd.train.config import TrainConfig
 from dsd.train.trainer import train
-from dsd.world.drawn_pairs import drawn_pairs
+from dsd_world.drawn_pairs import drawn_pairs
 
 COMPARED = ("adapter/*", "latents/[!.]*", "checkpoints/step-*/*", "samples/[!.]*", "config.json")
 

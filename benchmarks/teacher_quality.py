@@ -26,12 +26,12 @@ from dsd.data.records import Grid, Model
 from dsd.evaluate.bootstrap import bootstrap
 from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
 from dsd.images import contact_sheet, to_pil
-from dsd.world.captions import panel_captions
-from dsd.world.draw import PANEL_SIZE, draw_panels
-from dsd.world.individuals import sample_individuals, sample_scenes
-from dsd.world.sheets import draw_sheets
-from dsd.world.teacher_quality import CONSISTENT, pair_scale, panel_agreement, teacher_sheets
-from dsd.world.words import confirmed_words
+from dsd_world.captions import panel_captions
+from dsd_world.draw import PANEL_SIZE, draw_panels
+from dsd_world.individuals import sample_individuals, sample_scenes
+from dsd_world.sheets import draw_sheets
+from dsd_world.teacher_quality import CONSISTENT, pair_scale, panel_agreement, teacher_sheets
+from dsd_world.words import confirmed_words
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from dsd.baselines.dsd_method import TwoFrameStudent
 from dsd.baselines.protocol import Drawing
 from dsd.evaluate import pictures
 from dsd.images import contact_sheet
-from dsd.world.benchmark import DrawnBenchmark
+from dsd_world.benchmark import DrawnBenchmark
 
 benchmark = DrawnBenchmark(subjects=8).build()
 student = TwoFrameStudent.load("embedded:tiny-flux", "embedded:tiny-student", Drawing(steps=20))

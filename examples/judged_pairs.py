@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from dsd.images import contact_sheet
-from dsd.world.demo_data import pair_views
+from dsd_world.demo_data import pair_views
 
 SHOWN = 4  # of each kind
 

@@ -1,6 +1,6 @@
 """tiny-flux is a stock FluxPipeline: draws a panel and a sheet without any code of this project.
 
-python examples/stock_flux.py src/dsd/world/weights/tiny-flux
+python examples/stock_flux.py src/dsd_world/weights/tiny-flux
 """
 
 import sys

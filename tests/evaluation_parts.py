@@ -6,7 +6,7 @@ from functools import cache
 
 import tiny
 
-from dsd.world.recipes import clip, dino
+from dsd_world.models import clip, dino
 
 _WARM = range(50, 66)  # steps after the warm-up, so that a few are enough
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration
 from dsd.chat.local import LocalChat, RowSampling
 from dsd.chat.protocol import ChatFailure, ChatRequest, ImagePart, Message, TextPart
 from dsd.curate.schemas import PairVerdict
-from dsd.world.recipes.vlm_model import new_model, new_processor
+from dsd_world.models.vlm_model import new_model, new_processor
 
 
 @pytest.fixture(scope="module")

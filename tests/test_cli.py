@@ -106,7 +106,7 @@ def test_an_interrupt_has_status_130_and_says_how_to_go_on(capsys, monkeypatch):
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dsd.cli.world.run", interrupted)
+    monkeypatch.setattr("dsd_world.cli.world.run", interrupted)
     status, _, err = _run("world", "draw", capsys=capsys)
     assert status == 130 and "again" in err
 

@@ -13,8 +13,8 @@ from dsd.chat.protocol import ImagePart, Message, TextPart
 from dsd.curate import schemas
 from dsd.curate.templates import PLACES, Templates
 from dsd.errors import UserError
-from dsd.world.captions import sheet_caption
-from dsd.world.recipes.vlm import messages
+from dsd_world.captions import sheet_caption
+from dsd_world.models.vlm import messages
 
 ONE, TWO = tiny.picture(seed=1), tiny.picture(seed=2)
 

@@ -17,9 +17,9 @@ from dsd.errors import UserError
 from dsd.evaluate.measure import QUALITIES
 from dsd.evaluate.pictures import COSTS
 from dsd.train.config import TrainConfig
-from dsd.world import demo_stages
-from dsd.world.demo import Stages, demo
-from dsd.world.demo_config import DemoConfig
+from dsd_world import demo_stages
+from dsd_world.demo import Stages, demo
+from dsd_world.demo_config import DemoConfig
 
 PANEL = 32
 
@@ -102,7 +102,7 @@ def test_other_settings_in_the_same_folder_are_refused(config: DemoConfig, finis
 def test_a_missing_shipped_student_is_left_out_with_a_warning(
     config: DemoConfig, finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("dsd.models._WEIGHTS", finished / "nowhere")
+    monkeypatch.setattr("dsd.models.folder_of", lambda point: finished / "nowhere")
     rows = demo_stages.methods(dataclasses.replace(config, shipped_student="embedded:tiny-student"), finished)
     assert [row.name for row in rows] == ["student", "teacher", "copy", "truth"]
     assert "without the shipped student" in " ".join(capsys.readouterr().err.split())
@@ -110,7 +110,7 @@ def test_a_missing_shipped_student_is_left_out_with_a_warning(
 
 def test_an_interrupted_stage_keeps_the_seconds_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     clock = iter([0.0, 5.0, 100.0, 107.0])
-    monkeypatch.setattr("dsd.world.demo.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("dsd_world.demo.time.monotonic", lambda: next(clock))
 
     def interrupted() -> None:
         raise KeyboardInterrupt

@@ -15,14 +15,14 @@ from torch.nn.attention import SDPBackend
 from dsd import attention
 from dsd.errors import UserError
 from dsd.train import checkpoint, loop
-from dsd.world.draw import draw, draw_panels, hsv, landmarks
-from dsd.world.examined_pairs import equal_word_pairs, one_part_pairs
-from dsd.world.individuals import drifted, sample_individuals, sample_scenes, strangers
-from dsd.world.recipes import clip, dino, face, vlm_data
-from dsd.world.recipes.soften import softened
-from dsd.world.recipes.teacher import TokenIds
-from dsd.world.sheets import draw_sheets
-from dsd.world.training import precision_of
+from dsd_world.draw import draw, draw_panels, hsv, landmarks
+from dsd_world.examined_pairs import equal_word_pairs, one_part_pairs
+from dsd_world.individuals import drifted, sample_individuals, sample_scenes, strangers
+from dsd_world.models import clip, dino, face, vlm_data
+from dsd_world.models.soften import softened
+from dsd_world.models.teacher import TokenIds
+from dsd_world.sheets import draw_sheets
+from dsd_world.training import precision_of
 
 COUNT = 48
 

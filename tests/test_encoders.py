@@ -10,13 +10,13 @@ import torch
 from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
 from dsd.images import to_pil
 from dsd.models import embedded_folder
-from dsd.world.benchmark import DrawnBenchmark, distractor_phrases
-from dsd.world.captions import panel_captions, scene_phrases, subject_phrases
-from dsd.world.draw import draw_panels
-from dsd.world.individuals import sample_individuals, sample_scenes, strangers
-from dsd.world.recipes import clip, dino
-from dsd.world.recipes.soften import blurred, softened
-from dsd.world.training import Recipe
+from dsd_world.benchmark import DrawnBenchmark, distractor_phrases
+from dsd_world.captions import panel_captions, scene_phrases, subject_phrases
+from dsd_world.draw import draw_panels
+from dsd_world.individuals import sample_individuals, sample_scenes, strangers
+from dsd_world.models import clip, dino
+from dsd_world.models.soften import blurred, softened
+from dsd_world.training import Recipe
 
 RECIPES = {"dino": dino, "clip": clip}
 

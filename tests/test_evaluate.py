@@ -23,7 +23,7 @@ from dsd.evaluate.benchmark import Benchmark
 from dsd.evaluate.claims import Claim, examine
 from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.measure import QUALITIES, EvaluateConfig, Scores, evaluate
-from dsd.world.benchmark import DISTRACTORS, PROMPTS, DrawnBenchmark, Truth
+from dsd_world.benchmark import DISTRACTORS, PROMPTS, DrawnBenchmark, Truth
 
 DRAWN = DrawnBenchmark(subjects=4)
 

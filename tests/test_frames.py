@@ -13,7 +13,7 @@ from PIL import Image
 from dsd.config import from_json, to_json
 from dsd.frames import Canvas, Grid, MalformedSheet
 from dsd.images import to_pil
-from dsd.world.sheets import draw_sheets
+from dsd_world.sheets import draw_sheets
 
 LAYOUTS = [Grid(2, 2), Grid(1, 2), Grid(2, 1), Grid(2, 3)]
 

@@ -12,10 +12,10 @@ import torch
 from dsd.chat.local import LocalChat
 from dsd.curate.templates import Templates
 from dsd.models import resolve
-from dsd.world.details import PARTS
-from dsd.world.examined_pairs import equal_word_pairs, one_part_pairs
-from dsd.world.judge_quality import Judged, candidate_pairs, examine, judged
-from dsd.world.recipes.calibration import best_threshold, calibrate
+from dsd_world.details import PARTS
+from dsd_world.examined_pairs import equal_word_pairs, one_part_pairs
+from dsd_world.judge_quality import Judged, candidate_pairs, examine, judged
+from dsd_world.models.calibration import best_threshold, calibrate
 
 
 @pytest.mark.parametrize(

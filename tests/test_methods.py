@@ -23,9 +23,9 @@ from dsd.baselines.protocol import Drawing, Request
 from dsd.baselines.setting import Setting
 from dsd.errors import UserError
 from dsd.images import to_pil, to_tensor
-from dsd.world.draw import draw_panels, landmarks
-from dsd.world.individuals import CHARACTERS, sample_individuals, sample_scenes
-from dsd.world.recipes.face import FaceTask
+from dsd_world.draw import draw_panels, landmarks
+from dsd_world.individuals import CHARACTERS, sample_individuals, sample_scenes
+from dsd_world.models.face import FaceTask
 
 DRAWING = Drawing(size=(FRAME, FRAME), max_sequence_length=tiny.TEXT_TOKENS, steps=2)
 TRAINED = ("ip-adapter", "ip-adapter-plus", "ip-adapter-on-pairs", "controlnet", "instantid")

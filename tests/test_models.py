@@ -11,7 +11,10 @@ from diffusers import FluxPipeline
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from dsd.errors import UserError
-from dsd.models import EMBEDDED, embedded_folder, resolve, revision_of
+from dsd.models import embedded_folder, resolve, revision_of
+from dsd.plugins import added
+
+EMBEDDED = list(added("models"))
 
 
 def test_hub_ids_and_folders_pass_unchanged(tmp_path):
@@ -25,8 +28,8 @@ def test_an_unknown_embedded_name_gets_a_hint():
 
 
 def test_missing_weights_are_told(monkeypatch, tmp_path):
-    monkeypatch.setattr("dsd.models._WEIGHTS", tmp_path)
-    with pytest.raises(UserError, match="dsd world train"):
+    monkeypatch.setattr("dsd.models.folder_of", lambda point: tmp_path)
+    with pytest.raises(UserError, match="install the package again"):
         resolve("embedded:tiny-flux")
 
 

@@ -13,7 +13,7 @@ from dsd.config import from_json, to_json
 from dsd.errors import UserError
 from dsd.generate.pipeline import FluxTwoFramePipeline
 from dsd.recipes.recipe import Recipe
-from dsd.recipes.registry import RECIPES, all_recipes, recipe
+from dsd.recipes.registry import all_recipes, recipe
 from dsd.train.trainer import train
 
 
@@ -22,7 +22,7 @@ def test_an_unknown_recipe_gets_a_hint():
         recipe("flux_dev")
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", all_recipes())
 def test_a_recipe_round_trips_through_json(name):
     assert from_json(Recipe, to_json(recipe(name))) == recipe(name)
 

@@ -16,9 +16,9 @@ from dsd.baselines.protocol import Drawing, Request
 from dsd.cli.main import main
 from dsd.curate.config import CurateConfig
 from dsd.train.config import TrainConfig
-from dsd.world.drawn_pairs import drawn_pairs
-from dsd.world.recipes.student import train_ceiling, train_student
-from dsd.world.student_config import StudentConfig
+from dsd_world.drawn_pairs import drawn_pairs
+from dsd_world.models.student import train_ceiling, train_student
+from dsd_world.student_config import StudentConfig
 
 CONFIG = StudentConfig(
     curate=CurateConfig(units=1, unit_size=4),
@@ -78,7 +78,7 @@ def test_several_students_stand_in_one_table(student: Path, tmp_path: Path, caps
 
 
 def test_drawn_pairs_do_not_depend_on_how_many_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dsd.world.drawn_pairs._DRAWN_AT_ONCE", 2)
+    monkeypatch.setattr("dsd_world.drawn_pairs._DRAWN_AT_ONCE", 2)
     few, many = drawn_pairs(2, first=3), drawn_pairs(10, first=3)
     assert [p.id for p in many[:2]] == [p.id for p in few] == ["3-0", "3-1"]
     assert all(a.target.tobytes() == b.target.tobytes() for a, b in zip(few, many, strict=False))

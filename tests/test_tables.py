@@ -25,16 +25,16 @@ from dsd.evaluate.measure import QUALITIES
 from dsd.evaluate.metrics.identity import IdentityScale
 from dsd.evaluate.pictures import COSTS
 from dsd.train import environment
-from dsd.world import fixed
-from dsd.world.benchmark import DrawnBenchmark
-from dsd.world.individuals import KINDS, PATTERNS
-from dsd.world.tables import side_by_side
-from dsd.world.tables.config import Row, TablesConfig, ablation_rows, budget_rows, main_rows, quick
-from dsd.world.tables.error_budget import examine_judge
-from dsd.world.tables.ingredients import Ingredients, prior_prompts
-from dsd.world.tables.results import write_results
-from dsd.world.tables.table import TABLES, make_table
-from dsd.world.teacher_quality import CONSISTENT
+from dsd_world import fixed
+from dsd_world.benchmark import DrawnBenchmark
+from dsd_world.individuals import KINDS, PATTERNS
+from dsd_world.tables import side_by_side
+from dsd_world.tables.config import Row, TablesConfig, ablation_rows, budget_rows, main_rows, quick
+from dsd_world.tables.error_budget import examine_judge
+from dsd_world.tables.ingredients import Ingredients, prior_prompts
+from dsd_world.tables.results import write_results
+from dsd_world.tables.table import TABLES, make_table
+from dsd_world.teacher_quality import CONSISTENT
 
 SMALL = dataclasses.replace(quick(), subjects=3, steps=1, face_steps=1)
 ROWS = [
@@ -228,7 +228,7 @@ def test_an_ideal_judge_takes_what_is_alike_be_it_kept_or_refused(
 ) -> None:
     ingredients, encoder, scale = Ingredients(SMALL, tmp_path), ImageEncoder(), IdentityScale(stranger=0.1, same=0.6)
     monkeypatch.setattr(ingredients, "dataset", lambda source: dataset)
-    monkeypatch.setattr("dsd.world.tables.candidates.pair_scale", lambda encoder: scale)
+    monkeypatch.setattr("dsd_world.tables.candidates.pair_scale", lambda encoder: scale)
     first, second = (encoder.pooled([tiny.picture(seed=seed) for seed in seeds]) for seeds in ((0, 4, 0), (1, 5, 2)))
     cosines = (first * second).sum(1)
     panels = [("p0", "p1"), ("p4", "p5"), ("p0", "p2")]

@@ -7,11 +7,11 @@ import torch
 
 from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
 from dsd.images import to_pil
-from dsd.world.draw import draw_panels
-from dsd.world.individuals import sample_individuals, sample_scenes
-from dsd.world.sheets import draw_sheets
-from dsd.world.teacher_quality import CONSISTENT, pair_scale, panel_agreement
-from dsd.world.words import confirmed_words
+from dsd_world.draw import draw_panels
+from dsd_world.individuals import sample_individuals, sample_scenes
+from dsd_world.sheets import draw_sheets
+from dsd_world.teacher_quality import CONSISTENT, pair_scale, panel_agreement
+from dsd_world.words import confirmed_words
 
 INDEX = torch.arange(96)
 CHANCE = {

@@ -13,17 +13,17 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dsd.images import to_pil
 from dsd.models import resolve
-from dsd.world.captions import panel_captions, subject_phrases
-from dsd.world.details import HUES, PARTS, detail_phrases, differences, hue_bin, measures
-from dsd.world.draw import draw_panels
-from dsd.world.examined_pairs import equal_word_pairs
-from dsd.world.individuals import PLACES, color_word, drifted, sample_individuals, sample_scenes, strangers
-from dsd.world.recipes import judge, redrawn
-from dsd.world.recipes.vlm import VlmTask, messages
-from dsd.world.recipes.vlm_captions import PANELS, inspiration
-from dsd.world.recipes.vlm_data import FAMILY, IGNORED, Writer, description, families, verdicts
-from dsd.world.recipes.vlm_model import TOKENS_PER_IMAGE, new_processor
-from dsd.world.words import told_words
+from dsd_world.captions import panel_captions, subject_phrases
+from dsd_world.details import HUES, PARTS, detail_phrases, differences, hue_bin, measures
+from dsd_world.draw import draw_panels
+from dsd_world.examined_pairs import equal_word_pairs
+from dsd_world.individuals import PLACES, color_word, drifted, sample_individuals, sample_scenes, strangers
+from dsd_world.models import judge, redrawn
+from dsd_world.models.vlm import VlmTask, messages
+from dsd_world.models.vlm_captions import PANELS, inspiration
+from dsd_world.models.vlm_data import FAMILY, IGNORED, Writer, description, families, verdicts
+from dsd_world.models.vlm_model import TOKENS_PER_IMAGE, new_processor
+from dsd_world.words import told_words
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_only_the_reply_is_learnt() -> None:
 def test_the_folder_is_a_stock_chat_model(
     task: VlmTask, people, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dsd.world.recipes.vlm._CALIBRATION_PAIRS", 8)
+    monkeypatch.setattr("dsd_world.models.vlm._CALIBRATION_PAIRS", 8)
     task.export(tmp_path, "# card\n")
     model = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(tmp_path)

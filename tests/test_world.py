@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 from dsd.errors import UserError
-from dsd.world.captions import panel_captions, sheet_caption, subject_phrases, vocabulary, write_captions
-from dsd.world.draw import draw, draw_panels
-from dsd.world.drawn_pairs import drawn_pairs
-from dsd.world.export import draw_to_folder
-from dsd.world.individuals import KINDS, drifted, sample_individuals, sample_scenes, strangers
-from dsd.world.sheets import DRIFT_SHARE, draw_sheets, drift_decisions
-from dsd.world.tokenizers import clip_tokenizer, t5_tokenizer
+from dsd_world.captions import panel_captions, sheet_caption, subject_phrases, vocabulary, write_captions
+from dsd_world.draw import draw, draw_panels
+from dsd_world.drawn_pairs import drawn_pairs
+from dsd_world.export import draw_to_folder
+from dsd_world.individuals import KINDS, drifted, sample_individuals, sample_scenes, strangers
+from dsd_world.sheets import DRIFT_SHARE, draw_sheets, drift_decisions
+from dsd_world.tokenizers import clip_tokenizer, t5_tokenizer
 
 INDEX = torch.arange(96)
 
@@ -119,7 +119,7 @@ def test_tokenizers_take_words_that_the_world_never_says():
 
 
 def test_tokenizers_are_the_same_in_every_process():
-    code = "from dsd.world.tokenizers import clip_tokenizer as c; print(sorted(c(48).get_vocab().items()))"
+    code = "from dsd_world.tokenizers import clip_tokenizer as c; print(sorted(c(48).get_vocab().items()))"
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(2)]
     assert runs[0] == runs[1] == (str(sorted(clip_tokenizer(48).get_vocab().items())) + "\n").encode()
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from dsd.errors import UserError
 from dsd.models import resolve
 from dsd.train import checkpoint, loop
-from dsd.world.recipes import teacher
-from dsd.world.recipes.siblings import trained
-from dsd.world.training import RECIPES, train_model
+from dsd_world.models import teacher
+from dsd_world.models.siblings import trained
+from dsd_world.training import RECIPES, train_model
 
 
 class Wandering(loop.Task):
@@ -58,8 +58,8 @@ def test_the_best_state_is_kept_however_often_the_run_stops(tmp_path: Path, stop
 
 
 def test_a_trained_autoencoder_goes_on_with_its_decoder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dsd.world.recipes.autoencoder._HELD_PANELS", 10)
-    monkeypatch.setattr("dsd.world.recipes.autoencoder._HELD_SHEETS", 2)
+    monkeypatch.setattr("dsd_world.models.autoencoder._HELD_PANELS", 10)
+    monkeypatch.setattr("dsd_world.models.autoencoder._HELD_SHEETS", 2)
     train_model("autoencoder", steps=4, run=tmp_path, start="embedded:tiny-flux")
     before = load_file(Path(resolve("embedded:tiny-flux")) / "vae" / "diffusion_pytorch_model.safetensors")
     after = load_file(tmp_path / "model" / "diffusion_pytorch_model.safetensors")
@@ -115,11 +115,11 @@ def test_all_models_are_trained_in_an_order_that_lets_them_build_on_each_other(
 ) -> None:
     asked: list[tuple[str, float, Path]] = []
     monkeypatch.setattr(
-        "dsd.world.training._train_recipe",
+        "dsd_world.training._train_recipe",
         lambda name, steps, hours, run, folder, start: asked.append((name, hours, folder)),
     )
     monkeypatch.setattr(
-        "dsd.world.recipes.student.train_student",
+        "dsd_world.models.student.train_student",
         lambda run, out, *, steps, hours: asked.append(("student", hours, out)),
     )
     train_model("all", hours=7, run=tmp_path)

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from dsd.backbones.adapter import AdapterMetadata, LowRank
-from dsd.world.tokenizers import clip_tokenizer, t5_tokenizer
+from dsd_world.tokenizers import clip_tokenizer, t5_tokenizer
 
 TEXT_TOKENS = 8
 PIXELS_PER_TOKEN = 8

@@ -9,26 +9,24 @@ from pathlib import Path
 from dsd.config import did_you_mean
 from dsd.errors import UserError
 from dsd.files import sha256_of
-
-EMBEDDED = ("tiny-flux", "tiny-vlm", "tiny-dino", "tiny-clip", "tiny-student")
-"""The models that ship inside the package."""
+from dsd.plugins import added, folder_of
 
 _PREFIX = "embedded:"
-_WEIGHTS = Path(__file__).parent / "world" / "weights"
 
 
 def embedded_folder(name: str) -> Path:
-    """Returns where the package keeps (or will keep) an embedded model.
+    """Returns where a package keeps (or will keep) an embedded model.
 
     Args:
-        name: One of `EMBEDDED`, without the prefix.
+        name: An entry point of the group ``dsd.models``, without the prefix.
 
     Raises:
         UserError: No embedded model has this name.
     """
-    if name not in EMBEDDED:
-        raise UserError(f'there is no embedded model "{name}"; {did_you_mean(name, EMBEDDED)}')
-    return _WEIGHTS / name
+    models = added("models")
+    if name not in models:
+        raise UserError(f'there is no embedded model "{name}"; {did_you_mean(name, models)}')
+    return folder_of(models[name]) / name
 
 
 def resolve(name: str) -> str:
@@ -47,10 +45,7 @@ def resolve(name: str) -> str:
         return name
     folder = embedded_folder(name.removeprefix(_PREFIX))
     if not folder.is_dir():
-        raise UserError(
-            f'the weights of "{name}" are missing from {folder}; install the package again, '
-            f"or train them (`dsd world train --help`)"
-        )
+        raise UserError(f'the weights of "{name}" are missing from {folder}; install the package again')
     return str(folder)
 
 

@@ -1,6 +1,7 @@
 """The command `dsd`: finds the verb, lets tyro read its typed config, and turns mistakes into one sentence.
 
-A verb is a module of this folder. It is imported only when it is called, so that `dsd --help` stays instant.
+A verb is a module of this folder, or of another package that adds it. It is imported only when it is called, so that
+`dsd --help` stays instant.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Any
 from dsd.cli.parse import Verb, parse
 from dsd.config import did_you_mean, to_json
 from dsd.errors import UserError
+from dsd.plugins import added, summary_of
 
 VERBS = {
-    "demo": "run the whole loop with the embedded models and write a report",
     "curate": "captions -> grid prompts -> grids -> judged pairs",
     "train": "a dataset of pairs -> a two-frame adapter",
     "generate": "a reference picture and a sentence -> pictures",
@@ -25,7 +26,6 @@ VERBS = {
     "serve": "an HTTP server that speaks the OpenAI images API",
     "export": "an adapter -> a plain diffusers transformer, or a copy to hand on",
     "plan": "what a recipe needs in memory, time and disk",
-    "world": "draw the embedded world, or train its models",
 }
 
 HELP = """usage: dsd VERB [RECIPE] [OPTIONS]
@@ -63,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
-        print(HELP.format(verbs="\n".join(f"  {verb:<9} {summary}" for verb, summary in VERBS.items())), end="")
+        verbs = VERBS | {name: summary_of(point) for name, point in added("verbs").items()}
+        print(HELP.format(verbs="\n".join(f"  {verb:<9} {summary}" for verb, summary in verbs.items())), end="")
         return
     if words[0] == "--version":
         from importlib.metadata import version
@@ -72,9 +73,10 @@ def _dispatch(words: list[str]) -> None:
         return
     _quiet_libraries()
     name, rest = words[0], words[1:]
-    if name not in VERBS:
-        raise UserError(f'there is no verb "{name}"; {did_you_mean(name, VERBS)}')
-    verb: Any = importlib.import_module(f"dsd.cli.{name}")
+    more = added("verbs")
+    if name not in VERBS and name not in more:
+        raise UserError(f'there is no verb "{name}"; {did_you_mean(name, [*VERBS, *more])}')
+    verb: Any = importlib.import_module(f"dsd.cli.{name}") if name in VERBS else more[name].load()
     command = parse(name, verb, rest)
     if command.dry_run:
         _show(verb, command)

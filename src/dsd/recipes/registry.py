@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from dsd.config import did_you_mean
 from dsd.errors import UserError
+from dsd.plugins import added
 from dsd.recipes.flux_dev import flux_dev
 from dsd.recipes.recipe import Recipe
-from dsd.recipes.tiny import tiny
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"tiny": tiny, "flux-dev": flux_dev}
+RECIPES: dict[str, Callable[[], Recipe]] = {"flux-dev": flux_dev}
 
 
 def recipe(name: str) -> Recipe:
@@ -19,11 +19,16 @@ def recipe(name: str) -> Recipe:
     Raises:
         UserError: No recipe has this name; the message holds a hint.
     """
-    if name not in RECIPES:
-        raise UserError(f'there is no recipe "{name}"; {did_you_mean(name, RECIPES)}')
-    return RECIPES[name]()
+    builders = _builders()
+    if name not in builders:
+        raise UserError(f'there is no recipe "{name}"; {did_you_mean(name, builders)}')
+    return builders[name]()
 
 
 def all_recipes() -> dict[str, Recipe]:
-    """Returns every recipe by name."""
-    return {name: build() for name, build in RECIPES.items()}
+    """Returns every recipe by name, those that other packages add first."""
+    return {name: build() for name, build in _builders().items()}
+
+
+def _builders() -> dict[str, Callable[[], Recipe]]:
+    return {name: point.load() for name, point in added("recipes").items()} | RECIPES

@@ -1,0 +1,104 @@
+"""What commands that compare methods have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dsd.baselines.protocol import SubjectMethod
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What the methods of a comparison are told."""
+
+    base: str | None = None
+    """The model that the students were made from, also the text-only teacher; read from the adapter when left out."""
+    methods: tuple[str, ...] = ()
+    """Further methods, such as dreambooth, ip-adapter or controlnet=WEIGHTS. What is trained on pairs needs its weights
+    (a folder or hub id), or --pairs to be trained on first; what is fitted to each subject takes seconds for each."""
+    pairs: Path | None = None
+    """Dataset folder, as `dsd curate` writes it, that further methods are trained on."""
+    vision: str = "embedded:tiny-vlm"
+    """Image encoder of IP-Adapter, such as openai/clip-vit-large-patch14."""
+    faces: str | None = None
+    """Face pack of InstantID; `dsd world train face` makes one for the drawn world."""
+    captioner: str | None = "embedded:tiny-vlm"
+    """Chat model that captions the references of methods that are fitted to them; None for none."""
+    likeness: tuple[str, ...] = ()
+    """Vision models whose mean cosine with the reference is a column, as COLUMN=MODEL: dino_i=facebook/dino-vits16,
+    dinov2_i=facebook/dinov2-base. The drawn world has dino_i by tiny-dino without asking."""
+    steps: int = 16
+    """Denoising steps."""
+    text_scale: float = 1.5
+    """True guidance by the text of methods that see a picture; 1 is off."""
+    image_scale: float = 1.5
+    """True guidance by the picture, likewise; 1 is off."""
+    teacher_guidance: float = 2.5
+    """True guidance of methods that see none; 1 is off."""
+    dry_run: bool = False
+    """Print the resolved config and the plan, and do nothing."""
+
+
+def likeness(command: Compared) -> dict[str, str]:
+    """The models of ``--likeness`` by their columns."""
+    from dsd.errors import UserError
+
+    models = {}
+    for given in command.likeness:
+        column, _, model = given.partition("=")
+        if not column or not model:
+            raise UserError(f'--likeness got "{given}", but must be COLUMN=MODEL, such as dino_i=facebook/dino-vits16')
+        models[column] = model
+    return models
+
+
+def methods(command: Compared, adapters: Sequence[str], out: Path) -> Iterator[SubjectMethod]:
+    """The students, the further methods, the text-only teacher, and the copied reference, one after the other."""
+    from dsd.backbones.adapter import load_metadata
+    from dsd.baselines import registry
+    from dsd.baselines.protocol import Drawing
+    from dsd.baselines.setting import Setting
+    from dsd.data.pairs import PairRows
+    from dsd.devices import default_device
+    from dsd.models import resolve
+    from dsd.train.config import TrainConfig
+
+    for method in command.methods:  # before anything is drawn
+        registry.entry_of(method.partition("=")[0])
+    metadata = load_metadata(resolve(adapters[0]))
+    base = command.base or metadata.base
+    setting = Setting(
+        name="",
+        base=base,
+        drawing=Drawing(
+            size=metadata.frame_size or Drawing.size,
+            max_sequence_length=metadata.max_sequence_length,
+            steps=command.steps,
+            text_scale=command.text_scale,
+            image_scale=command.image_scale,
+            true_guidance=command.teacher_guidance,
+        ),
+        data=() if command.pairs is None else PairRows(command.pairs, out / "methods" / "rows"),
+        budget=TrainConfig(
+            base=base,
+            max_sequence_length=metadata.max_sequence_length,
+            frame_size=metadata.frame_size,
+            mixed_precision="bf16" if default_device() == "cuda" else "no",
+        ),
+        runs=out / "methods",
+        vision=command.vision,
+        faces=command.faces,
+        captioner=command.captioner,
+        tuned_for="tiny" if base.startswith("embedded:") else "flux",
+    )
+    names = ["student"] if len(adapters) == 1 else adapters
+    for name, adapter in zip(names, adapters, strict=True):
+        yield registry.build("student", dataclasses.replace(setting, name=name, weights=adapter))
+    for method in (*command.methods, "teacher", "copy"):
+        name, _, weights = method.partition("=")
+        yield registry.build(name, dataclasses.replace(setting, name=name, weights=weights or None))

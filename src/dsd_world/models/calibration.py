@@ -1,0 +1,59 @@
+"""tiny-vlm's threshold: how sure it has to be to call two panels the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, GenerationConfig
+
+from dsd.chat.local import LocalChat
+from dsd.curate.templates import Templates
+from dsd_world.examined_pairs import Pairs
+from dsd_world.judge_quality import candidate_pairs, judged
+
+_BIASED = {True: '", "same": true}', False: '{"same": true}'}
+"""The token of tiny-vlm that accepts a pair, with chain of thought and without."""
+
+
+def best_threshold(confidence: Sequence[float], same: Sequence[bool]) -> float:
+    """The confidence from which on accepting is right most often; of equal ones the one in the middle."""
+    order = torch.tensor(confidence).argsort()
+    scores, truth = torch.tensor(confidence)[order], torch.tensor(same)[order].float()
+    refused_right = torch.cat([torch.zeros(1), (1 - truth).cumsum(0)])
+    accepted_right = truth.sum() - torch.cat([torch.zeros(1), truth.cumsum(0)])
+    right = refused_right + accepted_right
+    best = (right == right.max()).nonzero().flatten()
+    cut = int(best[len(best) // 2])
+    edges = torch.cat([scores[:1] - 1, scores, scores[-1:] + 1])
+    return float((edges[cut] + edges[cut + 1]) / 2)
+
+
+def calibrate(folder: Path, pairs: Pairs) -> dict[str, float]:
+    """Sets tiny-vlm's decisions to the threshold that is right most often on these pairs, in both forms.
+
+    The threshold is written into the model's ``generation_config.json``, as a bias on the token that accepts, so every
+    program that generates with the folder decides alike. Calibrating again changes nothing.
+
+    Args:
+        folder: of tiny-vlm.
+        pairs: held out, so that the judge has not learnt them.
+
+    Returns:
+        The biases by form.
+    """
+    judge, templates = LocalChat(str(folder)), Templates.load("compact")
+    asked = candidate_pairs(pairs)
+    biases = {}
+    for chain_of_thought, token in _BIASED.items():
+        found = judged(judge, templates, asked, chain_of_thought=chain_of_thought)
+        biases[token] = -best_threshold(found.confidence, pairs.same)
+    config = GenerationConfig.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    config.sequence_bias = [
+        [[tokenizer.convert_tokens_to_ids(token)], round(bias, 3)] for token, bias in biases.items()
+    ]
+    config.save_pretrained(folder)
+    return {"bias_chain_of_thought": biases[_BIASED[True]], "bias_direct": biases[_BIASED[False]]}
