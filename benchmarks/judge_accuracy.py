@@ -12,30 +12,30 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Literal
 
 import torch
 import tyro
 
-from dsd.baselines.protocol import Drawing, Request
+from dsd.baselines.protocol import Request
 from dsd.baselines.text_only import TextOnly
 from dsd.chat.local import LocalChat
-from dsd.curate.config import CurateConfig
 from dsd.curate.judge import Candidate
 from dsd.curate.panels import cut, describe
 from dsd.curate.templates import Templates
 from dsd.data.records import Grid, Model
 from dsd.evaluate.bootstrap import bootstrap, bootstrap_auc
-from dsd.evaluate.encoders import ImageEncoder
 from dsd.images import to_pil
+from dsd_world.benchmark import identity_encoder
 from dsd_world.captions import panel_captions
 from dsd_world.details import PARTS
 from dsd_world.draw import draw_panels
 from dsd_world.examined_pairs import equal_word_pairs, one_part_pairs
 from dsd_world.individuals import sample_individuals, sample_scenes
 from dsd_world.judge_quality import FORMS, Judged, candidate_pairs, examine, judged, pair_of
+from dsd_world.recipe import DRAWING, tiny
 from dsd_world.sheets import describe_sheets
 from dsd_world.teacher_quality import CONSISTENT, pair_scale, panel_agreement, teacher_sheets
 from dsd_world.words import told_words
@@ -113,11 +113,11 @@ class Examination:
 
     def sheets(self) -> None:
         """A line a form: pairs of panels that a teacher drew; the truth is tiny-dino's verdict."""
-        config = CurateConfig(teacher=self.settings.teacher)
+        config = replace(tiny().curate, teacher=self.settings.teacher)
         _, _, _, captions = describe_sheets("evaluation", torch.arange(self.settings.sheets))
         grids = teacher_sheets(config, captions)
         panels = [found for grid in grids if isinstance(found := cut(grid, config.panel_size), list)]
-        encoder = ImageEncoder()
+        encoder = identity_encoder()
         same = panel_agreement(panels, encoder, pair_scale(encoder)) >= CONSISTENT
         pairs = [pair_of(str(i), a, b) for i, sheet in enumerate(panels) for a, b in combinations(sheet, 2)]
         groups = [str(i) for i, sheet in enumerate(panels) for _ in combinations(sheet, 2)]
@@ -135,7 +135,7 @@ class Examination:
             Request(subject_id=str(i), subject="", reference=picture, prompt=caption, prompt_index=0, seed=i)
             for i, (caption, picture) in enumerate(zip(true, world, strict=True))
         ]
-        drawn = TextOnly.load(self.settings.teacher, Drawing()).generate(requests)
+        drawn = TextOnly.load(self.settings.teacher, DRAWING).generate(requests)
         for name, panels in (("world", world), ("teacher", drawn)):
             numbered = [(Grid(prompt="", image=p, seed=0, teacher=_NOBODY), i, p) for i, p in enumerate(panels)]
             described = describe(numbered, self.judge, self.templates, seed=0)

@@ -23,6 +23,7 @@ from dsd.config import from_json, to_json
 from dsd.curate.config import CurateConfig
 from dsd.curate.pipeline import curate
 from dsd_world.captions import write_captions
+from dsd_world.recipe import tiny
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class Settings:
         seed: of the moments.
     """
 
-    curate: CurateConfig = field(default_factory=lambda: CurateConfig(captions="", units=6, unit_size=4))
+    curate: CurateConfig = field(default_factory=lambda: replace(tiny().curate, captions="", units=6, unit_size=4))
     kills: int = 10
     threads: int = torch.get_num_threads()
     seed: int = 0

@@ -11,7 +11,7 @@ import random
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import killing
@@ -21,9 +21,11 @@ from killing import file_bytes
 
 import dsd.backbones.flux  # noqa: F401  (before "ready", or most kills would land in this import)
 from dsd.config import from_json, to_json
+from dsd.sampling import Sampling
 from dsd.train.config import TrainConfig
 from dsd.train.trainer import train
 from dsd_world.drawn_pairs import drawn_pairs
+from dsd_world.recipe import tiny
 
 COMPARED = ("adapter/*", "latents/[!.]*", "checkpoints/step-*/*", "samples/[!.]*", "config.json")
 
@@ -51,13 +53,14 @@ class Settings:
     @property
     def config(self) -> TrainConfig:
         """The run's config."""
-        return TrainConfig(
+        return replace(
+            tiny().train,
             base=self.base,
             steps=self.steps,
             batch_size=8,
             checkpoint_every=5,
             sample_every=20,
-            sample_steps=4,
+            sampling=Sampling(steps=4),
             held_out=2,
         )
 

@@ -9,7 +9,7 @@ panels by tiny-dino, and the share of sheets in which all six pairs agree. The d
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,17 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
-from dsd.baselines.protocol import Drawing, Request
+from dsd.baselines.protocol import Request
 from dsd.baselines.text_only import TextOnly
-from dsd.curate.config import CurateConfig
 from dsd.curate.panels import cut
 from dsd.data.records import Grid, Model
 from dsd.evaluate.bootstrap import bootstrap
-from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
 from dsd.images import contact_sheet, to_pil
+from dsd_world.benchmark import agreement_encoder, identity_encoder
 from dsd_world.captions import panel_captions
 from dsd_world.draw import PANEL_SIZE, draw_panels
 from dsd_world.individuals import sample_individuals, sample_scenes
+from dsd_world.recipe import DRAWING, tiny
 from dsd_world.sheets import draw_sheets
 from dsd_world.teacher_quality import CONSISTENT, pair_scale, panel_agreement, teacher_sheets
 from dsd_world.words import confirmed_words
@@ -70,8 +70,8 @@ def _panels(settings: Settings) -> None:
         )
         for i, caption in enumerate(panel_captions(who, scenes))
     ]  # fmt: skip
-    drawn = TextOnly.load(settings.teacher, Drawing()).generate(requests)
-    encoder = PictureTextEncoder()
+    drawn = TextOnly.load(settings.teacher, DRAWING).generate(requests)
+    encoder = agreement_encoder()
     teacher, world = (
         confirmed_words(encoder.pictures(pictures), who, scenes, encoder.sentences) for pictures in (drawn, truth)
     )
@@ -88,10 +88,10 @@ def _panels(settings: Settings) -> None:
 
 def _sheets(settings: Settings) -> None:
     sheets = draw_sheets("evaluation", torch.arange(settings.sheets))
-    grids = teacher_sheets(CurateConfig(teacher=settings.teacher), sheets.captions, settings.seed)
+    grids = teacher_sheets(replace(tiny().curate, teacher=settings.teacher), sheets.captions, settings.seed)
     nobody = Model(name="", revision="")
     truth = [Grid(prompt="", image=image, seed=0, teacher=nobody) for image in to_pil(sheets.images)]
-    encoder = ImageEncoder()
+    encoder = identity_encoder()
     scale = pair_scale(encoder)
     figures: dict[str, Any] = {"sheets": settings.sheets, "seed": settings.seed}
     for name, some in (("teacher", grids), ("drawn", truth)):

@@ -8,13 +8,13 @@ import tempfile
 from pathlib import Path
 
 from dsd.baselines.dsd_method import TwoFrameStudent
-from dsd.baselines.protocol import Drawing
 from dsd.evaluate import pictures
 from dsd.images import contact_sheet
 from dsd_world.benchmark import DrawnBenchmark
+from dsd_world.recipe import DRAWING
 
 benchmark = DrawnBenchmark(subjects=8).build()
-student = TwoFrameStudent.load("embedded:tiny-flux", "embedded:tiny-student", Drawing(steps=20))
+student = TwoFrameStudent.load("embedded:tiny-flux", "embedded:tiny-student", DRAWING)
 with tempfile.TemporaryDirectory() as folder:
     drawn = pictures.draw(benchmark, student, Path(folder)).pictures
 rows = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from dsd.curate.config import CurateConfig
+from dsd.recipes.registry import recipe
 
 CAPTIONS = (
     "Custom Portfolios & Writing Pads",
@@ -59,4 +61,4 @@ def config(captions: str, chat: str, **changes: object) -> CurateConfig:
         "captions": captions, "chat": chat, "judge": chat, "teacher": teacher(), "units": 3, "unit_size": 3,
         "panel_size": 32, "steps": 2, "true_guidance": 1.5, "teacher_batch": 2,
     }  # fmt: skip
-    return CurateConfig(**(settings | changes))  # pyright: ignore[reportArgumentType]
+    return replace(recipe("tiny").curate, **(settings | changes))  # pyright: ignore[reportArgumentType]

@@ -7,12 +7,12 @@ import tiny
 import torch
 from diffusers import FluxTransformer2DModel
 from PIL import Image
+from training_parts import small_config
 
 from dsd.backbones.adapter import save_adapter
 from dsd.backbones.registry import load_backbone
 from dsd.cli.cost import FLUX_DEV, forward_operations, shape_of, training_cost
 from dsd.cli.main import main
-from dsd.train.config import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_costs_are_counted_from_the_real_layers():
 
 def test_a_larger_rank_costs_more_and_a_full_fine_tune_most():
     def trained(**settings) -> int:
-        config = TrainConfig(base=tiny.schnell(), max_sequence_length=8, **settings)
+        config = small_config(max_sequence_length=8, **settings)
         return training_cost(config, shape_of(tiny.schnell()), frame=(32, 32), devices=1).trained_parameters
 
     assert trained(rank=2) < trained(rank=4) < trained(full=True)

@@ -12,11 +12,12 @@ import pytest
 import tiny
 from chat_server import chat_server
 from evaluation_parts import agreement_encoder, identity_encoder
+from training_parts import small_config
 
 from dsd.errors import UserError
 from dsd.evaluate.measure import QUALITIES
 from dsd.evaluate.pictures import COSTS
-from dsd.train.config import TrainConfig
+from dsd.sampling import Sampling
 from dsd_world import demo_stages
 from dsd_world.demo import Stages, demo
 from dsd_world.demo_config import DemoConfig
@@ -29,13 +30,13 @@ def config() -> Iterator[DemoConfig]:
     with chat_server() as server:
         yield DemoConfig(
             curate=curation_parts.config("", f"openai:test@{server.url}", units=2),
-            train=TrainConfig(
+            train=small_config(
                 base=tiny.schnell(), rank=4, steps=2, batch_size=2, warmup=1, held_out=1, sample_every=2,
-                sample_steps=1, checkpoint_every=1, max_sequence_length=tiny.TEXT_TOKENS,
+                sampling=Sampling(steps=1), checkpoint_every=1, max_sequence_length=tiny.TEXT_TOKENS,
             ),
             shipped_student=None,
             subjects=3,
-            steps=1,
+            sampling=Sampling(steps=1),
             identity_encoder=identity_encoder(),
             agreement_encoder=agreement_encoder(),
         )  # fmt: skip

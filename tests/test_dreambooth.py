@@ -14,9 +14,10 @@ from dsd.baselines.fitting import Fit
 from dsd.baselines.protocol import Drawing, Request
 from dsd.baselines.text_only import TextOnly
 from dsd.images import to_tensor
+from dsd.sampling import Sampling
 
-DRAWING = Drawing(size=(32, 32), max_sequence_length=tiny.TEXT_TOKENS, steps=2, true_guidance=1.0)
-TUNING = Tuning(steps=3, batch=2, prior_prompts=("a {subject}", "a dog"), learning_rate=1e-2)
+DRAWING = Drawing(size=(32, 32), max_sequence_length=tiny.TEXT_TOKENS, sampling=Sampling(steps=2), true_guidance=1.0)
+TUNING = Tuning(identifier="", steps=3, batch=2, prior_prompts=("a {subject}", "a dog"), learning_rate=1e-2)
 
 
 def asked(subject: str, color: str, prompt: str = "a {} at sea") -> Request:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from dsd.backbones.adapter import save_adapter
 from dsd.backbones.flux import FluxBackbone
 from dsd.baselines.copy import CopyReference
 from dsd.baselines.dsd_method import TwoFrameStudent
-from dsd.baselines.protocol import Drawing, Request
+from dsd.baselines.protocol import Request
 from dsd.baselines.text_only import TextOnly
 from dsd.errors import UserError
 from dsd.evaluate import pictures, tables
@@ -23,7 +24,9 @@ from dsd.evaluate.benchmark import Benchmark
 from dsd.evaluate.claims import Claim, examine
 from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.measure import QUALITIES, EvaluateConfig, Scores, evaluate
+from dsd.sampling import Sampling
 from dsd_world.benchmark import DISTRACTORS, PROMPTS, DrawnBenchmark, Truth
+from dsd_world.recipe import DRAWING
 
 DRAWN = DrawnBenchmark(subjects=4)
 
@@ -193,9 +196,9 @@ def test_a_benchmark_of_one_subject_is_refused(benchmark: Benchmark):
 def test_students_and_teacher_draw_each_request_by_its_own_seed(benchmark: Benchmark, tmp_path: Path):
     backbone = FluxBackbone.from_pretrained(tiny.schnell())
     save_adapter(tmp_path / "adapter", tiny.random_updates(backbone.transformer), tiny.metadata(tiny.schnell()))
-    drawing = Drawing(steps=2, batch=3)
+    drawing = replace(DRAWING, sampling=Sampling(steps=2), batch=3)
     student = TwoFrameStudent.load(tiny.schnell(), tmp_path / "adapter", drawing)
-    words = Drawing(steps=2, size=(64, 64), max_sequence_length=tiny.TEXT_TOKENS, batch=3)
+    words = replace(drawing, max_sequence_length=tiny.TEXT_TOKENS)
     for method in (student, TextOnly.load(tiny.schnell(), words)):
         requests = benchmark.requests(0)
         drawn = method.generate(requests)

@@ -142,9 +142,7 @@ SCALES = [(1.0, 1.0), (1.5, 1.0), (1.0, 1.5), (2.0, 2.0), (0.0, 1.3), (0.0, 0.0)
 
 
 @pytest.mark.parametrize(("text_scale", "image_scale"), SCALES)
-def test_guidance_is_the_formula_evaluates_what_it_needs_and_agrees_with_one_pass(
-    text_scale: float, image_scale: float
-) -> None:
+def test_guidance_is_the_formula_and_evaluates_what_it_needs(text_scale: float, image_scale: float) -> None:
     values = [random(2, 1, 2, 2, seed=seed) for seed in range(3)]
     u, i, f = values
     called: set[int] = set()
@@ -164,9 +162,7 @@ def test_guidance_is_the_formula_evaluates_what_it_needs_and_agrees_with_one_pas
         return torch.cat([branches[n](*pair) for n, pair in zip(needed, pairs, strict=True)])
 
     latents, sigma = random(2, 1, 2, 2, seed=9), torch.tensor([0.2, 0.7], dtype=torch.float64)
-    separate = flow.guided(*branches, text_scale=text_scale, image_scale=image_scale)(latents, sigma)
+    together = flow.guided_in_one_pass(stacked, text_scale=text_scale, image_scale=image_scale)(latents, sigma)
     assert called == set(needed)
     formula = u + image_scale * (i - u) + text_scale * (f - i) + latents * sigma.view(-1, 1, 1, 1)
-    assert torch.allclose(separate, formula)
-    together = flow.guided_in_one_pass(stacked, text_scale=text_scale, image_scale=image_scale)(latents, sigma)
-    assert torch.allclose(together, separate)
+    assert torch.allclose(together, formula)

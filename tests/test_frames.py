@@ -12,6 +12,7 @@ from PIL import Image
 
 from dsd.config import from_json, to_json
 from dsd.frames import Canvas, Grid, MalformedSheet
+from dsd.generate.draw import shown
 from dsd.images import to_pil
 from dsd_world.sheets import draw_sheets
 
@@ -112,7 +113,8 @@ def test_the_reference_is_at_the_left_and_the_condition_hides_the_target() -> No
     condition = canvas.condition([reference, target], empty[:1])
     assert torch.equal(condition, torch.cat([reference, empty], dim=-1))
     assert torch.equal(canvas.condition([reference], empty[:1]), condition)
-    assert not canvas.no_image(condition).any()
+    keep = torch.tensor([True, False, False, True])
+    assert torch.equal(shown(condition, keep), torch.cat([condition[:1], 0 * condition, condition[1:]]))
 
 
 def test_several_references_keep_their_places() -> None:

@@ -23,11 +23,16 @@ from dsd.baselines.protocol import Drawing, Request
 from dsd.baselines.setting import Setting
 from dsd.errors import UserError
 from dsd.images import to_pil, to_tensor
+from dsd.sampling import Sampling
 from dsd_world.draw import draw_panels, landmarks
+from dsd_world.fits import FITS
 from dsd_world.individuals import CHARACTERS, sample_individuals, sample_scenes
 from dsd_world.models.face import FaceTask
 
-DRAWING = Drawing(size=(FRAME, FRAME), max_sequence_length=tiny.TEXT_TOKENS, steps=2)
+DRAWING = Drawing(
+    size=(FRAME, FRAME), max_sequence_length=tiny.TEXT_TOKENS, sampling=Sampling(steps=2), true_guidance=2.5
+)
+NO_GUIDANCE = Sampling(steps=2, text_scale=1.0, image_scale=1.0)
 TRAINED = ("ip-adapter", "ip-adapter-plus", "ip-adapter-on-pairs", "controlnet", "instantid")
 
 
@@ -70,6 +75,8 @@ def setting_of(name: str, folder: Path, clip: str, faces: str, **changes: Any) -
         "runs": folder,
         "vision": clip,
         "faces": faces,
+        "captioner": "embedded:tiny-vlm",
+        "fits": FITS,
     }
     return Setting(name=name, drawing=DRAWING, **{**given, **changes})
 
@@ -130,7 +137,7 @@ def test_untrained_a_method_draws_what_the_frozen_model_draws(name: str, tmp_pat
     frozen = {"learning_rate": 1e-30, "muon_learning_rate": 1e-30, "weight_decay": 0.0}
     setting = setting_of(name, tmp_path, clip, faces)
     setting = dataclasses.replace(setting, budget=dataclasses.replace(setting.budget, **frozen))
-    plain = dataclasses.replace(DRAWING, text_scale=1.0, image_scale=1.0, true_guidance=1.0)
+    plain = dataclasses.replace(DRAWING, sampling=NO_GUIDANCE, true_guidance=1.0)
     method = dataclasses.replace(built(name, setting), drawing=plain)
     teacher = registry.build("teacher", dataclasses.replace(setting, drawing=plain))
     drawn, wanted = method.generate([asked()])[0], teacher.generate([asked()])[0]
@@ -141,7 +148,7 @@ def test_a_trained_ip_adapter_is_read_by_the_stock_pipeline(tmp_path: Path, clip
     from diffusers import FluxPipeline
 
     method = built("ip-adapter", setting_of("ip-adapter", tmp_path, clip, faces))
-    method = dataclasses.replace(method, drawing=dataclasses.replace(DRAWING, text_scale=1.0, image_scale=1.0))
+    method = dataclasses.replace(method, drawing=dataclasses.replace(DRAWING, sampling=NO_GUIDANCE))
     folder = tmp_path / "ip-adapter-seed0" / "weights"
     pipeline = FluxPipeline.from_pretrained(tiny.schnell(), dtype=torch.float32)
     pipeline.load_ip_adapter(folder, weight_name=WEIGHTS_FILE, image_encoder_pretrained_model_name_or_path=None)

@@ -14,6 +14,7 @@ from dsd.errors import UserError
 from dsd.generate.pipeline import FluxTwoFramePipeline
 from dsd.recipes.recipe import Recipe
 from dsd.recipes.registry import all_recipes, recipe
+from dsd.sampling import Sampling
 from dsd.train.trainer import train
 
 
@@ -52,7 +53,7 @@ def test_the_recipe_of_the_paper_runs_on_a_tiny_flux_dev(tmp_path):
         frame_size=(32, 32),
         held_out=1,
         sample_every=2,
-        sample_steps=2,
+        sampling=Sampling(steps=2),
         checkpoint_every=2,
     )
     adapter = train(config, simple_pairs(), tmp_path / "run")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,19 @@ from PIL import Image
 
 from dsd.backbones.adapter import load_adapter
 from dsd.baselines.dsd_method import TwoFrameStudent
-from dsd.baselines.protocol import Drawing, Request
+from dsd.baselines.protocol import Request
 from dsd.cli.main import main
-from dsd.curate.config import CurateConfig
-from dsd.train.config import TrainConfig
+from dsd.sampling import Sampling
 from dsd_world.drawn_pairs import drawn_pairs
 from dsd_world.models.student import train_ceiling, train_student
+from dsd_world.recipe import DRAWING, tiny
 from dsd_world.student_config import StudentConfig
 
 CONFIG = StudentConfig(
-    curate=CurateConfig(units=1, unit_size=4),
-    train=TrainConfig(steps=2, batch_size=2, warmup=1, held_out=1, sample_every=2, sample_steps=1),
+    curate=replace(tiny().curate, units=1, unit_size=4),
+    train=replace(
+        tiny().train, steps=2, batch_size=2, warmup=1, held_out=1, sample_every=2, sampling=Sampling(steps=1)
+    ),
     drawn_pairs=8,
 )
 
@@ -38,7 +41,7 @@ def test_a_student_is_made_by_the_pipeline_and_draws(student: Path) -> None:
     assert (student / "dataset" / "manifest.json").exists()
     card = (student / "model" / "README.md").read_text()
     assert "2 steps of 2" in card and "that the teacher drew and tiny-vlm judged" in card
-    method = TwoFrameStudent.load("embedded:tiny-flux", student / "model", Drawing(steps=2))
+    method = TwoFrameStudent.load("embedded:tiny-flux", student / "model", replace(DRAWING, sampling=Sampling(steps=2)))
     picture = Image.new("RGB", (64, 64), "white")
     asked = Request(subject_id="a", subject="a cat", reference=picture, prompt="a cat", prompt_index=0, seed=0)
     assert method.generate([asked])[0].size == (64, 64)

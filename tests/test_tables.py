@@ -14,20 +14,20 @@ from PIL import Image
 
 from dsd.baselines.copy import CopyReference
 from dsd.cli.main import main
-from dsd.curate.config import CurateConfig
 from dsd.data.pairs import PairRows, ids_of
 from dsd.data.records import Model, Pair, Reject, content_id
 from dsd.data.store import DatasetWriter
 from dsd.errors import UserError
 from dsd.evaluate.claims import Claim
-from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.measure import QUALITIES
 from dsd.evaluate.metrics.identity import IdentityScale
 from dsd.evaluate.pictures import COSTS
+from dsd.sampling import Sampling
 from dsd.train import environment
 from dsd_world import fixed
-from dsd_world.benchmark import DrawnBenchmark
+from dsd_world.benchmark import DrawnBenchmark, identity_encoder
 from dsd_world.individuals import KINDS, PATTERNS
+from dsd_world.recipe import tiny as tiny_recipe
 from dsd_world.tables import side_by_side
 from dsd_world.tables.config import Row, TablesConfig, ablation_rows, budget_rows, main_rows, quick
 from dsd_world.tables.error_budget import examine_judge
@@ -36,7 +36,7 @@ from dsd_world.tables.results import write_results
 from dsd_world.tables.table import TABLES, make_table
 from dsd_world.teacher_quality import CONSISTENT
 
-SMALL = dataclasses.replace(quick(), subjects=3, steps=1, face_steps=1)
+SMALL = dataclasses.replace(quick(), subjects=3, sampling=Sampling(steps=1), face_steps=1)
 ROWS = [
     Row(name="teacher", method="teacher"),
     *(Row(name=name, method=name, varies=False) for name in ("copy", "truth", "truth-decoded")),
@@ -226,7 +226,11 @@ def test_rows_that_share_a_training_share_its_folder() -> None:
 def test_an_ideal_judge_takes_what_is_alike_be_it_kept_or_refused(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ingredients, encoder, scale = Ingredients(SMALL, tmp_path), ImageEncoder(), IdentityScale(stranger=0.1, same=0.6)
+    ingredients, encoder, scale = (
+        Ingredients(SMALL, tmp_path),
+        identity_encoder(),
+        IdentityScale(stranger=0.1, same=0.6),
+    )
     monkeypatch.setattr(ingredients, "dataset", lambda source: dataset)
     monkeypatch.setattr("dsd_world.tables.candidates.pair_scale", lambda encoder: scale)
     first, second = (encoder.pooled([tiny.picture(seed=seed) for seed in seeds]) for seeds in ((0, 4, 0), (1, 5, 2)))
@@ -250,7 +254,7 @@ def test_prior_pictures_show_all_kinds_in_scenes() -> None:
 
 
 def test_the_judge_is_examined_in_all_forms() -> None:
-    thinks, direct, votes = examine_judge(CurateConfig(), 24)
+    thinks, direct, votes = examine_judge(tiny_recipe().curate, 24)
     assert (thinks.form, direct.form, votes.form) == ("chain of thought", "direct", "chain of thought, 3 votes")
     assert direct.tokens < thinks.tokens < votes.tokens < 4 * thinks.tokens
     for examined in (thinks, direct, votes):

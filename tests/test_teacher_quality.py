@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
+from dsd.evaluate.encoders import PictureTextEncoder
 from dsd.images import to_pil
+from dsd_world.benchmark import agreement_encoder, identity_encoder
 from dsd_world.draw import draw_panels
 from dsd_world.individuals import sample_individuals, sample_scenes
 from dsd_world.sheets import draw_sheets
@@ -28,7 +29,7 @@ CHANCE = {
 
 @pytest.fixture(scope="module")
 def encoder() -> PictureTextEncoder:
-    return PictureTextEncoder()
+    return agreement_encoder()
 
 
 def _shares(shift: int, encoder: PictureTextEncoder) -> dict[str, float]:
@@ -59,7 +60,7 @@ def test_words_that_a_caption_lacks_are_not_counted(encoder: PictureTextEncoder)
 
 
 def test_panels_agree_unless_they_drift() -> None:
-    encoder = ImageEncoder()
+    encoder = identity_encoder()
     scale = pair_scale(encoder)
     sheets = draw_sheets("evaluation", torch.arange(40), drift=0.5)
     panels = [[sheet.crop((x, y, x + 64, y + 64)) for y in (0, 64) for x in (0, 64)] for sheet in to_pil(sheets.images)]

@@ -20,6 +20,7 @@ from dsd.backbones.adapter import load_metadata
 from dsd.config import from_json
 from dsd.errors import UserError
 from dsd.recipes.flux_dev import flux_dev
+from dsd.sampling import Sampling
 from dsd.train import loop
 from dsd.train.config import TrainConfig
 from dsd.train.trainer import train
@@ -172,7 +173,8 @@ def test_denormals_are_flushed_inside_and_kept_outside() -> None:
 def test_the_flux_dev_recipe_trains_a_tiny_flux_dev(tmp_path: Path) -> None:
     config = replace(
         flux_dev().train, base=tiny.dev(), rank=8, steps=3, batch_size=8, gradient_accumulation=4, warmup=1, held_out=1,
-        frame_size=(32, 32), max_sequence_length=tiny.TEXT_TOKENS, sample_every=3, sample_steps=2, checkpoint_every=2,
+        frame_size=(32, 32), max_sequence_length=tiny.TEXT_TOKENS, sample_every=3, sampling=Sampling(steps=2),
+        checkpoint_every=2,
     )  # fmt: skip
     assert (config.lora_targets, config.optimizer, config.mixed_precision) == ("attention", "adamw", "bf16")
     adapter = train(config, simple_pairs(), tmp_path)
@@ -193,4 +195,4 @@ def test_the_flux_dev_recipe_trains_a_tiny_flux_dev(tmp_path: Path) -> None:
 )
 def test_impossible_settings_are_refused(changes: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        TrainConfig(**changes)
+        small_config(**changes)

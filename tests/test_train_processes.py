@@ -58,7 +58,7 @@ def test_accelerate_launches_the_command_by_its_module(tmp_path: Path) -> None:
     dataset_in(tmp_path / "dataset")
     config = small_config(steps=2, batch_size=4, optimizer="adamw")
     settings = {name: getattr(config, name) for name in ("base", "rank", "steps", "batch_size", "optimizer", "warmup",
-                "max_sequence_length", "held_out", "sample_every", "sample_steps", "checkpoint_every")}  # fmt: skip
+                "max_sequence_length", "held_out", "sample_every", "checkpoint_every")}  # fmt: skip
     words = [word for name, value in settings.items() for word in (f"--train.{name.replace('_', '-')}", str(value))]
     launch = [
         sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",

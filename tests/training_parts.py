@@ -15,6 +15,8 @@ from dsd.backbones.flux import FluxBackbone
 from dsd.data.latents import CacheKey, LatentCache, TrainingPair, build_cache
 from dsd.data.records import Model, Pair
 from dsd.data.store import DatasetWriter
+from dsd.recipes.registry import recipe
+from dsd.sampling import Sampling
 from dsd.train import trainer
 from dsd.train.config import TrainConfig
 from dsd.train.task import TwoFrameTask
@@ -65,9 +67,9 @@ def dataset_in(folder: Path) -> list[Pair]:
 
 def small_config(**changes: object) -> TrainConfig:
     """Four steps of four pairs."""
-    settings = TrainConfig(
-        base=tiny.schnell(), rank=4, steps=4, batch_size=4, warmup=1, max_sequence_length=tiny.TEXT_TOKENS, held_out=1,
-        sample_every=4, sample_steps=2, checkpoint_every=2, ema_decay=0.5,
+    settings = replace(
+        recipe("tiny").train, base=tiny.schnell(), rank=4, steps=4, batch_size=4, warmup=1, held_out=1, sample_every=4,
+        max_sequence_length=tiny.TEXT_TOKENS, sampling=Sampling(steps=2), checkpoint_every=2, ema_decay=0.5,
     )  # fmt: skip
     return replace(settings, **changes)  # pyright: ignore[reportArgumentType]
 

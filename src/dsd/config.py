@@ -19,7 +19,6 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from dsd.errors import UserError
 
 Config = TypeVar("Config")
-Value = TypeVar("Value")
 
 _HOW = "how it runs"
 _NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
@@ -42,8 +41,12 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     return "known: " + ", ".join(f'"{option}"' for option in known)
 
 
-def how_it_runs(default: Value) -> Value:
-    """A field that says how the work is done, not what is made: it may change from start to start of one run."""
+def how_it_runs(default: Any = dataclasses.MISSING) -> Any:
+    """A field that says how the work is done, not what is made: it may change from start to start of one run.
+
+    Args:
+        default: of the field; a field without one has to be given.
+    """
     return dataclasses.field(default=default, metadata={_HOW: True})
 
 

@@ -177,22 +177,8 @@ def branch_weights(text_scale: float, image_scale: float) -> tuple[float, float,
     return 1 - image_scale, image_scale - text_scale, text_scale
 
 
-def guided(
-    no_image_no_text: Model, image_no_text: Model, image_text: Model, *, text_scale: float, image_scale: float
-) -> Model:
-    """Guidance by text and by image as a wrapper, one evaluation a needed branch; see `branch_weights`."""
-    branches = (no_image_no_text, image_no_text, image_text)
-    weights = branch_weights(text_scale, image_scale)
-    needed = [(branch, weight) for branch, weight in zip(branches, weights, strict=True) if weight != 0]
-
-    def model(latents: Tensor, sigma: Tensor) -> Tensor:
-        return _weighted_sum([weight for _, weight in needed], [branch(latents, sigma) for branch, _ in needed])
-
-    return model
-
-
 def guided_in_one_pass(stacked: Model, *, text_scale: float, image_scale: float) -> Model:
-    """Guidance like `guided`, with all needed branches in one evaluation.
+    """Guidance by text and by image as a wrapper, all needed branches in one evaluation; see `branch_weights`.
 
     Args:
         stacked: A model that takes the batch once for each branch of non-zero `branch_weights`, in their order, one

@@ -150,10 +150,6 @@ class Canvas:
         rest = iter(given)
         return self.join([next(rest) if is_given else empty.expand_as(given[0]) for is_given in self.given])
 
-    def no_image(self, canvas: Float[Tensor, "b c h n*w"]) -> Float[Tensor, "b c h n*w"]:
-        """The condition that says "no image": all zeros, as the published model was trained."""
-        return torch.zeros_like(canvas)
-
     def loss_weights(
         self, height: int, width: int, device: torch.device | str = "cpu"
     ) -> Float[Tensor, "1 1 height n*width"]:

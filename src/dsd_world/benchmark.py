@@ -15,6 +15,8 @@ from torch import Tensor
 from dsd.backbones.registry import load_backbone
 from dsd.baselines.protocol import Request
 from dsd.evaluate.benchmark import Benchmark, Subject
+from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
+from dsd.evaluate.measure import EvaluateConfig
 from dsd.images import to_pil, to_tensor
 from dsd.models import resolve, revision_of
 from dsd_world.captions import scene_phrase, scene_phrases, subject_phrases
@@ -33,6 +35,12 @@ from dsd_world.individuals import (
     strangers,
 )
 
+MEASURES = EvaluateConfig(
+    identity_encoder="embedded:tiny-dino",
+    agreement_encoder="embedded:tiny-clip",
+    likeness_encoders={"dino_i": "embedded:tiny-dino"},
+)
+"""Both encoders measure, and have no part in curation or training."""
 PROMPTS = 4
 """Prompts a subject; none is at the reference's place, and no two are at the same one."""
 DISTRACTORS = 7
@@ -40,6 +48,16 @@ _DECODED_AT_ONCE = 32
 _ANCHORS = 4  # further pictures of the individual, and as many strangers, that anchor the identity scale
 _SLOTS = 64  # scene numbers of a subject: the reference, the anchors, and then one a picture
 _FIRST_SAME, _FIRST_STRANGER, _FIRST_PROMPT = 1, 1 + _ANCHORS, 1 + 2 * _ANCHORS
+
+
+def identity_encoder() -> ImageEncoder:
+    """tiny-dino."""
+    return ImageEncoder(MEASURES.identity_encoder)
+
+
+def agreement_encoder() -> PictureTextEncoder:
+    """tiny-clip."""
+    return PictureTextEncoder(MEASURES.agreement_encoder)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dsd.curate.config import CurateConfig
+from dsd.sampling import Sampling
 from dsd.train.config import TrainConfig
+from dsd_world.recipe import SAMPLING, TEACHER_GUIDANCE, tiny
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,21 +19,17 @@ class DemoConfig:
         train: phase 3; its base is also the text-only teacher of the comparison.
         shipped_student: a trained adapter to compare with; None leaves it out.
         subjects: held-out individuals, each asked for under four prompts.
-        steps: denoising steps of students and teacher in the comparison.
-        text_scale: true guidance of the students by the text.
-        image_scale: true guidance of the students by the picture.
+        sampling: of students and teacher in the comparison.
         teacher_guidance: true guidance of the text-only teacher.
         identity_encoder: measures identity; nothing else in the loop uses it.
         agreement_encoder: measures prompt following; nothing else in the loop uses it.
     """
 
-    curate: CurateConfig = field(default_factory=CurateConfig)
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=560))
+    curate: CurateConfig = field(default_factory=lambda: tiny().curate)
+    train: TrainConfig = field(default_factory=lambda: replace(tiny().train, steps=560))
     shipped_student: str | None = "embedded:tiny-student"
     subjects: int = 32
-    steps: int = 16
-    text_scale: float = 1.5
-    image_scale: float = 1.5
-    teacher_guidance: float = 2.5
+    sampling: Sampling = SAMPLING
+    teacher_guidance: float = TEACHER_GUIDANCE
     identity_encoder: str = "embedded:tiny-dino"
     agreement_encoder: str = "embedded:tiny-clip"

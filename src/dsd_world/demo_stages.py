@@ -55,9 +55,7 @@ def methods(config: DemoConfig, out: Path) -> list[SubjectMethod]:
         drawing=Drawing(
             size=(config.curate.panel_size, config.curate.panel_size),
             max_sequence_length=config.train.max_sequence_length,
-            steps=config.steps,
-            text_scale=config.text_scale,
-            image_scale=config.image_scale,
+            sampling=config.sampling,
             true_guidance=config.teacher_guidance,
         ),
         weights=str(out / "train" / "adapter"),
@@ -99,6 +97,7 @@ def measure(config: DemoConfig, out: Path) -> None:
 def write_report(config: DemoConfig, out: Path, seconds: Mapping[str, float]) -> None:
     """``report/index.html`` from what the other stages left."""
     training, held_out = training_curves(out / "train" / "metrics.jsonl")
+    sampling = config.sampling
     page = report.Report(
         title="Diffusion self-distillation on a laptop",
         introduction=(
@@ -118,7 +117,7 @@ def write_report(config: DemoConfig, out: Path, seconds: Mapping[str, float]) ->
             "chat model": config.curate.chat,
             "judge": config.curate.judge,
             "training": f"{config.train.steps} steps of {config.train.batch_size} pairs",
-            "drawing": f"{config.steps} steps, text scale {config.text_scale}, image scale {config.image_scale}",
+            "drawing": f"{sampling.steps} steps, text scale {sampling.text_scale}, image scale {sampling.image_scale}",
             "subjects": f"{config.subjects} of the evaluation split, 4 prompts each",
         },
     )

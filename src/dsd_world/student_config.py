@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dsd.curate.config import CurateConfig
 from dsd.train.config import TrainConfig
+from dsd_world.recipe import tiny
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +19,8 @@ class StudentConfig:
         drawn_pairs: of the ceiling, which is trained on them in place of curated ones.
     """
 
-    curate: CurateConfig = field(default_factory=lambda: CurateConfig(units=192))
+    curate: CurateConfig = field(default_factory=lambda: replace(tiny().curate, units=192))
     train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(steps=3000, ema_decay=0.995, held_out=8, sample_every=400)
+        default_factory=lambda: replace(tiny().train, steps=3000, ema_decay=0.995, held_out=8, sample_every=400)
     )
     drawn_pairs: int = 32768

@@ -27,6 +27,7 @@ from dsd.files import atomic_folder
 from dsd.frames import Canvas
 from dsd.log import console
 from dsd.models import is_revision, revision_or_name
+from dsd.sampling import Sampling
 
 SCHEMA = 1
 WEIGHTS_FILE = "adapter.safetensors"
@@ -49,6 +50,7 @@ class AdapterMetadata:
         frame_size: (height, width) in pixels of a training frame, the default size of pictures.
         guidance: Embedded guidance it was trained with, None for models without.
         steps: Optimizer steps it was trained for; 0 where that is not known.
+        sampling: How it is to be drawn with.
         schema: Version of the folder's format.
     """
 
@@ -61,6 +63,7 @@ class AdapterMetadata:
     frame_size: tuple[int, int] | None = None
     guidance: float | None = None
     steps: int = 0
+    sampling: Sampling = Sampling()
     schema: int = SCHEMA
 
 

@@ -26,6 +26,7 @@ from dsd.baselines.setting import Setting
 from dsd.data.latents import LatentCache, TrainingPair
 from dsd.files import atomic_folder
 from dsd.frames import Canvas
+from dsd.generate.draw import draw as draw_latents
 from dsd.images import to_pil
 from dsd.models import revision_or_name
 from dsd.train import environment, loop
@@ -121,24 +122,18 @@ class Conditioned:
     def _drawn(self, requests: Sequence[Request]) -> list[Image.Image]:
         drawing, backbone, count = self.drawing, self.backbone, len(requests)
         encoded = backbone.encode_text([*(r.prompt for r in requests), ""], drawing.max_sequence_length)
-        text, no_text = encoded.take(slice(-1)), encoded.take([-1] * count)
         look = self.conditioner.look([request.reference for request in requests])
-        branches = [(no_text, False), (no_text, True), (text, True)]
-        weights = flow.branch_weights(drawing.text_scale, drawing.image_scale)
-        needed = [branch for branch, weight in zip(branches, weights, strict=True) if weight != 0]
-        texts = Text.concat([text for text, _ in needed])
-        looks = {name: torch.cat([value] * len(needed)) for name, value in look.items()}
-        keep = torch.tensor([kept for _, kept in needed], device=backbone.device).repeat_interleave(count)
 
-        def stacked(latents: Tensor, sigma: Tensor) -> Tensor:
-            return self.conditioner.velocity(latents, sigma, texts, looks, keep, drawing.guidance_scale)
+        def velocity(latents: Tensor, sigma: Tensor, text: Text, keep: Tensor) -> Tensor:
+            looks = {name: torch.cat([value] * (len(keep) // count)) for name, value in look.items()}
+            return self.conditioner.velocity(latents, sigma, text, looks, keep, drawing.sampling.guidance)
 
         height, width = (side // backbone.pixels_per_latent for side in drawing.size)
         generators = [torch.Generator().manual_seed(request.seed) for request in requests]
         noise = randn_tensor((count, backbone.latent_channels, height, width), generators, backbone.device)
-        model = flow.guided_in_one_pass(stacked, text_scale=drawing.text_scale, image_scale=drawing.image_scale)
         shift = backbone.resolution_shift.shift(backbone.tokens_per(*drawing.size))
-        return to_pil(backbone.decode(flow.euler(model, noise, flow.schedule(drawing.steps, shift))))
+        text, no_text = encoded.take(slice(-1)), encoded.take(slice(-1, None))
+        return to_pil(backbone.decode(draw_latents(velocity, noise, text, no_text, drawing.sampling, shift)))
 
 
 class ConditionedTask:
@@ -283,16 +278,17 @@ def _trained(
     setting: Setting, backbone: FluxBackbone, new: Callable[[], Conditioner], sees: Literal["reference", "target"]
 ) -> Path:
     """Trains a conditioner, or goes on where an earlier start was stopped, and returns the folder of its weights."""
-    config, run = setting.budget, setting.run
+    training = setting.training()
+    config, run = training.budget, training.run
     finished = run / "weights"
     if finished.exists():
         return finished
     runs.begun(run, config)
-    cache = latent_cache(config, setting.pairs(), setting.latents, backbone.device)
+    cache = latent_cache(config, training.pairs, training.latents, backbone.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         conditioner = new()
-    task = ConditionedTask(config, backbone, conditioner, cache, setting.pairs(), sees)
+    task = ConditionedTask(config, backbone, conditioner, cache, training.pairs, sees)
     runs.claim(run, config)
     environment.record(run / "environment.json")
     loop.run(

@@ -44,12 +44,14 @@ _LORA_TARGETS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """How a model is fitted to a subject. The defaults fit the embedded tiny-flux.
+    """How a model is fitted to a subject.
+
+    The defaults are steps and batch of diffusers' script for FLUX with the rate that is usual with AdamW, which nobody
+    here has run at that size.
 
     Attributes:
-        identifier: a rare word to put before the subject's words; empty for none. tiny-flux has no word to spare: one
-            that it does not know there takes a good part of its prompt following before anything is fitted, so the
-            words themselves come to mean the subject.
+        identifier: a rare word to put before the subject's words; empty for none, for models that have no word to
+            spare: the words themselves then come to mean the subject.
         rank: of the LoRA; 0 trains all weights of the transformer.
         steps: optimizer steps.
         batch: noise levels of the reference a step, and as many prior pictures.
@@ -61,11 +63,11 @@ class Tuning:
         seed: of everything random.
     """
 
-    identifier: str = ""
+    identifier: str = "sks"
     rank: int = 0
-    steps: int = 100
-    batch: int = 4
-    learning_rate: float = 1e-3
+    steps: int = 500
+    batch: int = 1
+    learning_rate: float = 1e-5
     prior_prompts: tuple[str, ...] = ("a {subject}",) * 16
     prior_weight: float = 1.0
     guidance: float = 1.0
@@ -176,26 +178,18 @@ class DreamBooth:
         self._transformer.requires_grad_(False)
 
 
-FULL = {
-    "tiny": Tuning(),
-    "flux": Tuning(identifier="sks", steps=500, batch=1, learning_rate=1e-5),
-}
-LORA = {
-    "tiny": Tuning(rank=32, steps=150, learning_rate=6e-3),
-    "flux": Tuning(identifier="sks", rank=16, steps=500, batch=1, learning_rate=1e-4),
-}
-"""Settings by `Setting.tuned_for`: found on validation individuals of the drawn world; and steps and batch of
-diffusers' scripts for FLUX with the rates that are usual with AdamW, which nobody here has run at that size."""
+LORA = Tuning(rank=16, learning_rate=1e-4)
+"""As `Tuning`, of diffusers' DreamBooth-LoRA script."""
 
 
 def dreambooth(setting: Setting) -> DreamBooth:
     """The row of DreamBooth."""
-    return _method(setting, FULL[setting.tuned_for])
+    return _method(setting, setting.fits.get("dreambooth", Tuning()))
 
 
 def dreambooth_lora(setting: Setting) -> DreamBooth:
     """The row of DreamBooth-LoRA."""
-    return _method(setting, LORA[setting.tuned_for])
+    return _method(setting, setting.fits.get("dreambooth-lora", LORA))
 
 
 def _method(setting: Setting, tuning: Tuning) -> DreamBooth:

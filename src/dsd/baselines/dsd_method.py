@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from dsd.baselines.protocol import Drawing, Request
-from dsd.baselines.setting import Setting
+from dsd.baselines.setting import Setting, Training
 from dsd.generate.pipeline import FluxTwoFramePipeline
 from dsd.models import resolve, revision_of, revision_or_name
 from dsd.train.trainer import train
@@ -29,7 +29,7 @@ class TwoFrameStudent:
     """
 
     pipeline: FluxTwoFramePipeline
-    drawing: Drawing = field(default_factory=Drawing)
+    drawing: Drawing
     fingerprint: str
     name: str = "student"
     subjects_at_once: int = 16
@@ -39,14 +39,13 @@ class TwoFrameStudent:
         cls,
         base: str,
         adapter: str | Path,
-        drawing: Drawing | None = None,
+        drawing: Drawing,
         *,
         name: str = "student",
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> TwoFrameStudent:
         """Loads a base model and an adapter folder (or `embedded:NAME` of either)."""
-        drawing = Drawing() if drawing is None else drawing
         pipeline = FluxTwoFramePipeline.from_pretrained(base, adapter=adapter, torch_dtype=dtype).to(device)
         pipeline.set_progress_bar_config(disable=True)
         fingerprint = f"{revision_of(resolve(str(adapter)))}-{revision_or_name(base)}-{drawing.with_picture}"
@@ -58,23 +57,28 @@ class TwoFrameStudent:
     def generate(self, requests: Sequence[Request]) -> list[Image.Image]:
         """One picture a request; a picture depends on its own seed alone."""
         pictures: list[Image.Image] = []
+        sampling = self.drawing.sampling
         for start in range(0, len(requests), self.drawing.batch):
             batch = requests[start : start + self.drawing.batch]
             pictures += self.pipeline(
                 [request.prompt for request in batch],
                 image=[request.reference for request in batch],
-                text_scale=self.drawing.text_scale,
-                image_scale=self.drawing.image_scale,
-                num_inference_steps=self.drawing.steps,
-                guidance_scale=self.drawing.guidance_scale if self.pipeline.backbone.takes_guidance else None,
+                text_scale=sampling.text_scale,
+                image_scale=sampling.image_scale,
+                num_inference_steps=sampling.steps,
+                guidance_scale=sampling.guidance if self.pipeline.backbone.takes_guidance else None,
                 generator=[torch.Generator().manual_seed(request.seed) for request in batch],
             ).images
         return pictures
 
 
+def _trained(training: Training) -> Path:
+    return train(training.budget, training.pairs, training.run, latents=training.latents)
+
+
 def student(setting: Setting) -> TwoFrameStudent:
     """The row of a student: of a finished adapter, or trained first."""
-    adapter = setting.weights or train(setting.budget, setting.pairs(), setting.run, latents=setting.latents)
+    adapter = setting.weights or _trained(setting.training())
     return TwoFrameStudent.load(
         setting.base, adapter, setting.drawing, name=setting.name, device=setting.device, dtype=setting.dtype
     )

@@ -96,8 +96,8 @@ def instantid(setting: Setting) -> Conditioned:
     """The row of InstantID."""
     if setting.faces is None:
         raise UserError(
-            f'the method "{setting.name}" needs a model that finds faces; train one with `dsd world train face --steps '
-            "1500` and give its folder"
+            f'the method "{setting.name}" needs a model that finds faces; give the folder of one '
+            "(see dsd.baselines.faces)"
         )
 
     def method(weights: str | None = None) -> InstantID:

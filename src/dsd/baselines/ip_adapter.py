@@ -5,8 +5,7 @@ values for them in each attention, by reconstructing the very picture that is sh
 vector to four tokens, Plus has a resampler look at all patches. On FLUX the attention is diffusers' own
 `FluxIPAdapterAttnProcessor`, in the double blocks, as the published FLUX adapters have it; their files load here.
 
-Deviations: the image encoder is whatever `Setting.vision` names, in the embedded case the eyes of tiny-vlm, since
-tiny-dino and tiny-clip measure.
+Deviations: the image encoder is whatever `Setting.vision` names; it should be none of those that measure.
 """
 
 from __future__ import annotations
@@ -159,6 +158,10 @@ def _method(setting: Setting, *, plus: bool, sees: Any) -> Conditioned:
         return IPAdapter(backbone, vision, weights, plus=plus)
 
     backbone = setting.backbone()
+    if setting.vision is None:
+        raise UserError(
+            f'the method "{setting.name}" needs an image encoder; give one, such as openai/clip-vit-large-patch14'
+        )
     vision = Vision(setting.vision, backbone.device)
     return conditioned(setting, backbone, adapter, adapter, sees=sees)
 

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from PIL import Image
 
+from dsd.sampling import Sampling
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -39,32 +41,32 @@ class Drawing:
     Attributes:
         size: (height, width) in pixels, of methods that are not trained at a size of their own.
         max_sequence_length: text tokens a prompt is padded to, likewise.
-        steps: denoising steps.
-        text_scale: true guidance by the text, of methods that see a picture; 1 is off.
-        image_scale: true guidance by the picture, likewise; 1 is off.
+        sampling: of methods that see a picture; those that see none take its steps and its embedded guidance.
         true_guidance: ``true_cfg_scale`` of the plain text-to-image model; 1 is off.
-        guidance_scale: embedded guidance of guidance-distilled models.
         batch: pictures drawn together; it changes none of them.
     """
 
-    size: tuple[int, int] = (64, 64)
-    max_sequence_length: int = 16
-    steps: int = 16
-    text_scale: float = 1.5
-    image_scale: float = 1.5
-    true_guidance: float = 2.5
-    guidance_scale: float = 3.5
+    size: tuple[int, int]
+    max_sequence_length: int
+    sampling: Sampling
+    true_guidance: float
     batch: int = 32
 
     @property
     def with_picture(self) -> str:
         """Names the settings that change the pictures of methods that see one."""
-        return f"{self.steps}-{self.text_scale}-{self.image_scale}-{self.guidance_scale}"
+        sampling = self.sampling
+        scales = f"{sampling.text_scale:g}-{sampling.image_scale:g}-{sampling.guidance:g}"
+        return f"{self._frame}-{sampling.steps}-{scales}"
 
     @property
     def without_picture(self) -> str:
         """Names the settings that change the pictures of the plain text-to-image model."""
-        return f"{self.steps}-{self.true_guidance}-{self.guidance_scale}"
+        return f"{self._frame}-{self.sampling.steps}-{self.true_guidance:g}-{self.sampling.guidance:g}"
+
+    @property
+    def _frame(self) -> str:
+        return f"{self.size[0]}x{self.size[1]}-{self.max_sequence_length}"
 
 
 class SubjectMethod(Protocol):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 
@@ -13,10 +13,27 @@ from dsd.backbones.flux import FluxBackbone
 from dsd.baselines.protocol import Drawing
 from dsd.data.latents import TrainingPair, fingerprint
 from dsd.data.pairs import ids_of
-from dsd.devices import default_device
+from dsd.devices import default_device, inference_dtype
 from dsd.errors import UserError
 from dsd.models import resolve
 from dsd.train.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a row's method is trained.
+
+    Attributes:
+        budget: steps, batch, learning rates, dropout and seed.
+        pairs: to train on.
+        run: folder of the training.
+        latents: folder of the latents that trainings on the same pairs share.
+    """
+
+    budget: TrainConfig
+    pairs: Sequence[TrainingPair]
+    run: Path
+    latents: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,24 +52,24 @@ class Setting:
         faces: model that finds faces, for methods that need them.
         captioner: vision-language model that captions references, for methods that are fitted to a subject; None to
             have them learn it under the subject's words alone.
-        tuned_for: whose settings methods that are fitted to a subject use: those tuned here on the embedded models, or
-            those usual with FLUX.1.
+        fits: by method, how those that are fitted to a subject are fitted, such as a
+            `dsd.baselines.dreambooth.Tuning`; those without one go by their own defaults.
         prior_prompts: what the base model draws for prior preservation; see `dsd.baselines.dreambooth.Tuning`.
         seed: of what is fitted to each subject.
         device: where methods compute; by default a GPU when there is one.
     """
 
     name: str
-    base: str = "embedded:tiny-flux"
-    drawing: Drawing = field(default_factory=Drawing)
+    base: str
+    drawing: Drawing
     data: Sequence[TrainingPair] = ()
-    budget: TrainConfig = field(default_factory=TrainConfig)
+    budget: TrainConfig | None = None
     runs: Path = Path("runs/methods")
     weights: str | None = None
-    vision: str = "embedded:tiny-vlm"
+    vision: str | None = None
     faces: str | None = None
-    captioner: str | None = "embedded:tiny-vlm"
-    tuned_for: Literal["tiny", "flux"] = "tiny"
+    captioner: str | None = None
+    fits: Mapping[str, Any] = field(default_factory=dict)
     prior_prompts: tuple[str, ...] = ()
     seed: int = 0
     device: str = field(default_factory=default_device)
@@ -60,28 +77,25 @@ class Setting:
     @property
     def dtype(self) -> torch.dtype:
         """Of frozen weights, in training and in drawing."""
+        if self.budget is None:
+            return inference_dtype(self.device)
         return torch.bfloat16 if self.budget.mixed_precision == "bf16" else torch.float32
-
-    @property
-    def run(self) -> Path:
-        """The folder of this row's training."""
-        return self.runs / f"{self.name}-seed{self.budget.seed}"
-
-    @property
-    def latents(self) -> Path:
-        """The folder of the latents that trainings on the same pairs share."""
-        return self.runs / f"latents-{fingerprint(ids_of(self.data))}"
 
     def backbone(self) -> FluxBackbone:
         """The base model, loaded anew."""
         return FluxBackbone.from_pretrained(resolve(self.base), device=self.device, dtype=self.dtype)
 
-    def pairs(self) -> Sequence[TrainingPair]:
-        """The pairs to train on.
+    def training(self) -> Training:
+        """How this row's method is trained.
 
         Raises:
-            UserError: there are none.
+            UserError: there are no pairs to train it on, or no budget.
         """
-        if not self.data:
+        if not self.data or self.budget is None:
             raise UserError(f'the method "{self.name}" has to be trained first; give pairs to train it on')
-        return self.data
+        return Training(
+            budget=self.budget,
+            pairs=self.data,
+            run=self.runs / f"{self.name}-seed{self.budget.seed}",
+            latents=self.runs / f"latents-{fingerprint(ids_of(self.data))}",
+        )

@@ -32,7 +32,7 @@ from dsd.images import to_tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Inversion:
-    """How a word is learnt. The defaults fit the embedded tiny-flux.
+    """How a word is learnt. The defaults are those of diffusers' script; nobody here has run them at FLUX.1's size.
 
     Attributes:
         vectors: of the word, in each encoder; the paper has one.
@@ -44,9 +44,9 @@ class Inversion:
     """
 
     vectors: int = 1
-    steps: int = 100
-    batch: int = 8
-    learning_rate: float = 5e-3
+    steps: int = 3000
+    batch: int = 4
+    learning_rate: float = 5e-4
     guidance: float = 1.0
     seed: int = 0
 
@@ -142,12 +142,8 @@ class TextualInversion:
         return prompt.replace(request.subject, " ".join(self._pieces))
 
 
-SETTINGS = {"tiny": Inversion(), "flux": Inversion(steps=3000, batch=4, learning_rate=5e-4)}
-"""By `Setting.tuned_for`; nobody here has run the second at FLUX.1's size."""
-
-
 def textual_inversion(setting: Setting) -> TextualInversion:
     """The row of Textual Inversion."""
     captioner = None if setting.captioner is None else Captioner(chat=load_chat(setting.captioner))
-    inversion = dataclasses.replace(SETTINGS[setting.tuned_for], seed=setting.seed)
+    inversion = dataclasses.replace(setting.fits.get("textual-inversion", Inversion()), seed=setting.seed)
     return TextualInversion(model=teacher(setting), captioner=captioner, inversion=inversion, name=setting.name)

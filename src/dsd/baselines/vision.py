@@ -15,7 +15,7 @@ from dsd.models import resolve
 
 
 class Vision:
-    """A frozen image encoder such as CLIP's, or the eyes of a vision-language model such as `embedded:tiny-vlm`.
+    """A frozen image encoder such as CLIP's, or the eyes of a vision-language model.
 
     Args:
         name: ``embedded:NAME``, a folder or a hub id that `AutoModel` and `AutoImageProcessor` read.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dsd.baselines.protocol import SubjectMethod
@@ -23,22 +22,24 @@ class Compared:
     (a folder or hub id), or --pairs to be trained on first; what is fitted to each subject takes seconds for each."""
     pairs: Path | None = None
     """Dataset folder, as `dsd curate` writes it, that further methods are trained on."""
-    vision: str = "embedded:tiny-vlm"
+    recipe: str | None = None
+    """Whose budget they are trained with."""
+    vision: str | None = None
     """Image encoder of IP-Adapter, such as openai/clip-vit-large-patch14."""
     faces: str | None = None
-    """Face pack of InstantID; `dsd world train face` makes one for the drawn world."""
-    captioner: str | None = "embedded:tiny-vlm"
+    """Face pack of InstantID."""
+    captioner: str | None = None
     """Chat model that captions the references of methods that are fitted to them; None for none."""
     likeness: tuple[str, ...] = ()
     """Vision models whose mean cosine with the reference is a column, as COLUMN=MODEL: dino_i=facebook/dino-vits16,
-    dinov2_i=facebook/dinov2-base. The drawn world has dino_i by tiny-dino without asking."""
-    steps: int = 16
-    """Denoising steps."""
-    text_scale: float = 1.5
+    dinov2_i=facebook/dinov2-base."""
+    steps: int | None = None
+    """Denoising steps; what the first student was trained to be drawn with when left out, as the next two."""
+    text_scale: float | None = None
     """True guidance by the text of methods that see a picture; 1 is off."""
-    image_scale: float = 1.5
+    image_scale: float | None = None
     """True guidance by the picture, likewise; 1 is off."""
-    teacher_guidance: float = 2.5
+    teacher_guidance: float = 1.0
     """True guidance of methods that see none; 1 is off."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
@@ -57,48 +58,64 @@ def likeness(command: Compared) -> dict[str, str]:
     return models
 
 
-def methods(command: Compared, adapters: Sequence[str], out: Path) -> Iterator[SubjectMethod]:
-    """The students, the further methods, the text-only teacher, and the copied reference, one after the other."""
+def methods(
+    command: Compared, adapters: Sequence[str], out: Path, fits: Mapping[str, Any] | None = None
+) -> Iterator[SubjectMethod]:
+    """The students, the further methods, the text-only teacher, and the copied reference, one after the other.
+
+    Args:
+        command: what it was told.
+        adapters: of the students.
+        out: folder for what has to be trained.
+        fits: see `dsd.baselines.setting.Setting`.
+    """
     from dsd.backbones.adapter import load_metadata
     from dsd.baselines import registry
     from dsd.baselines.protocol import Drawing
     from dsd.baselines.setting import Setting
     from dsd.data.pairs import PairRows
     from dsd.devices import default_device
+    from dsd.errors import UserError
     from dsd.models import resolve
-    from dsd.train.config import TrainConfig
+    from dsd.recipes.registry import recipe
 
     for method in command.methods:  # before anything is drawn
         registry.entry_of(method.partition("=")[0])
     metadata = load_metadata(resolve(adapters[0]))
-    base = command.base or metadata.base
+    base, size = command.base or metadata.base, metadata.frame_size
+    if size is None:
+        raise UserError(f'the adapter "{adapters[0]}" does not say at what size it was trained; train it again')
+    if command.pairs is not None and command.recipe is None:
+        raise UserError("--pairs are given to train further methods on; give --recipe too, whose budget they take")
+    given = {"steps": command.steps, "text_scale": command.text_scale, "image_scale": command.image_scale}
     setting = Setting(
         name="",
         base=base,
         drawing=Drawing(
-            size=metadata.frame_size or Drawing.size,
+            size=size,
             max_sequence_length=metadata.max_sequence_length,
-            steps=command.steps,
-            text_scale=command.text_scale,
-            image_scale=command.image_scale,
+            sampling=replace(metadata.sampling, **{name: value for name, value in given.items() if value is not None}),
             true_guidance=command.teacher_guidance,
         ),
         data=() if command.pairs is None else PairRows(command.pairs, out / "methods" / "rows"),
-        budget=TrainConfig(
+        budget=None
+        if command.recipe is None
+        else replace(
+            recipe(command.recipe).train,
             base=base,
             max_sequence_length=metadata.max_sequence_length,
-            frame_size=metadata.frame_size,
+            frame_size=size,
             mixed_precision="bf16" if default_device() == "cuda" else "no",
         ),
         runs=out / "methods",
         vision=command.vision,
         faces=command.faces,
         captioner=command.captioner,
-        tuned_for="tiny" if base.startswith("embedded:") else "flux",
+        fits=fits or {},
     )
     names = ["student"] if len(adapters) == 1 else adapters
     for name, adapter in zip(names, adapters, strict=True):
-        yield registry.build("student", dataclasses.replace(setting, name=name, weights=adapter))
+        yield registry.build("student", replace(setting, name=name, weights=adapter))
     for method in (*command.methods, "teacher", "copy"):
         name, _, weights = method.partition("=")
-        yield registry.build(name, dataclasses.replace(setting, name=name, weights=weights or None))
+        yield registry.build(name, replace(setting, name=name, weights=weights or None))

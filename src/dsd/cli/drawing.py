@@ -18,20 +18,22 @@ class Model:
 
     base: str | None = None
     """The text-to-image model (embedded:NAME, a folder or a hub id); read from the adapter when left out."""
-    adapter: str = "embedded:tiny-student"
+    adapter: str
     """Adapter folder, as training writes it."""
-    steps: int = 20
-    """Denoising steps."""
-    text_scale: float = 1.5
+    steps: int | None = None
+    """Denoising steps; what the adapter was trained to be drawn with when left out, as the next three."""
+    text_scale: float | None = None
     """True guidance by the text; 1 is off."""
-    image_scale: float = 1.5
+    image_scale: float | None = None
     """True guidance by the picture; 1 is off."""
     guidance: float | None = None
-    """Embedded guidance of guidance-distilled models such as FLUX.1-dev (3.5 when left out)."""
+    """Embedded guidance of guidance-distilled models."""
 
     def words(self) -> str:
         base = "the base that it names" if self.base is None else self.base
-        return f"{self.adapter} on {base} with {self.steps} steps, text {self.text_scale:g}, image {self.image_scale:g}"
+        given = {"steps": self.steps, "text": self.text_scale, "image": self.image_scale, "guidance": self.guidance}
+        said = ", ".join(f"{name} {value:g}" for name, value in given.items() if value is not None)
+        return f"{self.adapter} on {base}" + (f" with {said}" if said else ", drawing as it was trained to")
 
     def load(self) -> FluxTwoFramePipeline:
         """Loads the pipeline, on a GPU in bfloat16 where there is one."""

@@ -11,6 +11,7 @@ import tyro
 from dsd.cli.compared import Compared, likeness, methods
 from dsd.cli.parse import Verb
 from dsd.plugins import added
+from dsd.recipes.registry import first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class DreamBench(Compared):
     have no part in curation."""
     agreement: str | None = None
     """CLIP for the columns clip_i and clip_t, such as openai/clip-vit-base-patch32."""
-    adapter: str = "embedded:tiny-student"
+    adapter: str
     """The student: an adapter folder, as training writes it."""
     pictures: int = 1
     """Pictures for each prompt; the first one is scored."""
@@ -39,7 +40,8 @@ class DreamBench(Compared):
 
 def variants() -> dict[str, tuple[str, Any]]:
     more = [variants for module in _added() for variants in module.variants().items()]
-    return {**dict(more), "dreambench": ("the public benchmark DreamBench++, drop-in", DreamBench())}
+    dreambench = DreamBench(adapter=first().adapter)
+    return {**dict(more), "dreambench": ("the public benchmark DreamBench++, drop-in", dreambench)}
 
 
 def plan(command: Any) -> list[str]:

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dsd.recipes.registry import all_recipes, first
+
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
     """Merges an adapter into a plain diffusers transformer, or copies it as a control-LoRA."""
 
-    adapter: str = "embedded:tiny-student"
+    adapter: str
     """Adapter folder, as training writes it."""
     base: str | None = None
     """The model it was trained on; read from the adapter when left out."""
@@ -25,7 +27,8 @@ class Export:
 
 
 def variants() -> dict[str, tuple[str, Export]]:
-    return {"": ("", Export())}
+    named = {name: (recipe.summary, Export(adapter=recipe.adapter)) for name, recipe in all_recipes().items()}
+    return {"": ("", Export(adapter=first().adapter)), **named}
 
 
 def plan(command: Export) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from dsd.cli.drawing import Model
 from dsd.errors import UserError
+from dsd.recipes.recipe import Recipe
+from dsd.recipes.registry import all_recipes, first
 
 _AT_ONCE = 8
 
@@ -29,14 +31,19 @@ class Generate:
     """Of the result, in pixels; what the model was trained at when left out."""
     out: Path = Path("runs/generated")
     """Folder to write PROMPT-SEED.png files to; a name ending in .png writes the single picture there."""
-    model: Model = field(default_factory=Model)
+    model: Model
     """The two-frame model."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
 
 
 def variants() -> dict[str, tuple[str, Generate]]:
-    return {"": ("", Generate())}
+    named = {name: (recipe.summary, _of(recipe)) for name, recipe in all_recipes().items()}
+    return {"": ("", _of(first())), **named}
+
+
+def _of(recipe: Recipe) -> Generate:
+    return Generate(model=Model(adapter=recipe.adapter))
 
 
 def plan(command: Generate) -> list[str]:

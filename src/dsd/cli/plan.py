@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from dsd.recipes.recipe import Recipe
 from dsd.recipes.registry import all_recipes
 from dsd.train.config import TrainConfig
+
+_PAIRS_OF_A_CAPTION = 4  # of the twelve ordered pairs of a sheet: the judge refuses half, and some sheets are refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,22 +20,25 @@ class Plan:
     """Settings of the training."""
     devices: int = 1
     """How many accelerators share the batch."""
-    tflops: float = 989.0
+    tflops: float
     """Peak of one device in 10^12 operations a second (an H100 in bfloat16: 989)."""
     utilization: float = 0.4
     """The share of the peak that training reaches."""
     frame: tuple[int, int] | None = None
     """(height, width) of a frame in pixels; the recipe's when left out."""
-    pairs: int = 400_000
+    pairs: int
     """How many pairs the cache of latents and texts holds."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
 
 
 def variants() -> dict[str, tuple[str, Plan]]:
-    plans = {name: Plan(train=recipe.train, frame=_frame(recipe.train)) for name, recipe in all_recipes().items()}
-    laptop = replace(plans["tiny"], tflops=0.1, pairs=500)
-    return {name: (all_recipes()[name].summary, one) for name, one in {**plans, "tiny": laptop}.items()}
+    return {name: (recipe.summary, _of(recipe)) for name, recipe in all_recipes().items()}
+
+
+def _of(recipe: Recipe) -> Plan:
+    pairs = _PAIRS_OF_A_CAPTION * recipe.curate.units * recipe.curate.unit_size
+    return Plan(train=recipe.train, frame=_frame(recipe.train), tflops=recipe.tflops, pairs=pairs)
 
 
 def plan(command: Plan) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from PIL import Image
 
 from dsd.cli.drawing import Model
 from dsd.errors import import_extra
+from dsd.recipes.recipe import Recipe
+from dsd.recipes.registry import all_recipes, first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,14 +20,19 @@ class Serve:
     """Address to listen on."""
     port: int = 8000
     """Port to listen on."""
-    model: Model = field(default_factory=Model)
+    model: Model
     """The two-frame model."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
 
 
 def variants() -> dict[str, tuple[str, Serve]]:
-    return {"": ("", Serve())}
+    named = {name: (recipe.summary, _of(recipe)) for name, recipe in all_recipes().items()}
+    return {"": ("", _of(first())), **named}
+
+
+def _of(recipe: Recipe) -> Serve:
+    return Serve(model=Model(adapter=recipe.adapter))
 
 
 def plan(command: Serve) -> list[str]:

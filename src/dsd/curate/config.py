@@ -20,7 +20,7 @@ class CurateConfig:
         chat: model that writes grid prompts: ``embedded:NAME``, a folder or a hub id, ``openai:MODEL@BASE_URL`` (add
             ``#VARIABLE`` to name the environment variable of the key), or ``replay:FILE``.
         judge: model that describes panels and judges pairs, named likewise.
-        templates: prompts for them: ``default`` (large models), ``compact`` (tiny-vlm), or a folder.
+        templates: prompts for them: ``default`` (large models), ``compact`` (small ones), or a folder.
         chain_of_thought: describe both subjects before deciding; otherwise decide at once.
         votes: how often each pair is judged; of several, which think at random, the majority decides.
         themes: four scenes that every sheet shows in place of those that the chat model thinks of for it; empty for its
@@ -41,24 +41,24 @@ class CurateConfig:
         seed: of everything random.
     """
 
-    captions: str = "captions.parquet"
-    units: int = 12
-    unit_size: int = 16
-    chat: str = "embedded:tiny-vlm"
-    judge: str = "embedded:tiny-vlm"
-    templates: str = "compact"
+    captions: str
+    units: int
+    unit_size: int
+    chat: str
+    judge: str
+    templates: str
     chain_of_thought: bool = True
     votes: int = 1
     themes: tuple[str, ...] = ()
     subjects: tuple[str, ...] = ()
-    chat_batch: int = how_it_runs(64)
-    teacher: str = "embedded:tiny-flux"
-    teacher_batch: int = how_it_runs(8)
-    panel_size: int = 64
-    steps: int = 16
-    true_guidance: float = 2.0
+    chat_batch: int = how_it_runs()
+    teacher: str
+    teacher_batch: int = how_it_runs()
+    panel_size: int
+    steps: int
+    true_guidance: float
     guidance: float = 3.5
-    sheet_text_tokens: int = 48
+    sheet_text_tokens: int
     near_copy_threshold: float = 0.03
     seed: int = 0
 

@@ -1,4 +1,4 @@
-"""What models must reply. Names and order are the contract with every chat model, tiny-vlm included.
+"""What models must reply. Names and order are the contract with every chat model, small ones included.
 
 The order matters: a model writes details before its decision, so that the decision can rest on them.
 """

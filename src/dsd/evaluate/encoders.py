@@ -19,14 +19,14 @@ _BATCH = 64
 
 
 class ImageEncoder:
-    """A vision model such as DINOv2 or `embedded:tiny-dino`.
+    """A vision model such as DINOv2.
 
     Args:
         name: ``embedded:NAME``, a folder or a hub id that `AutoModel` and `AutoImageProcessor` read.
         device: where it computes.
     """
 
-    def __init__(self, name: str = "embedded:tiny-dino", device: str | torch.device = "cpu") -> None:
+    def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
         folder = resolve(name)
         self.device = device
         self.processor: Any = AutoImageProcessor.from_pretrained(folder)
@@ -61,14 +61,14 @@ class ImageEncoder:
 
 
 class PictureTextEncoder:
-    """A pair of encoders with one space for pictures and sentences, such as CLIP or `embedded:tiny-clip`.
+    """A pair of encoders with one space for pictures and sentences, such as CLIP.
 
     Args:
         name: ``embedded:NAME``, a folder or a hub id that `AutoModel` and `AutoProcessor` read.
         device: where it computes.
     """
 
-    def __init__(self, name: str = "embedded:tiny-clip", device: str | torch.device = "cpu") -> None:
+    def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
         folder = resolve(name)
         self.device = device
         self.processor: Any = AutoProcessor.from_pretrained(folder)

@@ -223,9 +223,9 @@ class EvaluateConfig:
         likeness_encoders: vision models by the column that they give, such as ``dinov2_i`` of facebook/dinov2-base.
     """
 
-    identity_encoder: str = "embedded:tiny-dino"
-    agreement_encoder: str = "embedded:tiny-clip"
-    likeness_encoders: Mapping[str, str] = field(default_factory=lambda: {"dino_i": "embedded:tiny-dino"})
+    identity_encoder: str
+    agreement_encoder: str
+    likeness_encoders: Mapping[str, str] = field(default_factory=dict)
 
     def ruler(self, benchmark: Benchmark, faces: Faces | None = None) -> Ruler:
         """Loads the encoders for a benchmark."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -16,7 +16,6 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dsd import flow
 from dsd.backbones.adapter import (
     FULL_FOLDER,
     METADATA_FILE,
@@ -35,27 +34,19 @@ from dsd.config import to_json
 from dsd.errors import UserError
 from dsd.files import write_atomic
 from dsd.frames import Canvas
+from dsd.generate.draw import draw, shown
 from dsd.images import ImageSource, load_image, to_pil, to_tensor
 from dsd.models import resolve
+from dsd.sampling import Sampling
 
 Item = TypeVar("Item")
 Generators = torch.Generator | Sequence[torch.Generator] | None
 OutputType = Literal["pil", "pt", "np", "latent"]
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
-DEFAULT_GUIDANCE = 3.5
 DEFAULT_TEXT_TOKENS = 512
 CANVAS = Canvas.two_frame()
 
 logger = logging.get_logger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conditions:
-    """What every step of one call is told, computed once, the needed guidance branches one after the other."""
-
-    text: Text
-    condition: Float[Tensor, "nb c h w"]
-    guidance: float | None
 
 
 class FluxTwoFramePipeline(FluxPipeline):
@@ -64,7 +55,7 @@ class FluxTwoFramePipeline(FluxPipeline):
     Everything that diffusers offers on `FluxPipeline` works here too (offload, quantisation, further LoRAs).
 
     Example:
-        >>> pipe = FluxTwoFramePipeline.from_pretrained("embedded:tiny-flux", adapter="embedded:tiny-student")
+        >>> pipe = FluxTwoFramePipeline.from_pretrained("black-forest-labs/FLUX.1-dev", adapter="runs/x/adapter")
         >>> pipe("a red cat with a hat at the beach", image="cat.png").images[0].save("beach.png")
     """
 
@@ -127,15 +118,17 @@ class FluxTwoFramePipeline(FluxPipeline):
         *,
         height: int | None = None,
         width: int | None = None,
-        text_scale: float = 1.5,
-        image_scale: float = 1.5,
-        num_inference_steps: int = 20,
+        text_scale: float | None = None,
+        image_scale: float | None = None,
+        num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         generator: Generators = None,
         max_sequence_length: int | None = None,
         output_type: OutputType = "pil",
     ) -> FluxPipelineOutput:
         """Draws the individual of each picture as its prompt says.
+
+        How to sample is, where it is left out, what the adapter was trained to be drawn with; see `dsd.sampling`.
 
         Args:
             prompt: One, or one a picture.
@@ -146,7 +139,7 @@ class FluxTwoFramePipeline(FluxPipeline):
             text_scale: True guidance by the text: how far to go from "image alone" towards "image and text"; 1 is off.
             image_scale: True guidance by the image: how far to go from nothing towards "image alone"; 1 is off.
             num_inference_steps: Euler steps.
-            guidance_scale: Embedded guidance of guidance-distilled models like FLUX.1-dev, 3.5 by default.
+            guidance_scale: Embedded guidance of guidance-distilled models like FLUX.1-dev.
             generator: Randomness: one for the whole batch, or one a picture, and then a picture does not depend on
                 what else is in the batch.
             max_sequence_length: Text tokens; by default what the adapter was trained at, else 512.
@@ -164,14 +157,11 @@ class FluxTwoFramePipeline(FluxPipeline):
         prompts, references = _pair_up(_listed(prompt), _listed(image))
         images = [load_image(reference) for reference in references]
         size = self._size(images[0], height, width)
-        self._set_guidance_scale(guidance_scale)
+        sampling = self._sampling(num_inference_steps, text_scale, image_scale, guidance_scale)
 
         condition = self._condition(images, size)
-        conditions = self._conditions(
-            prompts, condition, max_sequence_length=max_sequence_length, text_scale=text_scale, image_scale=image_scale
-        )
         noise = self._noise(condition, generator)
-        latents = self._sample(noise, conditions, num_inference_steps, size, text_scale, image_scale)
+        latents = self._sample(noise, condition, prompts, max_sequence_length, size, sampling)
 
         result = latents if output_type == "latent" else self._finish(latents, output_type)
         self.maybe_free_model_hooks()
@@ -218,10 +208,17 @@ class FluxTwoFramePipeline(FluxPipeline):
         check_size(self.backbone, *size)
         return size
 
-    def _set_guidance_scale(self, guidance_scale: float | None) -> None:
-        if guidance_scale is not None and not self.backbone.takes_guidance:
+    def _sampling(
+        self, steps: int | None, text_scale: float | None, image_scale: float | None, guidance: float | None
+    ) -> Sampling:
+        """What the adapter was trained to be drawn with, but for what this call says."""
+        if guidance is not None and not self.backbone.takes_guidance:
             logger.warning("`guidance_scale` has no effect: this model has no embedded guidance; use `text_scale`.")
-        self._guidance_scale = DEFAULT_GUIDANCE if guidance_scale is None else guidance_scale
+        given = {"steps": steps, "text_scale": text_scale, "image_scale": image_scale, "guidance": guidance}
+        usual = Sampling() if self.adapter is None else self.adapter.sampling
+        sampling = replace(usual, **{name: value for name, value in given.items() if value is not None})
+        self._guidance_scale = sampling.guidance
+        return sampling
 
     def _condition(self, images: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:
         """The condition canvas [reference | black], frames encoded one by one."""
@@ -229,28 +226,6 @@ class FluxTwoFramePipeline(FluxPipeline):
         references = self.backbone.encode(to_tensor(fitting))
         empty = self.backbone.encode(torch.full((1, 3, *size), -1.0))
         return CANVAS.condition([references], empty)
-
-    def _conditions(
-        self,
-        prompts: Sequence[str],
-        condition: Tensor,
-        *,
-        max_sequence_length: int | None,
-        text_scale: float,
-        image_scale: float,
-    ) -> Conditions:
-        backbone = self.backbone
-        trained = DEFAULT_TEXT_TOKENS if self.adapter is None else self.adapter.max_sequence_length
-        encoded = backbone.encode_text([*prompts, ""], trained if max_sequence_length is None else max_sequence_length)
-        text, no_text = encoded.take(slice(-1)), encoded.take([-1] * len(prompts))
-        branches = [(no_text, CANVAS.no_image(condition)), (no_text, condition), (text, condition)]
-        weights = flow.branch_weights(text_scale, image_scale)
-        needed = [branch for branch, weight in zip(branches, weights, strict=True) if weight != 0]
-        return Conditions(
-            text=Text.concat([text for text, _ in needed]),
-            condition=torch.cat([condition for _, condition in needed]),
-            guidance=self.guidance_scale if backbone.takes_guidance else None,
-        )
 
     def _noise(self, like: Tensor, generator: Generators) -> Tensor:
         if isinstance(generator, Sequence) and len(generator) != len(like):
@@ -263,22 +238,27 @@ class FluxTwoFramePipeline(FluxPipeline):
     def _sample(
         self,
         noise: Tensor,
-        conditions: Conditions,
-        steps: int,
+        condition: Tensor,
+        prompts: Sequence[str],
+        max_sequence_length: int | None,
         size: tuple[int, int],
-        text_scale: float,
-        image_scale: float,
+        sampling: Sampling,
     ) -> Tensor:
         backbone = self.backbone
+        trained = DEFAULT_TEXT_TOKENS if self.adapter is None else self.adapter.max_sequence_length
+        encoded = backbone.encode_text([*prompts, ""], trained if max_sequence_length is None else max_sequence_length)
+        guidance = sampling.guidance if backbone.takes_guidance else None
 
-        def stacked(latents: Tensor, sigma: Tensor) -> Tensor:
-            return backbone.velocity(latents, sigma, conditions.text, conditions.condition, conditions.guidance)
+        def velocity(latents: Tensor, sigma: Tensor, text: Text, keep: Tensor) -> Tensor:
+            return backbone.velocity(latents, sigma, text, shown(condition, keep), guidance)
 
-        model = flow.guided_in_one_pass(stacked, text_scale=text_scale, image_scale=image_scale)
         shift = backbone.resolution_shift.shift(backbone.tokens_per(size[0], CANVAS.frames * size[1]))
         bars: Any = self.progress_bar
-        with bars(total=steps) as bar:
-            return flow.euler(model, noise, flow.schedule(steps, shift), callback=lambda step, latents: bar.update())
+        with bars(total=sampling.steps) as bar:
+            return draw(
+                velocity, noise, encoded.take(slice(-1)), encoded.take(slice(-1, None)), sampling, shift,
+                callback=lambda step, latents: bar.update(),
+            )  # fmt: skip
 
     def _finish(self, latents: Tensor, output_type: OutputType) -> Any:
         (target,) = CANVAS.targets(latents)

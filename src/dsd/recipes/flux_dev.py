@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dsd.curate.config import CurateConfig
 from dsd.recipes.recipe import Recipe
+from dsd.sampling import Sampling
 from dsd.train.config import TrainConfig
 
 BASE = "black-forest-labs/FLUX.1-dev"
@@ -56,8 +57,9 @@ def flux_dev() -> Recipe:
             frame_size=(PANEL, PANEL),
             held_out=64,
             sample_every=1000,
-            sample_steps=28,
+            sampling=Sampling(steps=28, guidance=3.5),
             checkpoint_every=1000,
             mixed_precision="bf16",
         ),
+        adapter="runs/flux-dev/train/adapter",
     )

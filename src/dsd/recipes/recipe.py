@@ -16,8 +16,13 @@ class Recipe:
         summary: One line for `--help`.
         curate: Phases 1 and 2.
         train: Phase 3.
+        tflops: Peak of one device that it is made for, in 10^12 operations a second; an H100 in bfloat16 has 989.
+        adapter: The finished student that is drawn with when no other is named: what training writes by default, or one
+            that is shipped.
     """
 
     summary: str
     curate: CurateConfig
     train: TrainConfig
+    adapter: str
+    tflops: float = 989.0

@@ -30,5 +30,10 @@ def all_recipes() -> dict[str, Recipe]:
     return {name: build() for name, build in _builders().items()}
 
 
+def first() -> Recipe:
+    """The recipe of commands that are told none: of what is installed, the one that needs the least."""
+    return next(iter(_builders().values()))()
+
+
 def _builders() -> dict[str, Callable[[], Recipe]]:
     return {name: point.load() for name, point in added("recipes").items()} | RECIPES

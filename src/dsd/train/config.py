@@ -7,13 +7,14 @@ from typing import Literal
 
 from dsd.config import how_it_runs
 from dsd.errors import UserError
+from dsd.sampling import Sampling
 
 LoraTargets = Literal["attention", "all-linear"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Settings of phase 3. The defaults fit the embedded tiny-flux on two CPU cores.
+    """Settings of phase 3. What depends on the model has no default: a recipe says it.
 
     Those of `dsd.config.how_it_runs` may change when a run is started again, and ``steps`` may grow.
 
@@ -42,40 +43,38 @@ class TrainConfig:
         frame_size: (height, width) in pixels that pictures are resized to; None takes them as they are.
         held_out: grids kept back whole; the first pair of each (of eight at most) is drawn in the sample sheets.
         sample_every: steps between sample sheets and held-out losses.
-        sample_steps: denoising steps of a sample.
-        sample_text_scale: true text guidance of a sample.
+        sampling: how samples are drawn, and later the finished student, whose adapter says it.
         checkpoint_every: steps between checkpoints.
         mixed_precision: ``bf16`` keeps frozen weights in bfloat16 and computes under autocast.
         seed: of everything random.
     """
 
-    base: str = "embedded:tiny-flux"
+    base: str
     full: bool = False
-    rank: int = 128
-    lora_targets: LoraTargets | tuple[str, ...] = "all-linear"
-    steps: int = how_it_runs(480)
-    batch_size: int = 32
+    rank: int
+    lora_targets: LoraTargets | tuple[str, ...]
+    steps: int = how_it_runs()
+    batch_size: int
     gradient_accumulation: int = how_it_runs(1)
     gradient_checkpointing: bool = how_it_runs(False)
-    optimizer: Literal["adamw", "muon"] = "muon"
-    learning_rate: float = 1e-3
+    optimizer: Literal["adamw", "muon"]
+    learning_rate: float
     muon_learning_rate: float = 0.02
-    warmup: int = 20
-    decay_from: float = 0.4
+    warmup: int
+    decay_from: float
     weight_decay: float = 0.0
     reference_weight: float = 1.0
     text_dropout: float = 0.1
     image_dropout: float = 0.1
-    ema_decay: float = 0.99
+    ema_decay: float
     sigma_density: Literal["uniform", "logit-normal"] = "logit-normal"
     guidance: float = 3.5
-    max_sequence_length: int = 16
+    max_sequence_length: int
     frame_size: tuple[int, int] | None = None
-    held_out: int = 4
-    sample_every: int = how_it_runs(160)
-    sample_steps: int = how_it_runs(16)
-    sample_text_scale: float = how_it_runs(1.5)
-    checkpoint_every: int = how_it_runs(160)
+    held_out: int
+    sample_every: int = how_it_runs()
+    sampling: Sampling = how_it_runs()
+    checkpoint_every: int = how_it_runs()
     mixed_precision: Literal["no", "bf16"] = "no"
     seed: int = 0
 
@@ -84,7 +83,7 @@ class TrainConfig:
             _require(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "from 0 to 1")
         for name in (
             "rank", "steps", "batch_size", "gradient_accumulation", "warmup", "max_sequence_length", "held_out",
-            "sample_every", "sample_steps", "checkpoint_every",
+            "sample_every", "checkpoint_every",
         ):  # fmt: skip
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("learning_rate", "muon_learning_rate"):

@@ -2,64 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from PIL import Image
 from torch import Tensor
 
-from dsd import flow
 from dsd.backbones.protocol import Backbone, Text
 from dsd.data.latents import Samples
+from dsd.generate.draw import draw, shown
 from dsd.images import contact_sheet, to_pil
+from dsd.sampling import Sampling
 from dsd.train.step import Objective
 
 
-@dataclass(frozen=True, kw_only=True)
-class SampleSettings:
-    """How samples are drawn.
+@torch.no_grad()
+def draw_targets(backbone: Backbone, objective: Objective, samples: Samples, sampling: Sampling, seed: int) -> Tensor:
+    """Latents (b, c, h, w) of the target frame, drawn from each sample's reference and caption as a user would.
 
-    Attributes:
-        steps: denoising steps.
-        text_scale: true text guidance; the reference is always followed at scale 1.
+    Args:
+        backbone: widened.
+        objective: what is learned.
+        samples: with references and captions.
+        sampling: as the finished student is to be drawn with.
         seed: of the noise; the same in every sheet, so that sheets of several steps compare.
     """
-
-    steps: int
-    text_scale: float
-    seed: int
-
-
-@torch.no_grad()
-def draw_targets(backbone: Backbone, objective: Objective, samples: Samples, settings: SampleSettings) -> Tensor:
-    """Latents (b, c, h, w) of the target frame, drawn from each sample's reference and caption."""
-    canvas, count = objective.canvas, len(samples.reference)
+    canvas = objective.canvas
     condition = canvas.condition([samples.reference], objective.empty_frame)
-    no_text = objective.empty_text.take([0] * count)
 
-    def branch(text: Text, shown: Tensor) -> flow.Model:
-        return lambda latents, sigma: backbone.velocity(
-            latents, sigma, text, condition=shown, guidance=objective.guidance
-        )
+    def velocity(latents: Tensor, sigma: Tensor, text: Text, keep: Tensor) -> Tensor:
+        return backbone.velocity(latents, sigma, text, condition=shown(condition, keep), guidance=sampling.guidance)
 
-    model = flow.guided(
-        branch(no_text, canvas.no_image(condition)),
-        branch(no_text, condition),
-        branch(samples.text, condition),
-        text_scale=settings.text_scale,
-        image_scale=1.0,
-    )
-    generator = torch.Generator().manual_seed(settings.seed)
-    noise = torch.randn(condition.shape, generator=generator).to(condition.device)
-    return canvas.targets(flow.euler(model, noise, flow.schedule(settings.steps, objective.shift)))[0]
+    noise = torch.randn(condition.shape, generator=torch.Generator().manual_seed(seed)).to(condition.device)
+    latents = draw(velocity, noise, samples.text, objective.empty_text, sampling, objective.shift)
+    return canvas.targets(latents)[0]
 
 
 @torch.no_grad()
 def sample_sheet(
-    backbone: Backbone, objective: Objective, samples: Samples, captions: list[str], settings: SampleSettings
+    backbone: Backbone, objective: Objective, samples: Samples, captions: list[str], sampling: Sampling, seed: int
 ) -> Image.Image:
-    """A sheet with a row for each sample: reference, drawing, target."""
-    drawn = draw_targets(backbone, objective, samples, settings)
+    """A sheet with a row for each sample: reference, drawing, target; see `draw_targets`."""
+    drawn = draw_targets(backbone, objective, samples, sampling, seed)
     columns = [to_pil(backbone.decode(latents)) for latents in (samples.reference, drawn, samples.target)]
     rows = [list(row) for row in zip(*columns, strict=True)]
     return contact_sheet(rows, labels=["reference", "student", "target"], row_labels=captions)

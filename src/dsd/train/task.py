@@ -20,7 +20,7 @@ from dsd.train.config import TrainConfig
 from dsd.train.ema import Ema
 from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.optim import MuonAndAdamW
-from dsd.train.samples import SampleSettings, sample_sheet
+from dsd.train.samples import sample_sheet
 from dsd.train.step import Objective, draw, losses
 
 _NOT_FOR_MUON = (
@@ -158,9 +158,8 @@ class TwoFrameTask:
                 self.objective,
                 self._samples(self.rows.shown),
                 [self.cache.captions[row] for row in self.rows.shown],
-                SampleSettings(
-                    steps=self.config.sample_steps, text_scale=self.config.sample_text_scale, seed=self.config.seed
-                ),
+                self.config.sampling,
+                self.config.seed,
             )
         write_atomic(make_folder(self.folder / "samples") / f"step-{step:07d}.png", encode_png(sheet))
         return figures

@@ -125,6 +125,7 @@ def export(task: TwoFrameTask, folder: Path) -> None:
         frame_size=(height * backbone.pixels_per_latent, width * backbone.pixels_per_latent),
         guidance=config.guidance if backbone.takes_guidance else None,
         steps=config.steps,
+        sampling=config.sampling,
     )
     with task.ema.in_place():
         if config.full:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from dsd.cli.compared import Compared, likeness, methods
+from dsd_world.recipe import TEACHER_GUIDANCE
 from dsd_world.tables.config import TablesConfig, ablation_rows, budget_rows, main_rows, quick
 
 if TYPE_CHECKING:
@@ -26,6 +27,14 @@ class Evaluate(Compared):
 
     adapter: tuple[str, ...] = ("embedded:tiny-student",)
     """The students: adapter folders, as training writes them. One is a row `student`, several go by their names."""
+    recipe: str | None = "tiny"
+    """Whose budget further methods are trained with."""
+    vision: str | None = "embedded:tiny-vlm"
+    """Image encoder of IP-Adapter."""
+    captioner: str | None = "embedded:tiny-vlm"
+    """Chat model that captions the references of methods that are fitted to them; None for none."""
+    teacher_guidance: float = TEACHER_GUIDANCE
+    """True guidance of methods that see none; 1 is off."""
     subjects: int = 64
     """Held-out individuals, each known from one picture and asked for in four scenes."""
     out: Path = Path("runs/evaluation")
@@ -150,10 +159,11 @@ def _names(command: Table) -> list[str]:
 def _drawn_world(command: Evaluate) -> None:
     from dsd.errors import UserError
     from dsd.evaluate import tables
-    from dsd.evaluate.measure import EvaluateConfig, evaluate
+    from dsd.evaluate.measure import evaluate
     from dsd.evaluate.report import Report, render
     from dsd.files import make_folder, write_atomic
-    from dsd_world.benchmark import DrawnBenchmark, Truth
+    from dsd_world.benchmark import MEASURES, DrawnBenchmark, Truth
+    from dsd_world.fits import FITS
 
     if not command.adapter or len(set(command.adapter)) < len(command.adapter):
         raise UserError(f"--adapter got {list(command.adapter)}, but must name one student or several different ones")
@@ -161,10 +171,10 @@ def _drawn_world(command: Evaluate) -> None:
     drawn = DrawnBenchmark(subjects=command.subjects)
 
     def rows() -> Iterator[SubjectMethod]:
-        yield from methods(command, command.adapter, out)
+        yield from methods(command, command.adapter, out, FITS)
         yield Truth(drawn=drawn)
 
-    config = EvaluateConfig()
+    config = MEASURES
     config = dataclasses.replace(config, likeness_encoders={**config.likeness_encoders, **likeness(command)})
     scores = evaluate(config, drawn.build(), rows(), out)
     findings = tables.write(scores, out)

@@ -17,7 +17,6 @@ from jaxtyping import Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dsd.curate.config import CurateConfig
 from dsd.devices import by_device, default_device
 from dsd.files import atomic_folder
 from dsd.log import progress
@@ -27,12 +26,13 @@ from dsd_world.draw import PANEL_SIZE, draw_panels
 from dsd_world.examined_pairs import Pairs
 from dsd_world.individuals import Individuals, Scenes, Split
 from dsd_world.models.vlm_data import FAMILY, OTHER_PAIRS, SAME_PAIRS, families
+from dsd_world.recipe import tiny
 
 _STRENGTHS = (0.05, 0.45)
 """Shares of the way to pure noise, from slightly different to as different as a hard look still tells apart."""
 AS_FAR_AS_SHEETS = (0.3, 0.3)
 """The share at which pairs agree as far as panels of the teacher's own sheets do."""
-_DRAWN_AS = CurateConfig()  # as curation draws
+_DRAWN_AS = tiny().curate  # as curation draws
 _FAMILIES_AT_ONCE = by_device(16, 128)
 _FILE = "images.safetensors"
 _ONE_OF_EACH = (SAME_PAIRS[0], OTHER_PAIRS[0])

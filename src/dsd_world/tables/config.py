@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from dsd.curate.config import CurateConfig
 from dsd.errors import UserError
+from dsd.sampling import Sampling
 from dsd.train.config import TrainConfig
 from dsd_world import fixed
+from dsd_world.recipe import SAMPLING, TEACHER_GUIDANCE, tiny
 from dsd_world.student_config import StudentConfig
 
 Source = Literal["judged", "unjudged", "direct", "fixed", "oracle", "alike", "drawn"]
@@ -66,9 +68,7 @@ class TablesConfig:
         themes: four scenes, for the ablation without captions and language model.
         fixed_subjects: that are drawn in them again and again there.
         face_steps: of the face pack that InstantID needs.
-        steps: denoising steps.
-        text_scale: true guidance by the text of methods that see a picture.
-        image_scale: true guidance by the picture, likewise.
+        sampling: of all rows that do not say otherwise.
         teacher_guidance: true guidance of methods that see none.
         judge_pairs: drawn pairs at equal captions that the judge is examined on.
         sheets: of the teacher, for the error budget.
@@ -81,17 +81,15 @@ class TablesConfig:
     curate: CurateConfig = field(default_factory=lambda: StudentConfig().curate)
     train: TrainConfig = field(default_factory=lambda: StudentConfig().train)
     ablation_train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(steps=1000, ema_decay=0.99, held_out=8, sample_every=500)
+        default_factory=lambda: replace(tiny().train, steps=1000, held_out=8, sample_every=500)
     )
     ablation_pairs: int = 8192
     ablation_units: int = 64
     themes: tuple[str, ...] = fixed.SCENES
     fixed_subjects: tuple[str, ...] = fixed.SUBJECTS
     face_steps: int = 600
-    steps: int = 16
-    text_scale: float = 1.5
-    image_scale: float = 1.5
-    teacher_guidance: float = 2.5
+    sampling: Sampling = SAMPLING
+    teacher_guidance: float = TEACHER_GUIDANCE
     judge_pairs: int = 2000
     sheets: int = 256
     costed: int = 12
@@ -103,10 +101,11 @@ class TablesConfig:
 
 def quick() -> TablesConfig:
     """All tables in some twenty minutes: every part runs, and no number means much."""
-    short = TrainConfig(steps=24, ema_decay=0.9, held_out=2, sample_every=24, checkpoint_every=24, warmup=5)
+    short = replace(tiny().train, steps=24, ema_decay=0.9, held_out=2, sample_every=24, checkpoint_every=24, warmup=5)
     return TablesConfig(
-        subjects=8, seeds=(0,), ablation_seeds=(0,), curate=CurateConfig(units=8), train=short, ablation_train=short,
-        ablation_pairs=512, ablation_units=4, face_steps=40, steps=8, judge_pairs=128, sheets=16, costed=2,
+        subjects=8, seeds=(0,), ablation_seeds=(0,), curate=replace(tiny().curate, units=8), train=short,
+        ablation_train=short, ablation_pairs=512, ablation_units=4, face_steps=40, judge_pairs=128, sheets=16,
+        sampling=replace(SAMPLING, steps=8), costed=2,
     )  # fmt: skip
 
 
@@ -150,6 +149,10 @@ def budget_rows(config: TablesConfig) -> list[Row]:
         Row(name="the teacher's, judged by tiny-vlm", method="student", source="judged", pairs=count),
         Row(name="the teacher's, not judged", method="student", source="unjudged", pairs=count),
         Row(
-            name="drawn in four times the steps", method="student", source="judged", pairs=count, steps=4 * config.steps
+            name="drawn in four times the steps",
+            method="student",
+            source="judged",
+            pairs=count,
+            steps=4 * config.sampling.steps,
         ),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,14 +20,14 @@ from dsd.curate.pipeline import curate
 from dsd.data.latents import TrainingPair
 from dsd.data.pairs import PairRows
 from dsd.evaluate.benchmark import Benchmark
-from dsd.evaluate.encoders import ImageEncoder
-from dsd.evaluate.measure import EvaluateConfig, Ruler
+from dsd.evaluate.measure import Ruler
 from dsd.files import write_atomic
 from dsd.train.config import TrainConfig
 from dsd.train.trainer import latent_cache
-from dsd_world.benchmark import DecodedTruth, DrawnBenchmark, Truth
+from dsd_world.benchmark import MEASURES, DecodedTruth, DrawnBenchmark, Truth, identity_encoder
 from dsd_world.captions import panel_captions
 from dsd_world.drawn_pairs import drawn_pairs
+from dsd_world.fits import FITS
 from dsd_world.individuals import sample_individuals, sample_scenes
 from dsd_world.models.student import FIRST_CAPTION, write_world_captions
 from dsd_world.tables.candidates import Candidate, candidates
@@ -34,6 +35,7 @@ from dsd_world.tables.config import Row, Source, TablesConfig
 from dsd_world.training import train_model
 
 _PRIORS = 32
+_VISION = "embedded:tiny-vlm"
 
 
 class Ingredients:
@@ -57,7 +59,7 @@ class Ingredients:
     @cached_property
     def ruler(self) -> Ruler:
         """The benchmark's measure."""
-        return EvaluateConfig().ruler(self.benchmark, Faces(self.faces))
+        return MEASURES.ruler(self.benchmark, Faces(self.faces))
 
     @cached_property
     def faces(self) -> str:
@@ -91,9 +93,10 @@ class Ingredients:
         if not self._trained(row):
             return
         setting = self._setting(row, budget.seed, budget)
-        if setting.latents not in self._shared:
-            latent_cache(budget, setting.pairs(), setting.latents, torch.device(setting.device))
-            self._shared.add(setting.latents)
+        training = setting.training()
+        if training.latents not in self._shared:
+            latent_cache(budget, training.pairs, training.latents, torch.device(setting.device))
+            self._shared.add(training.latents)
 
     def _setting(self, row: Row, seed: int, budget: TrainConfig) -> Setting:
         budget = dataclasses.replace(budget, seed=seed, **row.changes)  # pyright: ignore[reportArgumentType]
@@ -105,19 +108,22 @@ class Ingredients:
             budget=budget,
             runs=self.out / "methods",
             faces=self.faces if row.method == "instantid" else None,
+            vision=_VISION,
+            captioner=_VISION,
+            fits=FITS,
             prior_prompts=prior_prompts(),
             seed=seed,
         )
 
     def _drawing(self, row: Row, budget: TrainConfig) -> Drawing:
         config = self.config
-        text_scale, image_scale = row.scales or (config.text_scale, config.image_scale)
+        sampling = replace(config.sampling, steps=row.steps or config.sampling.steps)
+        if row.scales is not None:
+            sampling = replace(sampling, text_scale=row.scales[0], image_scale=row.scales[1])
         return Drawing(
             size=(config.curate.panel_size, config.curate.panel_size),
             max_sequence_length=budget.max_sequence_length,
-            steps=row.steps or config.steps,
-            text_scale=text_scale,
-            image_scale=image_scale,
+            sampling=sampling,
             true_guidance=config.teacher_guidance,
         )
 
@@ -130,8 +136,8 @@ class Ingredients:
 
     def drawn_key(self, row: Row, budget: TrainConfig) -> str:
         """Names what is drawn by all that decides it but the seed."""
-        drawing, guided = self._drawing(row, budget), f"{self.config.teacher_guidance:g}"
-        return f"{self.key(row, budget)}-{drawing.steps}-{drawing.text_scale:g}-{drawing.image_scale:g}-{guided}"
+        sampling, guided = self._drawing(row, budget).sampling, f"{self.config.teacher_guidance:g}"
+        return f"{self.key(row, budget)}-{sampling.steps}-{sampling.text_scale:g}-{sampling.image_scale:g}-{guided}"
 
     def pairs(self, source: Source, limit: int | None) -> Sequence[TrainingPair]:
         """The pairs of a source, at most ``limit`` of them."""
@@ -173,7 +179,7 @@ class Ingredients:
         """What the judge met, with identities by tiny-dino."""
         path = self.out / "candidates.json"
         if not path.exists():
-            found = candidates(self.dataset("judged"), ImageEncoder())
+            found = candidates(self.dataset("judged"), identity_encoder())
             write_atomic(path, json.dumps([dataclasses.asdict(candidate) for candidate in found]) + "\n")
             return found
         return [Candidate(**{**row, "ids": tuple(row["ids"])}) for row in json.loads(path.read_text())]

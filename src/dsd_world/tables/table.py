@@ -13,12 +13,12 @@ from dsd.config import to_json
 from dsd.errors import UserError
 from dsd.evaluate import pictures, report, tables
 from dsd.evaluate.claims import PAPER, Claim, Finding
-from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.measure import Scores
 from dsd.files import make_folder, write_atomic
 from dsd.log import console
 from dsd.models import embedded_folder, revision_of
 from dsd.train.config import TrainConfig
+from dsd_world.benchmark import identity_encoder
 from dsd_world.fixed import OTHER_KINDS, OTHER_PATTERNS
 from dsd_world.tables import error_budget, side_by_side
 from dsd_world.tables.config import Row, TablesConfig, ablation_rows, budget_rows, main_rows
@@ -113,7 +113,7 @@ BUDGET = (
 
 def _stages_and_judge(ingredients: Ingredients, folder: Path) -> tuple[list[report.Section], str]:
     config = ingredients.config
-    encoder = ImageEncoder()
+    encoder = identity_encoder()
     found = error_budget.stages(ingredients.candidates, encoder, config.ablation_train.base, config.sheets)
     met = error_budget.verdicts_on(ingredients.candidates)
     examined = error_budget.examine_judge(config.curate, config.judge_pairs)
