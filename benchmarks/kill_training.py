@@ -19,7 +19,7 @@ import torch
 import tyro
 from killing import file_bytes
 
-import dsd.backbones.flux  # noqa: F401  (before "ready", or most kills would land in this import)
+import dsd.backbones.flux.backbone  # noqa: F401  (before "ready", or most kills would land in this import)
 from dsd.config import from_json, to_json
 from dsd.sampling import Sampling
 from dsd.train.config import TrainConfig

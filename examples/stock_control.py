@@ -8,7 +8,8 @@ import sys
 import torch
 from diffusers import FluxControlPipeline
 
-from dsd.generate.pipeline import FluxTwoFramePipeline
+from dsd.backbones.stock import side_by_side
+from dsd.generate.two_frame import TwoFramePipeline
 from dsd.images import load_image
 from dsd.models import resolve
 
@@ -16,7 +17,7 @@ BASE, ADAPTER = resolve("embedded:tiny-flux"), resolve("embedded:tiny-student")
 reference, prompt = load_image(sys.argv[1]).resize((64, 64)), sys.argv[2]
 steps, size, tokens = 16, 64, 16
 
-ours = FluxTwoFramePipeline.from_pretrained(BASE, adapter=ADAPTER)
+ours = TwoFramePipeline.from_pretrained(BASE, adapter=ADAPTER)
 latents = ours(
     prompt,
     reference,
@@ -26,7 +27,7 @@ latents = ours(
     generator=torch.Generator().manual_seed(0),
     output_type="latent",
 ).images
-condition = ours.control_latents(reference)
+condition = ours.backbone.control_tokens(ours.condition(reference))
 
 stock = FluxControlPipeline.from_pretrained(BASE, torch_dtype=torch.float32)
 stock.load_lora_weights(ADAPTER, weight_name="adapter.safetensors")
@@ -42,4 +43,4 @@ canvas = stock(
     output_type="latent",
 ).images
 theirs = FluxControlPipeline._unpack_latents(canvas, size, 2 * size, stock.vae_scale_factor)
-print(f"largest difference of the latents, reference and target: {(theirs - latents).abs().max():.2e}")
+print(f"largest difference of the latents, reference and target: {(theirs - side_by_side(latents)).abs().max():.2e}")

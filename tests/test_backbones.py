@@ -20,7 +20,7 @@ from dsd.backbones.adapter import (
     save_adapter,
     save_full,
 )
-from dsd.backbones.flux import FluxBackbone, pack, unpack
+from dsd.backbones.flux.backbone import FluxBackbone, pack, unpack
 from dsd.backbones.protocol import Text, check_size
 from dsd.backbones.registry import family_of, load_backbone
 from dsd.errors import UserError
@@ -48,10 +48,10 @@ def test_sampling_by_our_parts_draws_what_stock_flux_draws(folder) -> None:
     pipeline: Any = FluxPipeline.from_pretrained(folder())
     pipeline.set_progress_bar_config(disable=True)
     ours = FluxBackbone.from_pipeline(pipeline)
-    noise = torch.randn(2, tiny.LATENT_CHANNELS, 8, 16)
+    noise = torch.randn(2, 1, tiny.LATENT_CHANNELS, 8, 16)
 
     text = ours.encode_text(PROMPTS, tiny.TEXT_TOKENS)
-    shift = ours.resolution_shift.shift(ours.tokens_per(32, 64))
+    shift = ours.shift(ours.tokens_per(32, 64), 3)
     guidance = 2.5 if ours.takes_guidance else None
     with torch.no_grad():
         latents = flow.euler(
@@ -59,10 +59,10 @@ def test_sampling_by_our_parts_draws_what_stock_flux_draws(folder) -> None:
             noise,
             flow.schedule(3, shift),
         )
-    drawn = (ours.decode(latents) + 1) / 2
+    drawn = (ours.decode(latents[:, 0]) + 1) / 2
 
     stock = pipeline(
-        PROMPTS, height=32, width=64, num_inference_steps=3, guidance_scale=2.5, latents=pack(noise),
+        PROMPTS, height=32, width=64, num_inference_steps=3, guidance_scale=2.5, latents=pack(noise[:, 0]),
         max_sequence_length=tiny.TEXT_TOKENS, output_type="pt",
     ).images  # fmt: skip
     assert (latents - noise).abs().max() > 0.1
@@ -107,7 +107,7 @@ def test_geometry_follows_the_autoencoder() -> None:
 
 def test_widening_changes_nothing_until_the_condition_has_weights() -> None:
     ours = backbone(tiny.schnell())
-    latents, sigma, condition = torch.randn(2, 4, 8, 8), torch.tensor([0.2, 0.9]), torch.randn(2, 4, 8, 8)
+    latents, sigma, condition = torch.randn(2, 1, 4, 8, 8), torch.tensor([0.2, 0.9]), torch.randn(2, 1, 4, 8, 8)
     text = ours.encode_text(PROMPTS, tiny.TEXT_TOKENS)
     with torch.no_grad():
         before = ours.velocity(latents, sigma, text)
@@ -146,7 +146,7 @@ def test_a_widened_transformer_survives_saving(tmp_path) -> None:
 
 
 def test_misuse_of_velocity_is_an_error() -> None:
-    latents, sigma = torch.randn(1, 4, 8, 8), torch.tensor([0.5])
+    latents, sigma = torch.randn(1, 1, 4, 8, 8), torch.tensor([0.5])
     text = plain().encode_text(PROMPTS[:1], tiny.TEXT_TOKENS)
     with pytest.raises(ValueError, match="not widened"):
         plain().velocity(latents, sigma, text, latents)
@@ -157,7 +157,7 @@ def test_misuse_of_velocity_is_an_error() -> None:
 
 def test_embedded_guidance_reaches_the_distilled_model() -> None:
     distilled = backbone(tiny.dev())
-    latents, sigma = torch.randn(1, 4, 8, 8), torch.tensor([0.5])
+    latents, sigma = torch.randn(1, 1, 4, 8, 8), torch.tensor([0.5])
     text = distilled.encode_text(PROMPTS[:1], tiny.TEXT_TOKENS)
     with torch.no_grad():
         low, high = (distilled.velocity(latents, sigma, text, guidance=value) for value in (1.0, 5.0))

@@ -10,9 +10,10 @@ from PIL import Image
 from training_parts import small_config
 
 from dsd.backbones.adapter import save_adapter
+from dsd.backbones.cost import shape_of
 from dsd.backbones.registry import load_backbone
-from dsd.cli.cost import FLUX_DEV, forward_operations, shape_of, training_cost
 from dsd.cli.main import main
+from dsd.train.cost import training_cost
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +74,8 @@ def test_costs_are_counted_from_the_real_layers():
     shape = shape_of(tiny.schnell())
     real = FluxTransformer2DModel.from_pretrained(tiny.schnell(), subfolder="transformer")
     assert shape.parameters == sum(parameter.numel() for parameter in real.parameters())
-    assert shape.pixels_per_token == tiny.PIXELS_PER_TOKEN
-    short = forward_operations(shape.transformer, image_tokens=16, text_tokens=8)
-    assert forward_operations(shape.transformer, image_tokens=32, text_tokens=8) > 1.5 * short
+    assert shape.backbone.pixels_per_token == tiny.PIXELS_PER_TOKEN
+    assert shape.forward_operations((32, 32), 2, 8) > 1.5 * shape.forward_operations((32, 32), 1, 8)
 
 
 def test_a_larger_rank_costs_more_and_a_full_fine_tune_most():
@@ -86,10 +86,21 @@ def test_a_larger_rank_costs_more_and_a_full_fine_tune_most():
     assert trained(rank=2) < trained(rank=4) < trained(full=True)
 
 
-def test_flux_dev_has_its_known_size():
-    shape = shape_of(FLUX_DEV)
-    assert shape.parameters == 11_901_408_320
-    assert shape.pixels_per_token == 16 and shape.latent_values == 0.25
+@pytest.mark.parametrize(
+    ("base", "parameters", "teraflops"),
+    [
+        ("black-forest-labs/FLUX.1-dev", 11_901_408_320, 37.7),
+        ("stabilityai/stable-diffusion-3.5-medium", 2_243_171_520, None),
+        ("stabilityai/stable-diffusion-3.5-large", 8_056_627_520, None),
+        ("black-forest-labs/FLUX.2-klein-base-4B", 3_875_544_576, None),
+    ],
+)
+def test_published_models_have_their_known_sizes(base: str, parameters: int, teraflops: float | None):
+    shape = shape_of(base)
+    assert shape.parameters == parameters
+    assert shape.backbone.pixels_per_token == 16 and shape.latent_values in (0.25, 0.5)
+    counted = shape.forward_operations((512, 512), 2, 512) / 1e12
+    assert teraflops is None or counted == pytest.approx(teraflops, rel=0.01)
 
 
 def test_plan_prints_memory_and_time(capsys):

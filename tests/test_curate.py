@@ -293,7 +293,7 @@ def test_sheets_without_panels_are_refused_with_a_reason(config: CurateConfig, t
     [
         ({"captions": "none.parquet"}, "cannot read captions"),
         ({"panel_size": 20}, "needs a multiple of 8"),
-        ({"teacher": "/none"}, "cannot be loaded as a teacher"),
+        ({"teacher": "/none"}, "there is no model folder"),
         ({"templates": "none"}, "there are no templates"),
         ({"judge": "openai:x"}, "names no server"),
     ],

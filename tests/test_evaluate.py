@@ -12,7 +12,7 @@ from evaluation_parts import agreement_encoder, identity_encoder
 from PIL import Image
 
 from dsd.backbones.adapter import save_adapter
-from dsd.backbones.flux import FluxBackbone
+from dsd.backbones.flux.backbone import FluxBackbone
 from dsd.baselines.copy import CopyReference
 from dsd.baselines.dsd_method import TwoFrameStudent
 from dsd.baselines.protocol import Request

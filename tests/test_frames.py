@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dsd.backbones.stock import apart, side_by_side
 from dsd.config import from_json, to_json
-from dsd.frames import Canvas, Grid, MalformedSheet
+from dsd.frames import Film, Grid, MalformedSheet
 from dsd.generate.draw import shown
 from dsd.images import to_pil
 from dsd_world.sheets import draw_sheets
@@ -96,46 +97,57 @@ def test_grids_check_what_they_are_given() -> None:
         Grid(2, 2).join(panels(3))
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(2, 4), st.integers(1, 3), st.integers(1, 3))
-def test_joining_and_splitting_frames_are_inverse(frames: int, height: int, width: int) -> None:
-    canvas = Canvas(given=(True,) * (frames - 1) + (False,), weights=(1.0,) * frames)
-    parts = [torch.full((2, 3, height, width), float(number)) for number in range(frames)]
-    joined = canvas.join(parts)
-    assert joined.shape == (2, 3, height, frames * width)
-    assert all(map(torch.equal, canvas.split(joined), parts))
-    assert torch.equal(canvas.targets(joined)[0], parts[-1])
-
-
-def test_the_reference_is_at_the_left_and_the_condition_hides_the_target() -> None:
-    canvas = Canvas.two_frame()
+def test_the_condition_shows_references_and_hides_what_is_drawn() -> None:
+    film = Film.two_frame()
     reference, target, empty = (torch.full((2, 1, 2, 2), value) for value in (1.0, 2.0, -5.0))
-    condition = canvas.condition([reference, target], empty[:1])
-    assert torch.equal(condition, torch.cat([reference, empty], dim=-1))
-    assert torch.equal(canvas.condition([reference], empty[:1]), condition)
+    condition = film.condition(reference[:, None], empty[:1])
+    assert torch.equal(condition, torch.stack([reference, empty], dim=1))
+    frames = torch.stack([reference, target], dim=1)
+    assert torch.equal(film.references(frames), reference[:, None]) and torch.equal(
+        film.targets(frames), target[:, None]
+    )
     keep = torch.tensor([True, False, False, True])
     assert torch.equal(shown(condition, keep), torch.cat([condition[:1], 0 * condition, condition[1:]]))
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
+def test_frames_come_back_from_the_side_by_side_canvas(references: int, targets: int, height: int, width: int) -> None:
+    film = Film.of(references, targets)
+    frames = torch.randn(2, film.frames, 3, height, width)
+    canvas = side_by_side(frames)
+    assert canvas.shape == (2, 3, height, film.frames * width)
+    assert torch.equal(canvas[..., :width], frames[:, 0]) and torch.equal(apart(canvas, film.frames), frames)
+
+
 def test_several_references_keep_their_places() -> None:
-    canvas = Canvas(given=(True, False, True), weights=(0.5, 1.0, 0.5))
-    one, two, three, empty = (torch.full((1, 1, 1, 1), value) for value in (1.0, 2.0, 3.0, 0.0))
-    assert canvas.condition([one, two, three], empty).flatten().tolist() == [1, 0, 3]
-    assert canvas.condition([one, three], empty).flatten().tolist() == [1, 0, 3]
+    film = Film(given=(True, False, True, False), weights=(0.5, 1.0, 0.5, 1.0))
+    references, empty = torch.tensor([1.0, 3.0]).view(1, 2, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+    assert film.condition(references, empty).flatten().tolist() == [1, 0, 3, 0]
+    assert film.targets(torch.arange(4.0).view(1, 4, 1, 1, 1)).flatten().tolist() == [1, 3]
+
+
+def test_noise_is_that_of_one_wide_picture_whoever_shares_the_batch() -> None:
+    film, like = Film.of(2, 1), torch.zeros(1, 4, 2, 5)
+    canvas = torch.randn(3, 4, 2, 15, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(side_by_side(film.noise(like, torch.Generator().manual_seed(0), 3)), canvas)
+    alone = film.noise(like, [torch.Generator().manual_seed(7)], 1)
+    several = film.noise(like, [torch.Generator().manual_seed(seed) for seed in (6, 7)], 2)
+    assert torch.equal(several[1:], alone)
 
 
 def test_loss_weights_have_mean_one_and_their_ratio() -> None:
-    weights = Canvas.two_frame(0.3).loss_weights(4, 6)
-    assert weights.shape == (1, 1, 4, 12)
+    weights = Film.two_frame(0.3).loss_weights()
+    assert weights.shape == (1, 2, 1, 1, 1)
     assert weights.mean().item() == pytest.approx(1)
-    assert (weights[..., 0] / weights[..., -1]).mean().item() == pytest.approx(0.3)
-    assert torch.equal(Canvas.two_frame(1.0).loss_weights(2, 2), torch.ones(1, 1, 2, 4))
+    assert (weights[0, 0] / weights[0, 1]).item() == pytest.approx(0.3)
+    assert torch.equal(Film.of(3, 2).loss_weights(), torch.ones(1, 5, 1, 1, 1))
 
 
-def test_canvases_check_what_they_are_given_and_survive_json() -> None:
+def test_films_check_what_they_are_given_and_survive_json() -> None:
     for bad in (((True,), (1.0,)), ((True, False), (1.0,)), ((True, False), (0.0, 0.0)), ((True, False), (-1.0, 2.0))):
         with pytest.raises(ValueError, match="weight"):
-            Canvas(*bad)
-    with pytest.raises(ValueError, match="2 frames was given 3"):
-        Canvas.two_frame().join([torch.zeros(1, 1, 1, 1)] * 3)
-    assert from_json(Canvas, to_json(Canvas.two_frame())) == Canvas.two_frame()
+            Film(*bad)
+    with pytest.raises(ValueError, match="give the 1 given frames, got 3"):
+        Film.two_frame().condition(torch.zeros(1, 3, 1, 1, 1), torch.zeros(1, 1, 1, 1))
+    assert from_json(Film, to_json(Film.two_frame())) == Film.two_frame()

@@ -16,11 +16,11 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from PIL import Image
 
 from dsd.backbones.adapter import is_of_another_base, save_adapter, save_full
-from dsd.backbones.flux import FluxBackbone, unpack
+from dsd.backbones.flux.backbone import FluxBackbone, unpack
+from dsd.backbones.stock import side_by_side
 from dsd.errors import UserError
-from dsd.frames import Canvas
-from dsd.generate import pipeline as generate
-from dsd.generate.pipeline import FluxTwoFramePipeline
+from dsd.generate import two_frame as generate
+from dsd.generate.two_frame import TwoFramePipeline
 from dsd.models import revision_of
 
 PROMPTS = ["a red cat at the beach", "a blue dog in the snow", "a green fox at night"]
@@ -36,9 +36,9 @@ def adapter_folder(base: str) -> Path:
 
 
 @cache
-def pipeline(base: str) -> FluxTwoFramePipeline:
+def pipeline(base: str) -> TwoFramePipeline:
     """A two-frame pipeline with a random adapter, shared by tests that leave it as it is."""
-    pipe = FluxTwoFramePipeline.from_pretrained(base, adapter_folder(base))
+    pipe = TwoFramePipeline.from_pretrained(base, adapter_folder(base))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -62,15 +62,17 @@ def differ(one: torch.Tensor, other: torch.Tensor) -> bool:
 @pytest.mark.parametrize("base", [tiny.schnell, tiny.dev])
 def test_stock_control_pipeline_draws_the_same_with_both_guidances_off(base) -> None:
     ours = draw(base(), PROMPTS[:2], tiny.picture(), generator=seeds(1, 2), guidance_scale=None)
+    mine = pipeline(base())
+    control = mine.backbone.control_tokens(mine.condition([tiny.picture()] * 2))
     stock: Any = FluxControlPipeline.from_pretrained(base())
     stock.load_lora_weights(adapter_folder(base()), weight_name="adapter.safetensors")
     stock.set_progress_bar_config(disable=True)
     theirs = stock(
-        PROMPTS[:2], control_image=pipeline(base()).control_latents([tiny.picture()] * 2), height=32, width=64,
+        PROMPTS[:2], control_image=control, height=32, width=64,
         num_inference_steps=3, guidance_scale=3.5, generator=seeds(1, 2), max_sequence_length=tiny.TEXT_TOKENS,
         output_type="latent",
     ).images  # fmt: skip
-    assert (unpack(theirs, ours.shape[-2]) - ours).abs().max() < 1e-5
+    assert (unpack(theirs, ours.shape[-2]) - side_by_side(ours)).abs().max() < 1e-5
 
 
 def test_stock_control_pipeline_takes_the_canvas_as_a_picture() -> None:
@@ -78,7 +80,7 @@ def test_stock_control_pipeline_takes_the_canvas_as_a_picture() -> None:
     stock: Any = FluxControlPipeline.from_pretrained(tiny.schnell(), vae=_local_and_certain_autoencoder())
     stock.load_lora_weights(adapter_folder(tiny.schnell()), weight_name="adapter.safetensors")
     stock.set_progress_bar_config(disable=True)
-    ours: Any = FluxTwoFramePipeline.from_pretrained(
+    ours: Any = TwoFramePipeline.from_pretrained(
         tiny.schnell(), adapter_folder(tiny.schnell()), vae=_local_and_certain_autoencoder()
     )
     ours.set_progress_bar_config(disable=True)
@@ -151,7 +153,7 @@ def test_one_reference_serves_many_prompts_and_the_other_way_round() -> None:
 
 
 def test_any_size_of_whole_tokens_works_and_others_are_refused() -> None:
-    assert draw(height=16, width=40).shape == (1, tiny.LATENT_CHANNELS, 4, 20)
+    assert draw(height=16, width=40).shape == (1, 2, tiny.LATENT_CHANNELS, 4, 10)
     with pytest.raises(UserError, match="multiples of 8, the closest size is 32x40"):
         draw(height=32, width=43)
     with pytest.raises(UserError, match="multiples of 8"):
@@ -159,11 +161,11 @@ def test_any_size_of_whole_tokens_works_and_others_are_refused() -> None:
 
 
 def test_the_default_size_is_the_adapter_s_then_the_reference_s(tmp_path) -> None:
-    assert draw(image=tiny.picture((64, 48))).shape[-2:] == (8, 16)
+    assert draw(image=tiny.picture((64, 48))).shape[-2:] == (8, 8)
     base = tiny.schnell()
     transformer = FluxBackbone.from_pretrained(base, text=False, vae=False).transformer
     save_adapter(tmp_path, tiny.random_updates(transformer), tiny.metadata(base))
-    pipe = FluxTwoFramePipeline.from_pretrained(base, tmp_path)
+    pipe = TwoFramePipeline.from_pretrained(base, tmp_path)
     pipe.set_progress_bar_config(disable=True)
     (image,) = pipe(PROMPTS[0], tiny.picture((47, 26)), num_inference_steps=1).images
     assert image.size == (24, 40)
@@ -172,8 +174,7 @@ def test_the_default_size_is_the_adapter_s_then_the_reference_s(tmp_path) -> Non
 @pytest.mark.parametrize("output_type", ["pil", "pt", "np"])
 def test_output_types_show_the_target_frame(output_type: str) -> None:
     latents = draw()
-    (target,) = Canvas.two_frame().targets(latents)
-    expected = (pipeline(tiny.schnell()).backbone.decode(target)[0].permute(1, 2, 0).numpy() + 1) / 2
+    expected = (pipeline(tiny.schnell()).backbone.decode(latents[:, 1])[0].permute(1, 2, 0).numpy() + 1) / 2
     (shown,) = draw(output_type=output_type)
     shown = np.asarray(shown, dtype=np.float32)
     if output_type == "pil":
@@ -192,7 +193,7 @@ def test_references_may_be_files_of_any_kind(tmp_path) -> None:
 
 def test_an_unfused_adapter_draws_the_same() -> None:
     base = tiny.schnell()
-    unfused = FluxTwoFramePipeline.from_pretrained(base, adapter_folder(base), fuse=False)
+    unfused = TwoFramePipeline.from_pretrained(base, adapter_folder(base), fuse=False)
     unfused.set_progress_bar_config(disable=True)
     drawn: Any = unfused(
         PROMPTS[0], tiny.picture(), num_inference_steps=3, generator=seeds(0), output_type="latent"
@@ -203,7 +204,7 @@ def test_an_unfused_adapter_draws_the_same() -> None:
 def test_a_full_fine_tune_draws_like_its_adapter(tmp_path) -> None:
     base = tiny.schnell()
     save_full(tmp_path / "full", pipeline(base).transformer, tiny.metadata(base, rank=0, frame_size=SIZE))
-    full = FluxTwoFramePipeline.from_pretrained(base, tmp_path / "full")
+    full = TwoFramePipeline.from_pretrained(base, tmp_path / "full")
     full.set_progress_bar_config(disable=True)
     drawn: Any = full(
         PROMPTS[0], tiny.picture(), num_inference_steps=3, generator=seeds(0), output_type="latent"
@@ -214,7 +215,7 @@ def test_a_full_fine_tune_draws_like_its_adapter(tmp_path) -> None:
 def test_a_saved_two_frame_pipeline_needs_no_adapter(tmp_path) -> None:
     base = tiny.schnell()
     pipeline(base).save_pretrained(tmp_path)
-    again = FluxTwoFramePipeline.from_pretrained(str(tmp_path))
+    again = TwoFramePipeline.from_pretrained(str(tmp_path))
     again.set_progress_bar_config(disable=True)
     drawn: Any = again(
         PROMPTS[0], tiny.picture(), num_inference_steps=3, generator=seeds(0), output_type="latent"
@@ -225,7 +226,7 @@ def test_a_saved_two_frame_pipeline_needs_no_adapter(tmp_path) -> None:
 def test_half_precision_draws_nearly_the_same() -> None:
     """Rounding moves the picture of such a random network by a fifth of what another seed does, as in stock FLUX."""
     base = tiny.schnell()
-    half = FluxTwoFramePipeline.from_pretrained(base, adapter_folder(base), torch_dtype=torch.bfloat16)
+    half = TwoFramePipeline.from_pretrained(base, adapter_folder(base), torch_dtype=torch.bfloat16)
     half.set_progress_bar_config(disable=True)
     settings: dict[str, Any] = {"text_scale": 1.0, "num_inference_steps": 3, "output_type": "pt"}
     drawn: Any = half(PROMPTS[0], tiny.picture(), generator=seeds(0), **settings).images
@@ -244,7 +245,7 @@ def test_embedded_guidance_is_for_distilled_models(monkeypatch) -> None:
 
 
 def test_a_plain_model_is_refused() -> None:
-    plain = FluxTwoFramePipeline.from_pretrained(tiny.schnell())
+    plain = TwoFramePipeline.from_pretrained(tiny.schnell())
     with pytest.raises(UserError, match="takes no reference picture"):
         plain(PROMPTS[0], tiny.picture())
 
@@ -258,7 +259,7 @@ def test_an_adapter_of_other_weights_draws_but_not_without_a_word(
         folder = tmp_path / revision.replace("/", "-")
         metadata = tiny.metadata(tiny.schnell(), base_revision=revision)
         save_adapter(folder, tiny.random_updates(transformer), metadata)
-        FluxTwoFramePipeline.from_pretrained(tiny.schnell(), folder, fuse=fuse)
+        TwoFramePipeline.from_pretrained(tiny.schnell(), folder, fuse=fuse)
         assert ("was trained on other weights" in capsys.readouterr().err) == said
         assert is_of_another_base(metadata, tiny.schnell()) == said
 
@@ -266,9 +267,9 @@ def test_an_adapter_of_other_weights_draws_but_not_without_a_word(
 def test_an_adapter_of_another_family_is_refused_before_loading(tmp_path) -> None:
     save_adapter(tmp_path, {}, tiny.metadata(family="sd3"))
     with pytest.raises(UserError, match='family "sd3"'):
-        FluxTwoFramePipeline.from_pretrained(tiny.schnell(), tmp_path)
+        TwoFramePipeline.from_pretrained(tiny.schnell(), tmp_path)
     with pytest.raises(UserError, match="no adapter folder"):
-        FluxTwoFramePipeline.from_pretrained(tiny.schnell(), tmp_path / "nowhere")
+        TwoFramePipeline.from_pretrained(tiny.schnell(), tmp_path / "nowhere")
 
 
 def _local_and_certain_autoencoder() -> AutoencoderKL:

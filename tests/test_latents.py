@@ -11,7 +11,7 @@ import tiny
 import torch
 from training_parts import FRAME, KEY, cache_in, simple_pairs
 
-from dsd.backbones.flux import FluxBackbone
+from dsd.backbones.flux.backbone import FluxBackbone
 from dsd.data.latents import LatentCache, build_cache
 from dsd.errors import UserError
 from dsd.images import to_tensor

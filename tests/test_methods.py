@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from training_parts import FRAME, simple_pairs, small_config
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-from dsd.backbones.flux import FluxBackbone
+from dsd.backbones.flux.backbone import FluxBackbone
 from dsd.baselines import registry
 from dsd.baselines.conditioned import Conditioned
 from dsd.baselines.faces import CROP, Faces, Found, aligned, draw_landmarks
@@ -166,7 +166,7 @@ def test_a_trained_ip_adapter_is_read_by_the_stock_pipeline(tmp_path: Path, clip
 def _noise_of(method: Conditioned) -> torch.Tensor:
     from diffusers.utils.torch_utils import randn_tensor
 
-    from dsd.backbones.flux import pack
+    from dsd.backbones.flux.backbone import pack
 
     side = FRAME // method.backbone.pixels_per_latent
     shape = (1, method.backbone.latent_channels, side, side)

@@ -44,3 +44,14 @@ def test_no_name_of_the_world_stands_in_the_product() -> None:
         if re.search(r"dsd_world|\bworld\b|tiny-", line, re.IGNORECASE)
     ]
     assert not found, "\n".join(found)
+
+
+def test_no_family_is_named_above_the_families() -> None:
+    found = [
+        f"{path.relative_to(PRODUCT)}:{number}: {line.strip()}"
+        for path in sorted(PRODUCT.rglob("*.py"))
+        if path.relative_to(PRODUCT).parts[0] not in ("backbones", "recipes")
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if re.search(r"flux|sd3|stable.?diffusion.?3|qwen", line, re.IGNORECASE)
+    ]
+    assert not found, "\n".join(found)

@@ -11,7 +11,7 @@ from training_parts import simple_pairs
 
 from dsd.config import from_json, to_json
 from dsd.errors import UserError
-from dsd.generate.pipeline import FluxTwoFramePipeline
+from dsd.generate.two_frame import TwoFramePipeline
 from dsd.recipes.recipe import Recipe
 from dsd.recipes.registry import all_recipes, recipe
 from dsd.sampling import Sampling
@@ -57,7 +57,7 @@ def test_the_recipe_of_the_paper_runs_on_a_tiny_flux_dev(tmp_path):
         checkpoint_every=2,
     )
     adapter = train(config, simple_pairs(), tmp_path / "run")
-    pipeline = FluxTwoFramePipeline.from_pretrained(tiny.dev(), adapter=adapter)
+    pipeline = TwoFramePipeline.from_pretrained(tiny.dev(), adapter=adapter)
     pipeline.set_progress_bar_config(disable=True)
     drawn = pipeline("a cat", tiny.picture(), num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images
     assert drawn[0].size == (32, 32)

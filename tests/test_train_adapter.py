@@ -12,7 +12,7 @@ from torch import Tensor
 from training_parts import shake, small_config, task_in
 
 from dsd.backbones.adapter import apply_adapter, load_adapter, load_metadata
-from dsd.backbones.flux import FluxBackbone, pack
+from dsd.backbones.flux.backbone import FluxBackbone, pack
 from dsd.backbones.protocol import Backbone, Text
 from dsd.errors import UserError
 from dsd.train import trainer
@@ -31,7 +31,7 @@ FORMS = [
 @pytest.fixture(scope="module")
 def inputs() -> tuple[Tensor, Tensor, Text, Tensor]:
     torch.manual_seed(0)
-    latents, condition = torch.randn(2, 2, tiny.LATENT_CHANNELS, 8, 16)
+    latents, condition = torch.randn(2, 2, 1, tiny.LATENT_CHANNELS, 8, 16)
     return latents, torch.rand(2), Text(torch.randn(2, tiny.TEXT_TOKENS, 16), torch.randn(2, 16)), condition
 
 
@@ -78,7 +78,7 @@ def test_stock_diffusers_loads_the_exported_adapter(
     latents, sigma, text, condition = inputs
     with torch.no_grad():
         stock = pipeline.transformer(
-            hidden_states=torch.cat([pack(latents), pack(condition)], dim=-1),
+            hidden_states=torch.cat([pack(latents[:, 0]), pack(condition[:, 0])], dim=-1),
             encoder_hidden_states=text.tokens,
             pooled_projections=text.pooled,
             timestep=sigma,
@@ -86,7 +86,7 @@ def test_stock_diffusers_loads_the_exported_adapter(
             txt_ids=torch.zeros(tiny.TEXT_TOKENS, 3),
             return_dict=False,
         )[0]
-    torch.testing.assert_close(stock, pack(velocity(task.backbone, inputs)), atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(stock, pack(velocity(task.backbone, inputs)[:, 0]), atol=2e-5, rtol=1e-4)
 
 
 def test_the_export_holds_the_averaged_weights(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_metadata_says_what_generation_needs(tmp_path: Path) -> None:
     metadata = load_metadata(tmp_path / "adapter")
     assert (metadata.family, metadata.base, metadata.rank) == ("flux", tiny.schnell(), 4)
     assert metadata.frame_size == (32, 32)
-    assert metadata.canvas.weights == (0.7, 1.0)
+    assert metadata.film.weights == (0.7, 1.0)
     assert metadata.max_sequence_length == tiny.TEXT_TOKENS
 
 
@@ -112,10 +112,10 @@ def test_attention_targets_are_those_of_the_published_model() -> None:
     single = ("to_q", "to_k", "to_v")
     wanted = {f"transformer_blocks.0.attn.{name}" for name in double}
     wanted |= {f"single_transformer_blocks.{block}.attn.{name}" for block in (0, 1) for name in single}
-    assert set(target_names(transformer, "attention")) == wanted
+    assert set(target_names(transformer, FluxBackbone.layers, "attention")) == wanted
 
 
 def test_an_unknown_target_is_named_with_a_hint() -> None:
     transformer = FluxBackbone.from_pretrained(tiny.schnell(), text=False, vae=False).transformer
     with pytest.raises(UserError, match='"to_kk"; did you mean "to_k"'):
-        target_names(transformer, ("to_q", "to_kk"))
+        target_names(transformer, FluxBackbone.layers, ("to_q", "to_kk"))

@@ -12,7 +12,7 @@ from training_parts import shake, small_config, task_in
 
 from dsd import flow
 from dsd.data.latents import Samples
-from dsd.frames import Canvas
+from dsd.frames import Film
 from dsd.train.config import TrainConfig
 from dsd.train.loop import step_generator
 from dsd.train.step import Draw, draw, losses
@@ -46,9 +46,9 @@ def loss(task: TwoFrameTask, samples: Samples, drawn: Draw, **changes: object) -
 def test_frame_weights_decide_what_is_learned(task: TwoFrameTask, samples: Samples, drawn: Draw) -> None:
     with torch.no_grad():
         target = float(losses(task.backbone, task.objective, samples, drawn)["loss_target"])
-    only_target = loss(task, samples, drawn, canvas=Canvas.two_frame(0.0))
-    both = loss(task, samples, drawn, canvas=Canvas.two_frame(1.0))
-    between = loss(task, samples, drawn, canvas=Canvas.two_frame(0.3))
+    only_target = loss(task, samples, drawn, film=Film.two_frame(0.0))
+    both = loss(task, samples, drawn, film=Film.two_frame(1.0))
+    between = loss(task, samples, drawn, film=Film.two_frame(0.3))
     assert only_target == pytest.approx(target, rel=1e-5)
     assert both != pytest.approx(only_target, rel=1e-3)
     reference = 2 * both - target
@@ -64,13 +64,12 @@ def test_text_dropout_shows_the_empty_text(task: TwoFrameTask, samples: Samples,
 
 def test_image_dropout_shows_no_reference(task: TwoFrameTask, samples: Samples, drawn: Draw) -> None:
     dropped = loss(task, samples, replace(drawn, keep_image=torch.zeros(4, dtype=torch.bool)))
-    latents = task.objective.canvas.join((samples.reference, samples.target))
+    latents = torch.stack([samples.reference, samples.target], dim=1)
     with torch.no_grad():
         unconditional = task.backbone.velocity(
             flow.noisy_latents(latents, drawn.noise, drawn.sigma), drawn.sigma, samples.text, condition=None
         )
-    height, width = samples.target.shape[2:]
-    weights = task.objective.canvas.loss_weights(height, width)
+    weights = task.objective.film.loss_weights()
     wanted = flow.weighted_loss(unconditional, flow.velocity(latents, drawn.noise), weights)
     assert dropped == pytest.approx(float(wanted), rel=1e-5)
     assert dropped != pytest.approx(loss(task, samples, drawn), rel=1e-4)
@@ -92,8 +91,7 @@ def test_the_same_generator_draws_the_same_batch(task: TwoFrameTask) -> None:
 
 
 def test_training_shifts_sigmas_as_sampling_does(task: TwoFrameTask) -> None:
-    tokens = task.backbone.tokens_per(32, 64)
-    assert task.objective.shift == task.backbone.resolution_shift.shift(tokens)
+    assert task.objective.shift == task.backbone.shift(2 * task.backbone.tokens_per(32, 32), task.config.sampling.steps)
 
 
 def test_config_offers_the_densities_that_flow_has() -> None:

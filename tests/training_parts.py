@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from dsd.backbones.flux import FluxBackbone
+from dsd.backbones.registry import load_backbone
 from dsd.data.latents import CacheKey, LatentCache, TrainingPair, build_cache
 from dsd.data.records import Model, Pair
 from dsd.data.store import DatasetWriter
@@ -74,18 +74,19 @@ def small_config(**changes: object) -> TrainConfig:
     return replace(settings, **changes)  # pyright: ignore[reportArgumentType]
 
 
-def cache_in(folder: Path, pairs: Sequence[TrainingPair] | None = None) -> LatentCache:
+def cache_in(folder: Path, pairs: Sequence[TrainingPair] | None = None, base: str | None = None) -> LatentCache:
     """The latents of some pairs."""
-    backbone = FluxBackbone.from_pretrained(tiny.schnell(), transformer=False)
+    backbone = load_backbone(base or tiny.schnell(), transformer=False)
     build_cache(simple_pairs() if pairs is None else pairs, backbone, folder, KEY)
     return LatentCache(folder)
 
 
 def task_in(folder: Path, config: TrainConfig) -> TwoFrameTask:
     """A task as training builds it."""
-    backbone = FluxBackbone.from_pretrained(config.base, text=False)
+    backbone = load_backbone(config.base, text=False)
     adapter = trainer.attach(config, backbone)
-    return TwoFrameTask(config, backbone, adapter, cache_in(folder / "latents"), Accelerator(), folder)
+    cache = cache_in(folder / "latents", base=config.base)
+    return TwoFrameTask(config, backbone, adapter, cache, Accelerator(), folder)
 
 
 def shake(task: TwoFrameTask, size: float = 0.05) -> None:

@@ -26,7 +26,7 @@ Value = TypeVar("Value")
 FUSED = ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION")
 """Kernels in the order of torch's preference; the plain one, ``MATH``, is the measure of all and never left out."""
 _SHAPES = ((2, 4, 304, 32), (1, 4, 80, 128))
-"""(batch, heads, tokens, channels of a head): as of a sheet of the embedded models, and of FLUX.1's heads."""
+"""(batch, heads, tokens, channels of a head): as of a small model, and of the heads of large ones."""
 _TOLERANCE = 0.05
 _SECONDS = 120
 

@@ -21,20 +21,20 @@ from torch import Tensor
 
 from dsd.errors import UserError
 
-Model: TypeAlias = Callable[[Float[Tensor, "b c h w"], Float[Tensor, " b"]], Float[Tensor, "b c h w"]]
+Model: TypeAlias = Callable[[Float[Tensor, "b ..."], Float[Tensor, " b"]], Float[Tensor, "b ..."]]
 Callback: TypeAlias = Callable[[int, Tensor], None]
 SigmaDensity = Literal["uniform", "logit-normal"]
 
 
 def noisy_latents(
-    latents: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], sigma: Float[Tensor, " b"]
-) -> Float[Tensor, "b c h w"]:
+    latents: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."], sigma: Float[Tensor, " b"]
+) -> Float[Tensor, "b ..."]:
     """The point of the path at ``sigma`` in [0, 1]: 0 is data, 1 is noise."""
-    sigma = rearrange(sigma, "b -> b 1 1 1")
+    sigma = sigma.view(-1, *[1] * (latents.ndim - 1))
     return (1 - sigma) * latents + sigma * noise
 
 
-def velocity(latents: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+def velocity(latents: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
     """The direction of the path, from data to noise; the same at every sigma."""
     return noise - latents
 
@@ -67,7 +67,7 @@ class ResolutionShift:
 
     @classmethod
     def from_scheduler(cls, config: Mapping[str, Any]) -> ResolutionShift:
-        """Reads a diffusers `FlowMatchEulerDiscreteScheduler` config, with the defaults of `FluxPipeline`.
+        """Reads a diffusers `FlowMatchEulerDiscreteScheduler` config, with the stock pipelines' defaults.
 
         Raises:
             UserError: The scheduler bends its sigmas in a way that is not a shift.
@@ -120,15 +120,15 @@ def schedule(steps: int, shift: float = 1.0) -> Float[Tensor, " steps+1"]:
 
 
 def weighted_loss(
-    predicted: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"], weights: Float[Tensor, "#b #c #h #w"]
+    predicted: Float[Tensor, "b ..."], target: Float[Tensor, "b ..."], weights: Float[Tensor, "#b ..."]
 ) -> Float[Tensor, ""]:
     """Mean squared error of velocities, each place weighted; weights of mean 1 keep the loss's scale."""
     return (weights * (predicted.float() - target.float()).square()).mean()
 
 
 def euler(
-    model: Model, noise: Float[Tensor, "b c h w"], sigmas: Float[Tensor, " steps+1"], callback: Callback | None = None
-) -> Float[Tensor, "b c h w"]:
+    model: Model, noise: Float[Tensor, "b ..."], sigmas: Float[Tensor, " steps+1"], callback: Callback | None = None
+) -> Float[Tensor, "b ..."]:
     """Follows the velocity from noise to data with one evaluation a step.
 
     Args:
@@ -146,8 +146,8 @@ def euler(
 
 
 def heun(
-    model: Model, noise: Float[Tensor, "b c h w"], sigmas: Float[Tensor, " steps+1"], callback: Callback | None = None
-) -> Float[Tensor, "b c h w"]:
+    model: Model, noise: Float[Tensor, "b ..."], sigmas: Float[Tensor, " steps+1"], callback: Callback | None = None
+) -> Float[Tensor, "b ..."]:
     """Second order: two evaluations a step, but one in the last, which ends at sigma 0 (arXiv 2206.00364, algorithm 1).
 
     Args:

@@ -96,77 +96,91 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Canvas:
-    """Frames side by side: which of them are given, and how much each counts in the loss.
+class Film:
+    """Frames that are denoised together: which of them are given, and how much each counts in the loss.
+
+    Tensors of a film have an axis of frames, ``(b, f, c, h, w)``; how a family lays them out is its own affair.
 
     Attributes:
-        given: For each frame, left to right, whether it is a reference (True) or to be drawn (False).
-        weights: For each frame, its positive weight in the loss; only ratios matter.
+        given: For each frame, whether it is a reference (True) or to be drawn (False); the last one is to be drawn.
+        weights: For each frame, its weight in the loss; only ratios matter.
     """
 
     given: tuple[bool, ...]
     weights: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.given) != len(self.weights) or all(self.given):
-            raise ValueError(f"a canvas needs one weight a frame and a frame to draw, got {self}")
+        if not self.given or len(self.given) != len(self.weights) or self.given[-1]:
+            raise ValueError(f"a film needs one weight a frame, and its last frame is drawn, got {self}")
         if min(self.weights) < 0 or sum(self.weights) <= 0:
             raise ValueError(f"frame weights are positive numbers, got {self.weights}")
 
     @classmethod
-    def two_frame(cls, reference_weight: float = 1.0) -> Canvas:
-        """[reference | target], the canvas of the paper."""
-        return cls(given=(True, False), weights=(reference_weight, 1.0))
+    def of(cls, references: int, targets: int, reference_weight: float = 1.0) -> Film:
+        """References, and then the frames to draw."""
+        given = (True,) * references + (False,) * targets
+        return cls(given=given, weights=(reference_weight,) * references + (1.0,) * targets)
+
+    @classmethod
+    def two_frame(cls, reference_weight: float = 1.0) -> Film:
+        """[reference | target], the film of the paper."""
+        return cls.of(1, 1, reference_weight)
 
     @property
     def frames(self) -> int:
-        """How many frames stand side by side."""
+        """How many frames there are."""
         return len(self.given)
 
-    def join(self, frames: Sequence[Float[Tensor, "b c h w"]]) -> Float[Tensor, "b c h n*w"]:
-        """Puts the frames of one size side by side; works on latents and on pictures."""
-        if len(frames) != self.frames:
-            raise ValueError(f"a canvas of {self.frames} frames was given {len(frames)}")
-        return torch.cat(list(frames), dim=-1)
-
-    def split(self, canvas: Float[Tensor, "b c h n*w"]) -> list[Float[Tensor, "b c h w"]]:
-        """The frames of a canvas, left to right; the inverse of `join`."""
-        return list(rearrange(canvas, "b c h (n w) -> n b c h w", n=self.frames).unbind(0))
-
-    def targets(self, canvas: Float[Tensor, "b c h n*w"]) -> list[Float[Tensor, "b c h w"]]:
-        """The frames that were not given, left to right."""
-        return [frame for frame, given in zip(self.split(canvas), self.given, strict=True) if not given]
+    def targets(self, frames: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b t c h w"]:
+        """The frames that were not given, in their order."""
+        return frames[:, [number for number, given in enumerate(self.given) if not given]]
 
     def condition(
-        self, frames: Sequence[Float[Tensor, "b c h w"]], empty: Float[Tensor, "#b c h w"]
-    ) -> Float[Tensor, "b c h n*w"]:
+        self, references: Float[Tensor, "b r c h w"], empty: Float[Tensor, "#b c h w"]
+    ) -> Float[Tensor, "b f c h w"]:
         """What the model is told: the given frames, and `empty` in place of each frame to draw.
 
         Args:
-            frames: Either all frames of the canvas, or the given ones alone, left to right.
+            references: The given frames in their order.
             empty: The latents of a black picture of one frame's size.
         """
-        given = list(frames) if len(frames) == sum(self.given) else self._given_of(frames)
-        rest = iter(given)
-        return self.join([next(rest) if is_given else empty.expand_as(given[0]) for is_given in self.given])
+        if references.shape[1] != sum(self.given):
+            raise ValueError(f"give the {sum(self.given)} given frames, got {references.shape[1]}")
+        rest = iter(references.unbind(1))
+        return torch.stack([next(rest) if given else empty.expand_as(references[:, 0]) for given in self.given], dim=1)
 
-    def loss_weights(
-        self, height: int, width: int, device: torch.device | str = "cpu"
-    ) -> Float[Tensor, "1 1 height n*width"]:
-        """The weight of each place on the canvas, with mean 1.
+    def references(self, frames: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b r c h w"]:
+        """The frames that are given, in their order."""
+        return frames[:, [number for number, given in enumerate(self.given) if given]]
+
+    def noise(
+        self,
+        like: Float[Tensor, "#b c h w"],
+        generators: Sequence[torch.Generator] | torch.Generator | None,
+        count: int,
+    ) -> Float[Tensor, "b f c h w"]:
+        """Standard normal noise of ``count`` films.
+
+        It is drawn as one picture of all frames side by side, as the stock pipelines of such a canvas draw theirs.
 
         Args:
-            height: Of one frame, in latents.
-            width: Of one frame, in latents.
-            device: Where the weights are needed.
+            like: One frame.
+            generators: One for the whole batch, or one a film; None for torch's own.
+            count: Of films.
         """
-        weights = torch.tensor(self.weights, device=device)
-        return (weights / weights.mean()).repeat_interleave(width).expand(1, 1, height, -1)
+        _, channels, height, width = like.shape
+        shape = (channels, height, self.frames * width)
+        if isinstance(generators, Sequence):
+            canvas = torch.cat([torch.randn(1, *shape, generator=one, device=one.device) for one in generators])
+        else:
+            device = None if generators is None else generators.device
+            canvas = torch.randn(count, *shape, generator=generators, device=device)
+        return rearrange(canvas, "b c h (f w) -> b f c h w", f=self.frames).to(like)
 
-    def _given_of(self, frames: Sequence[Tensor]) -> list[Tensor]:
-        if len(frames) != self.frames:
-            raise ValueError(f"give the {sum(self.given)} given frames or all {self.frames}, got {len(frames)}")
-        return [frame for frame, given in zip(frames, self.given, strict=True) if given]
+    def loss_weights(self, device: torch.device | str = "cpu") -> Float[Tensor, "1 f 1 1 1"]:
+        """The weight of each frame, with mean 1."""
+        weights = torch.tensor(self.weights, device=device)
+        return (weights / weights.mean()).view(1, -1, 1, 1, 1)
 
 
 def _cuts(lines: np.ndarray, count: int, kind: str) -> list[Span]:

@@ -24,7 +24,7 @@ from dsd.backbones.protocol import Backbone
 from dsd.config import from_json, to_json
 from dsd.errors import UserError
 from dsd.files import atomic_folder
-from dsd.frames import Canvas
+from dsd.frames import Film
 from dsd.log import console
 from dsd.models import is_revision, revision_or_name
 from dsd.sampling import Sampling
@@ -45,7 +45,7 @@ class AdapterMetadata:
         base: Name of the model it changes.
         base_revision: Revision of that model.
         rank: Of the LoRA; 0 for a full fine-tune.
-        canvas: The frames it was trained on.
+        film: The frames it was trained on.
         max_sequence_length: Text tokens it was trained with; generation pads to the same.
         frame_size: (height, width) in pixels of a training frame, the default size of pictures.
         guidance: Embedded guidance it was trained with, None for models without.
@@ -59,7 +59,7 @@ class AdapterMetadata:
     base_revision: str
     rank: int
     max_sequence_length: int
-    canvas: Canvas = field(default_factory=Canvas.two_frame)
+    film: Film = field(default_factory=Film.two_frame)
     frame_size: tuple[int, int] | None = None
     guidance: float | None = None
     steps: int = 0
@@ -69,19 +69,40 @@ class AdapterMetadata:
 
 @dataclass(frozen=True)
 class LowRank:
-    """A change of one linear layer: ``weight += up @ down``, ``bias += bias``; any scale is already in `up`."""
+    """A change of one layer: ``weight += up @ down``, ``bias += bias``; any scale is already in `up`.
+
+    Attributes:
+        down: Of a convolution's kernel, as one row for each of its input features at each place.
+        up: See above.
+        bias: None for no change.
+        kernel: (height, width) of a convolution; None for a linear layer.
+    """
 
     down: Float[Tensor, "rank inputs"]
     up: Float[Tensor, "outputs rank"]
     bias: Float[Tensor, " outputs"] | None = None
+    kernel: tuple[int, int] | None = None
 
     @classmethod
-    def exact(cls, change: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None = None) -> LowRank:
+    def exact(cls, change: Float[Tensor, "outputs ..."], bias: Float[Tensor, " outputs"] | None = None) -> LowRank:
         """Any change of a weight, at full rank: one factor is the identity."""
+        kernel = (change.shape[2], change.shape[3]) if change.ndim == 4 else None
+        change = change.flatten(1)
         outputs, inputs = change.shape
         if inputs <= outputs:
-            return cls(torch.eye(inputs, dtype=change.dtype, device=change.device), change, bias)
-        return cls(change, torch.eye(outputs, dtype=change.dtype, device=change.device), bias)
+            return cls(torch.eye(inputs, dtype=change.dtype, device=change.device), change, bias, kernel)
+        return cls(change, torch.eye(outputs, dtype=change.dtype, device=change.device), bias, kernel)
+
+    def to(self, dtype: torch.dtype) -> LowRank:
+        """The same change in other numbers."""
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return LowRank(self.down.to(dtype), self.up.to(dtype), bias, self.kernel)
+
+    def stored(self) -> tuple[Tensor, Tensor]:
+        """Both factors in the shapes that diffusers' and peft's files have."""
+        if self.kernel is None:
+            return self.down, self.up
+        return self.down.unflatten(1, (-1, *self.kernel)), self.up[:, :, None, None]
 
 
 def save_adapter(folder: Path | str, updates: Mapping[str, LowRank], metadata: AdapterMetadata) -> None:
@@ -90,7 +111,7 @@ def save_adapter(folder: Path | str, updates: Mapping[str, LowRank], metadata: A
     Args:
         folder: Where; a folder that is there already is replaced.
         updates: For each changed linear layer, by its name in the transformer (such as
-            "transformer_blocks.0.attn.to_q"), its change. The patch embedding ("x_embedder" in FLUX) is one of them:
+            "transformer_blocks.0.attn.to_q"), its change. The patch embedding is one of them:
             ``LowRank.exact(trained.weight - widened.weight, trained.bias - widened.bias)``, where ``widened`` is what
             `Backbone.widen` made before training.
         metadata: What it was trained for.
@@ -100,8 +121,9 @@ def save_adapter(folder: Path | str, updates: Mapping[str, LowRank], metadata: A
     has_bias = any(update.bias is not None for update in updates.values())
     tensors: dict[str, Tensor] = {}
     for name, update in updates.items():
-        tensors[f"{_PREFIX}{name}.lora_A.weight"] = update.down
-        tensors[f"{_PREFIX}{name}.lora_B.weight"] = update.up
+        down, up = update.stored()
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = down
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = up
         if has_bias:  # readers expect biases on all layers or on none
             bias = torch.zeros_like(update.up[:, 0]) if update.bias is None else update.bias
             tensors[f"{_PREFIX}{name}.lora_B.bias"] = bias
@@ -128,7 +150,8 @@ def load_metadata(folder: Path | str) -> AdapterMetadata:
         raise UserError(
             f'"{folder}" is no adapter folder (it has no {METADATA_FILE}); give the folder that training wrote'
         )
-    metadata = from_json(AdapterMetadata, path.read_text())
+    text = path.read_text().replace('"canvas":', '"film":', 1)  # its name until frames had an axis of their own
+    metadata = from_json(AdapterMetadata, text)
     if metadata.schema != SCHEMA:
         raise UserError(
             f'the adapter "{folder}" has schema {metadata.schema}, but this version reads {SCHEMA}; train it again'
@@ -163,7 +186,9 @@ def load_adapter(folder: Path | str) -> tuple[dict[str, LowRank], AdapterMetadat
         key = f"{_PREFIX}{name}.lora_"
         if f"{key}A.weight" not in tensors or f"{key}B.weight" not in tensors:
             raise UserError(f'"{path}" has one factor only of the layer {name or "(no name)"}; train it again')
-        updates[name] = LowRank(tensors[f"{key}A.weight"], tensors[f"{key}B.weight"], tensors.get(f"{key}B.bias"))
+        down, up = tensors[f"{key}A.weight"], tensors[f"{key}B.weight"]
+        kernel = (down.shape[2], down.shape[3]) if down.ndim == 4 else None
+        updates[name] = LowRank(down.flatten(1), up.flatten(1), tensors.get(f"{key}B.bias"), kernel)
     return updates, metadata
 
 
@@ -238,8 +263,9 @@ def _fuse(transformer: nn.Module, updates: Mapping[str, LowRank], folder: Path |
     for name, update in updates.items():
         layer = layers.get(name)
         shape = (update.up.shape[0], update.down.shape[1])
-        if not isinstance(layer, nn.Linear) or tuple(layer.weight.shape) != shape:
-            found = tuple(layer.weight.shape) if isinstance(layer, nn.Linear) else "no such layer"
+        fits = isinstance(layer, (nn.Linear, nn.Conv2d))
+        if not fits or tuple(layer.weight.flatten(1).shape) != shape:
+            found = tuple(layer.weight.flatten(1).shape) if fits else "no such layer"
             raise UserError(
                 f'the adapter "{folder}" does not fit this base: {name} should be {shape}, but the base has {found}; '
                 "give the base that it was trained on"
@@ -252,8 +278,10 @@ def _fuse(transformer: nn.Module, updates: Mapping[str, LowRank], folder: Path |
     with torch.no_grad():
         for name, update in updates.items():
             layer = layers[name]
-            assert isinstance(layer, nn.Linear)
-            _add(layer.weight, update.up.to(layer.weight.device).float() @ update.down.to(layer.weight.device).float())
+            assert isinstance(layer, (nn.Linear, nn.Conv2d))
+            device = layer.weight.device
+            change = update.up.to(device).float() @ update.down.to(device).float()
+            _add(layer.weight, change.view_as(layer.weight))
             if update.bias is not None and layer.bias is not None:
                 _add(layer.bias, update.bias)
 

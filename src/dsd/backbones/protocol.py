@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from dsd.errors import UserError
-from dsd.flow import ResolutionShift
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,38 @@ class Text:
         return Text(torch.cat([text.tokens for text in texts]), torch.cat(pooled) if pooled else None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """Where things are in a family's transformer, by names of its modules.
+
+    Attributes:
+        patch_embedding: The layer that takes latents, linear or a convolution; it is widened for a condition.
+        attention: Parts of names of the linear layers in attention blocks.
+        feed_forward: Parts of names of the linear layers of the blocks' feed-forward networks.
+        blocks: The lists of transformer blocks; a block is what is recomputed, compiled and sharded as a whole.
+        not_matrices: Parts of names of parameters that are tables, embeddings or modulations: no matrices to Muon.
+        published: By hub id, class and config of each component of models whose configs cannot be read without leave.
+    """
+
+    patch_embedding: str
+    attention: tuple[str, ...]
+    feed_forward: tuple[str, ...]
+    blocks: tuple[str, ...]
+    not_matrices: tuple[str, ...]
+    published: Mapping[str, Mapping[str, tuple[str, dict[str, Any]]]] = field(default_factory=dict)
+
+
 class Backbone(Protocol):
-    """A text-to-image model as the method sees it: spatial latents in, spatial velocity out."""
+    """A text-to-image model as the method sees it: spatial latents of frames in, their velocity out."""
 
     @property
     def family(self) -> str:
-        """The name of the family in the registry, such as "flux"."""
+        """The name of the family in the registry; that of its folder."""
+        ...
+
+    @property
+    def layers(self) -> Layers:
+        """Where things are in its transformer."""
         ...
 
     @property
@@ -62,7 +87,7 @@ class Backbone(Protocol):
 
     @property
     def latent_channels(self) -> int:
-        """Channels of the autoencoder's latents."""
+        """Channels of the latents."""
         ...
 
     @property
@@ -86,17 +111,21 @@ class Backbone(Protocol):
         ...
 
     @property
-    def resolution_shift(self) -> ResolutionShift:
-        """The shift of the family's schedule, for training and for sampling."""
-        ...
-
-    @property
     def device(self) -> torch.device:
         """Where the transformer computes."""
         ...
 
     def tokens_per(self, height: int, width: int) -> int:
-        """Image tokens of a picture (or a whole canvas) of so many pixels."""
+        """Image tokens of one frame of so many pixels."""
+        ...
+
+    def shift(self, tokens: int, steps: int) -> float:
+        """How far the family shifts sigmas, for `dsd.flow.shift_sigmas`, in training and in sampling.
+
+        Args:
+            tokens: Image tokens of all frames together.
+            steps: Denoising steps of sampling, which some families' shift depends on.
+        """
         ...
 
     def encode_text(self, prompts: Sequence[str], max_tokens: int) -> Text:
@@ -115,22 +144,33 @@ class Backbone(Protocol):
 
     def velocity(
         self,
-        latents: Float[Tensor, "b c h w"],
+        latents: Float[Tensor, "b f c h w"],
         sigma: Float[Tensor, " b"],
         text: Text,
-        condition: Float[Tensor, "b c h w"] | None = None,
+        condition: Float[Tensor, "b f c h w"] | None = None,
         guidance: float | None = None,
-    ) -> Float[Tensor, "b c h w"]:
+    ) -> Float[Tensor, "b f c h w"]:
         """One evaluation of the transformer.
 
         Args:
-            latents: Noisy latents of the whole canvas.
+            latents: Noisy latents of all frames; those that are drawn stand last.
             sigma: Noise level of each, in [0, 1].
             text: One prompt each.
             condition: Latents of what is given, of the same shape; only for a widened model, where None is "no image"
                 (all zeros).
             guidance: The embedded guidance of a guidance-distilled model, which needs it; others ignore it.
         """
+        ...
+
+    def arguments(
+        self,
+        latents: Float[Tensor, "b f c h w"],
+        sigma: Float[Tensor, " b"],
+        text: Text,
+        condition: Float[Tensor, "b f c h w"] | None = None,
+        guidance: float | None = None,
+    ) -> dict[str, Any]:
+        """What `velocity` hands to the transformer."""
         ...
 
     def widen(self) -> None:

@@ -1,7 +1,13 @@
-"""Which family a model folder belongs to."""
+"""Which family a model folder belongs to, and where the family is.
+
+A family is a folder beside this file with three files (`layers.py`: where things are in its transformer; `backbone.py`:
+its networks behind `Backbone`; `pipeline.py`: how its stock pipeline draws) and a line in `FAMILIES`.
+"""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +18,17 @@ from dsd.models import resolve
 if TYPE_CHECKING:
     import torch
 
-    from dsd.backbones.protocol import Backbone
+    from dsd.backbones.protocol import Layers
+    from dsd.backbones.stock import StockBackbone
 
 FAMILIES = {
-    "FluxPipeline": "flux",
-    "FluxControlPipeline": "flux",
-    "FluxTwoFramePipeline": "flux",
+    "flux": ("FluxPipeline", "FluxControlPipeline", "FluxTwoFramePipeline"),
+    "sd3": ("StableDiffusion3Pipeline",),
+    "flux2": ("Flux2KleinPipeline",),
 }
-"""Pipeline classes, as `model_index.json` names them, and their family."""
+"""Families and their pipeline classes, as `model_index.json` names them."""
+TWO_FRAME = "TwoFrame"
+"""What a two-frame pipeline's class is called before the name of the stock class that it extends."""
 
 
 def family_of(name: str) -> str:
@@ -31,13 +40,27 @@ def family_of(name: str) -> str:
     Raises:
         UserError: No such model, or a family that is not known.
     """
-    folder = resolve(name)
-    pipeline = _model_index(folder).get("_class_name", "")
-    if pipeline not in FAMILIES:
-        raise UserError(
-            f'"{name}" is a {pipeline or "model without a pipeline class"}, known are: {", ".join(FAMILIES)}'
-        )
-    return FAMILIES[pipeline]
+    pipeline = _model_index(resolve(name)).get("_class_name", "").removeprefix(TWO_FRAME)
+    for family, pipelines in FAMILIES.items():
+        if pipeline in pipelines:
+            return family
+    known = ", ".join(one for pipelines in FAMILIES.values() for one in pipelines)
+    raise UserError(f'"{name}" is a {pipeline or "model without a pipeline class"}, known are: {known}')
+
+
+def backbone_class(family: str) -> type[StockBackbone]:
+    """The class behind `Backbone` of a family."""
+    return _module(family, "backbone").BACKBONE
+
+
+def layers_of(family: str) -> Layers:
+    """Where things are in a family's transformer."""
+    return _module(family, "layers").LAYERS
+
+
+def drawing_of(family: str) -> Any:
+    """The module that says how the family's stock pipeline draws."""
+    return _module(family, "pipeline")
 
 
 def load_backbone(
@@ -48,7 +71,7 @@ def load_backbone(
     transformer: bool = True,
     text: bool = True,
     vae: bool = True,
-) -> Backbone:
+) -> StockBackbone:
     """Loads a model of any known family.
 
     Args:
@@ -64,11 +87,24 @@ def load_backbone(
     """
     import torch
 
-    from dsd.backbones.flux import FluxBackbone
-
-    loaders = {"flux": FluxBackbone.from_pretrained}
-    load = loaders[family_of(name)]
+    load = backbone_class(family_of(name)).from_pretrained
     return load(resolve(name), device=device, dtype=dtype or torch.float32, transformer=transformer, text=text, vae=vae)
+
+
+def part_of(family: str, part: str) -> Any:
+    """A further file of a family's folder, which not every family has: ``controlnet`` or ``ip_adapter``.
+
+    Raises:
+        UserError: the family has no such file.
+    """
+    if importlib.util.find_spec(f"dsd.backbones.{family}.{part}") is None:
+        having = [name for name in FAMILIES if importlib.util.find_spec(f"dsd.backbones.{name}.{part}")]
+        raise UserError(f'there is no {part} for models of the family "{family}" yet, only for: {", ".join(having)}')
+    return _module(family, part)
+
+
+def _module(family: str, part: str) -> Any:
+    return importlib.import_module(f"dsd.backbones.{family}.{part}")
 
 
 def _model_index(folder: str) -> dict:

@@ -19,13 +19,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dsd import flow, runs
-from dsd.backbones.flux import FluxBackbone
 from dsd.backbones.protocol import Text
+from dsd.backbones.stock import StockBackbone
 from dsd.baselines.protocol import Drawing, Request
 from dsd.baselines.setting import Setting
 from dsd.data.latents import LatentCache, TrainingPair
 from dsd.files import atomic_folder
-from dsd.frames import Canvas
+from dsd.frames import Film
 from dsd.generate.draw import draw as draw_latents
 from dsd.images import to_pil
 from dsd.models import revision_or_name
@@ -39,7 +39,7 @@ from dsd.train.trainer import latent_cache
 
 Look = Mapping[str, Tensor]
 """What frozen models see in a batch of pictures, by name; the batch comes first in every tensor."""
-_ALONE = Canvas(given=(False,), weights=(1.0,))
+_ALONE = Film.of(0, 1)
 _HELD_OUT_AT_ONCE = 32
 _BLOCK = 32
 _KEPT_AT_MOST = 1 << 16  # pairs whose looks are kept in memory: some hundred MB of the embedded models' patches
@@ -101,7 +101,7 @@ class Conditioned:
         subjects_at_once: see `SubjectMethod`.
     """
 
-    backbone: FluxBackbone
+    backbone: StockBackbone
     conditioner: Conditioner
     drawing: Drawing
     fingerprint: str
@@ -131,7 +131,7 @@ class Conditioned:
         height, width = (side // backbone.pixels_per_latent for side in drawing.size)
         generators = [torch.Generator().manual_seed(request.seed) for request in requests]
         noise = randn_tensor((count, backbone.latent_channels, height, width), generators, backbone.device)
-        shift = backbone.resolution_shift.shift(backbone.tokens_per(*drawing.size))
+        shift = backbone.shift(backbone.tokens_per(*drawing.size), drawing.sampling.steps)
         text, no_text = encoded.take(slice(-1)), encoded.take(slice(-1, None))
         return to_pil(backbone.decode(draw_latents(velocity, noise, text, no_text, drawing.sampling, shift)))
 
@@ -152,7 +152,7 @@ class ConditionedTask:
     def __init__(
         self,
         config: TrainConfig,
-        backbone: FluxBackbone,
+        backbone: StockBackbone,
         conditioner: Conditioner,
         cache: LatentCache,
         pairs: Sequence[TrainingPair],
@@ -172,13 +172,13 @@ class ConditionedTask:
         _, _, height, width = cache.empty_frame.shape
         pixels = backbone.pixels_per_latent
         self.objective = Objective(
-            canvas=_ALONE,
+            film=_ALONE,
             empty_frame=cache.empty_frame.float().to(backbone.device),
             empty_text=cache.empty_text.to(backbone.device),
             text_dropout=config.text_dropout,
             image_dropout=config.image_dropout,
             sigma_density=config.sigma_density,
-            shift=backbone.resolution_shift.shift(backbone.tokens_per(height * pixels, width * pixels)),
+            shift=backbone.shift(backbone.tokens_per(height * pixels, width * pixels), config.sampling.steps),
             guidance=config.guidance,
         )
 
@@ -216,18 +216,19 @@ class ConditionedTask:
     def _loss(self, objective: Objective, rows: Sequence[int], generator: torch.Generator) -> Tensor:
         device = self.backbone.device
         drawn = draw(objective, len(rows), generator).take(slice(None), device)
+        noise = drawn.noise[:, 0]
         samples = self.cache.samples(rows)
         latents = samples.target.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.mixed_precision == "bf16"):
             predicted = self.conditioner.velocity(
-                flow.noisy_latents(latents, drawn.noise, drawn.sigma),
+                flow.noisy_latents(latents, noise, drawn.sigma),
                 drawn.sigma,
                 text_or_empty(samples.text.to(device), objective.empty_text, drawn.keep_text),
                 self._look(rows),
                 drawn.keep_image,
                 objective.guidance,
             )
-        return (predicted.float() - flow.velocity(latents, drawn.noise)).square().mean()
+        return (predicted.float() - flow.velocity(latents, noise)).square().mean()
 
     @torch.no_grad()
     def _look(self, rows: Sequence[int]) -> Look:
@@ -248,7 +249,7 @@ class ConditionedTask:
 
 def conditioned(
     setting: Setting,
-    backbone: FluxBackbone,
+    backbone: StockBackbone,
     new: Callable[[], Conditioner],
     load: Callable[[str], Conditioner],
     *,
@@ -275,7 +276,7 @@ def conditioned(
 
 @loop.flushed_denormals()
 def _trained(
-    setting: Setting, backbone: FluxBackbone, new: Callable[[], Conditioner], sees: Literal["reference", "target"]
+    setting: Setting, backbone: StockBackbone, new: Callable[[], Conditioner], sees: Literal["reference", "target"]
 ) -> Path:
     """Trains a conditioner, or goes on where an earlier start was stopped, and returns the folder of its weights."""
     training = setting.training()

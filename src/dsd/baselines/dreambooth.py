@@ -2,11 +2,11 @@
 
 The reference is learnt with an identifier before the subject's words, beside pictures that the model drew without it
 before (prior preservation, equation 2), by the model's own flow-matching objective. All weights of the transformer are
-trained, as in the paper, or a LoRA on attention and feed-forward layers, as diffusers' script for FLUX does it
+trained, as in the paper, or a LoRA on attention and feed-forward layers, as diffusers' scripts do it
 (DreamBooth-LoRA).
 
 Deviations: one reference in place of three to five, because every method here is given one; text encoders stay frozen;
-the class is the subject in the benchmark's own words; the reference is learnt under its caption, as is usual with FLUX.
+the class is the subject in the benchmark's own words; the reference is learnt under its caption, as is usual.
 """
 
 from __future__ import annotations
@@ -34,19 +34,13 @@ from dsd.images import to_tensor
 from dsd.train.adapter import target_names
 
 _LORA = "subject"
-_LORA_TARGETS = (
-    *(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),
-    *(f"attn.{name}" for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")),
-    *(f"{block}.net.{layer}" for block in ("ff", "ff_context") for layer in ("0.proj", "2")),
-)
-"""What diffusers' DreamBooth-LoRA script for FLUX trains."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
     """How a model is fitted to a subject.
 
-    The defaults are steps and batch of diffusers' script for FLUX with the rate that is usual with AdamW, which nobody
+    The defaults are steps and batch of diffusers' scripts with the rate that is usual with AdamW, which nobody
     here has run at that size.
 
     Attributes:
@@ -98,7 +92,10 @@ class DreamBooth:
     def __post_init__(self) -> None:
         state = self._transformer.state_dict() if self.tuning.rank == 0 else {}
         self._untouched = {name: value.clone() for name, value in state.items()}
-        self._targets = target_names(self._transformer, _LORA_TARGETS) if self.tuning.rank else ()
+        layers = self.model.backbone.layers
+        parts = (*layers.attention, *layers.feed_forward)
+        linear = target_names(self._transformer, layers, "all-linear") if self.tuning.rank else ()
+        self._targets = tuple(name for name in linear if any(part in name for part in parts))
 
     @property
     def fingerprint(self) -> str:

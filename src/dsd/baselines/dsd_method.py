@@ -11,14 +11,14 @@ from PIL import Image
 
 from dsd.baselines.protocol import Drawing, Request
 from dsd.baselines.setting import Setting, Training
-from dsd.generate.pipeline import FluxTwoFramePipeline
+from dsd.generate.two_frame import TwoFramePipeline
 from dsd.models import resolve, revision_of, revision_or_name
 from dsd.train.trainer import train
 
 
 @dataclass(frozen=True, kw_only=True)
 class TwoFrameStudent:
-    """Draws with `FluxTwoFramePipeline`; nothing is fitted to a subject.
+    """Draws with `TwoFramePipeline`; nothing is fitted to a subject.
 
     Attributes:
         pipeline: with its adapter.
@@ -28,7 +28,7 @@ class TwoFrameStudent:
         subjects_at_once: see `SubjectMethod`.
     """
 
-    pipeline: FluxTwoFramePipeline
+    pipeline: TwoFramePipeline
     drawing: Drawing
     fingerprint: str
     name: str = "student"
@@ -46,7 +46,7 @@ class TwoFrameStudent:
         dtype: torch.dtype = torch.float32,
     ) -> TwoFrameStudent:
         """Loads a base model and an adapter folder (or `embedded:NAME` of either)."""
-        pipeline = FluxTwoFramePipeline.from_pretrained(base, adapter=adapter, torch_dtype=dtype).to(device)
+        pipeline = TwoFramePipeline.from_pretrained(base, adapter=adapter, torch_dtype=dtype).to(device)
         pipeline.set_progress_bar_config(disable=True)
         fingerprint = f"{revision_of(resolve(str(adapter)))}-{revision_or_name(base)}-{drawing.with_picture}"
         return cls(pipeline=pipeline, drawing=drawing, fingerprint=fingerprint, name=name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from dsd import flow
 from dsd.attention import in_right_attention
-from dsd.backbones.flux import FluxBackbone
 from dsd.backbones.protocol import Text
+from dsd.backbones.stock import StockBackbone
 from dsd.baselines.protocol import Request
 from dsd.baselines.text_only import TextOnly
 from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest
@@ -71,10 +71,10 @@ class Fit:
     learning_rate: float
     steps: int
     guidance: float
-    backbone: FluxBackbone = field(init=False)
+    backbone: StockBackbone = field(init=False)
 
     def __post_init__(self) -> None:
-        self.backbone = FluxBackbone.from_pipeline(self.model.pipeline)
+        self.backbone = self.model.backbone
 
     @in_right_attention
     def run(
@@ -98,21 +98,17 @@ class Fit:
 
     def errors(self, latents: Float[Tensor, "b c h w"], text: Text, generator: torch.Generator) -> Float[Tensor, " b"]:
         """Mean squared error of each latent's velocity."""
-        height, width = self.model.drawing.size
-        shift = self.backbone.resolution_shift.shift(self.backbone.tokens_per(height, width))
+        drawing = self.model.drawing
+        shift = self.backbone.shift(self.backbone.tokens_per(*drawing.size), drawing.sampling.steps)
         sigma = flow.sample_sigmas(len(latents), "logit-normal", shift, generator).to(latents.device)
         noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-        predicted = self.backbone.velocity(
-            flow.noisy_latents(latents, noise, sigma), sigma, text, guidance=self.guidance
-        )
+        noisy = flow.noisy_latents(latents, noise, sigma)[:, None]
+        predicted = self.backbone.velocity(noisy, sigma, text, guidance=self.guidance)[:, 0]
         return (predicted.float() - flow.velocity(latents, noise)).square().flatten(1).mean(1)
 
     def encoded(self, prompts: Sequence[str]) -> Text:
         """Encoded prompts through which gradients flow."""
-        pipeline: Any = self.model.pipeline
-        length = self.model.drawing.max_sequence_length
-        tokens, pooled, _ = pipeline.encode_prompt(list(prompts), None, max_sequence_length=length)
-        return Text(tokens, pooled)
+        return self.backbone.encoded(prompts, self.model.drawing.max_sequence_length)
 
 
 def one_subject(requests: Sequence[Request]) -> Request:

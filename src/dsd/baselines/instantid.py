@@ -6,8 +6,8 @@ in place of the text in IdentityNet, a ControlNet whose control is a drawing of 
 together by reconstructing the picture that the face was found in. At test time the landmarks are the reference's, so
 the head stays where it was there, as with the published model when no other pose is given.
 
-Deviations: four identity tokens from a linear projection in place of sixteen from a resampler, which FLUX's loader in
-diffusers does not know; a picture without a face is drawn from the text alone.
+Deviations: four identity tokens from a linear projection in place of sixteen from a resampler, which diffusers'
+loader does not know; a picture without a face is drawn from the text alone.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FluxControlNetModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dsd.backbones.flux import FluxBackbone
 from dsd.backbones.protocol import Text
+from dsd.backbones.registry import part_of
+from dsd.backbones.stock import StockBackbone
 from dsd.baselines.conditioned import Conditioned, Look, conditioned
-from dsd.baselines.controlnet import NOT_MATRICES, copy_of, residuals
 from dsd.baselines.faces import Faces, draw_landmarks
-from dsd.baselines.ip_adapter import WEIGHTS_FILE, install, state_of, trained_of
+from dsd.baselines.ip_adapter import WEIGHTS_FILE
 from dsd.baselines.setting import Setting
 from dsd.errors import UserError
 from dsd.images import to_tensor
@@ -46,20 +45,23 @@ class InstantID:
         weights: a folder with ``ip_adapter.safetensors`` and ``identitynet/``; None for an untrained method.
     """
 
-    not_matrices = NOT_MATRICES
-
-    def __init__(self, backbone: FluxBackbone, faces: Faces, size: tuple[int, int], weights: str | None = None) -> None:
+    def __init__(
+        self, backbone: StockBackbone, faces: Faces, size: tuple[int, int], weights: str | None = None
+    ) -> None:
         self.backbone, self.faces, self.size = backbone, faces, size
+        self.attention, self.control = (part_of(backbone.family, part) for part in ("ip_adapter", "controlnet"))
+        self.not_matrices = self.control.NOT_MATRICES
         vector = faces.find([Image.new("RGB", (size[1], size[0]))]).identity.shape[1]
         folder = None if weights is None else Path(resolve(weights))
-        install(backbone, None if folder is None else load_file(folder / WEIGHTS_FILE), vector)
-        network: Any = copy_of(backbone) if folder is None else FluxControlNetModel.from_pretrained(folder / _NETWORK)
+        self.attention.install(backbone, None if folder is None else load_file(folder / WEIGHTS_FILE), vector)
+        own = self.control
+        network: Any = own.copy_of(backbone) if folder is None else own.load(str(folder / _NETWORK))
         self.network = network.to(backbone.device, backbone.transformer.dtype)
 
     @property
     def trained(self) -> Mapping[str, nn.Module]:
         """The projection, every attention's keys and values, and IdentityNet."""
-        return {**trained_of(self.backbone), _NETWORK: self.network}
+        return {**self.attention.trained_of(self.backbone), _NETWORK: self.network}
 
     def look(self, pictures: Sequence[Image.Image]) -> Look:
         """Identity vectors (b, d), whether there is a face (b,), and latents of the drawn landmarks (b, c, h, w)."""
@@ -73,7 +75,7 @@ class InstantID:
         """See `dsd.baselines.conditioned.Conditioner`; without a face the frozen model is left to the text."""
         shown = (keep & look["present"]).float()
         vectors = (look["identity"] * shown[:, None])[:, None]
-        arguments = self.backbone.arguments(latents, sigma, text, guidance=guidance)
+        arguments = self.backbone.arguments(latents[:, None], sigma, text, guidance=guidance)
         transformer: Any = self.backbone.transformer
         tokens = transformer.encoder_hid_proj([vectors])[0][:, 0].to(arguments["encoder_hidden_states"].dtype)
         instead = {
@@ -81,14 +83,14 @@ class InstantID:
             "txt_ids": torch.zeros_like(arguments["txt_ids"][:1]).expand(tokens.shape[1], -1),
         }
         control = look["latents"] * shown.view(-1, 1, 1, 1)
-        added = residuals(self.network, {**arguments, **instead}, control)
+        added = self.control.residuals(self.network, {**arguments, **instead}, control)
         return self.backbone.evaluated(
-            arguments, latents, joint_attention_kwargs={"ip_adapter_image_embeds": [vectors]}, **added
-        )
+            arguments, latents[:, None], joint_attention_kwargs={"ip_adapter_image_embeds": [vectors]}, **added
+        )[:, 0]
 
     def save(self, folder: Path) -> None:
         """Writes ``ip_adapter.safetensors`` and ``identitynet/``."""
-        save_file(state_of(trained_of(self.backbone)), folder / WEIGHTS_FILE)
+        save_file(self.attention.state_of(self.attention.trained_of(self.backbone)), folder / WEIGHTS_FILE)
         self.network.save_pretrained(folder / _NETWORK)
 
 

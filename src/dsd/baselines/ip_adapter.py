@@ -2,8 +2,8 @@
 
 The text-to-image model stays frozen; a projection of the encoder's features to a few tokens is trained, and keys and
 values for them in each attention, by reconstructing the very picture that is shown. Plain IP-Adapter projects one
-vector to four tokens, Plus has a resampler look at all patches. On FLUX the attention is diffusers' own
-`FluxIPAdapterAttnProcessor`, in the double blocks, as the published FLUX adapters have it; their files load here.
+vector to four tokens, Plus has a resampler look at all patches. The attention is diffusers' own of
+the family, as its published adapters have it; their files load here.
 
 Deviations: the image encoder is whatever `Setting.vision` names; it should be none of those that measure.
 """
@@ -15,20 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.embeddings import ImageProjection, IPAdapterPlusImageProjection, MultiIPAdapterImageProjection
+from diffusers.models.embeddings import IPAdapterPlusImageProjection, MultiIPAdapterImageProjection
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dsd.backbones.flux import FluxBackbone
 from dsd.backbones.protocol import Text
+from dsd.backbones.registry import part_of
+from dsd.backbones.stock import StockBackbone
 from dsd.baselines.conditioned import Conditioned, Look, conditioned
 from dsd.baselines.setting import Setting
 from dsd.baselines.vision import Vision
+from dsd.errors import UserError
 from dsd.models import resolve
 
 WEIGHTS_FILE = "ip_adapter.safetensors"
-_TOKENS = 4  # of plain IP-Adapter; diffusers knows no other number
 _QUERIES = 16  # tokens of Plus
 
 
@@ -45,20 +46,21 @@ class IPAdapter:
     not_matrices = ("latents",)
 
     def __init__(
-        self, backbone: FluxBackbone, vision: Vision, weights: str | Mapping[str, Tensor] | None = None, *, plus: bool
+        self, backbone: StockBackbone, vision: Vision, weights: str | Mapping[str, Tensor] | None = None, *, plus: bool
     ) -> None:
         self.backbone, self.vision, self.plus = backbone, vision, plus
+        self.own = part_of(backbone.family, "ip_adapter")
         with torch.no_grad():
             blank = Image.new("RGB", (64, 64))
             self.features = (vision.patches([blank]) if plus else vision.whole([blank])).shape[-1]
-        install(backbone, None if plus else weights, self.features)
+        self.own.install(backbone, None if plus else weights, self.features)
         if plus:
             self._install_resampler(weights)
 
     @property
     def trained(self) -> Mapping[str, nn.Module]:
         """The projection and every attention's keys and values."""
-        return trained_of(self.backbone)
+        return self.own.trained_of(self.backbone)
 
     def look(self, pictures: Sequence[Image.Image]) -> Look:
         """The image encoder's features, (b, d) or (b, patches, d)."""
@@ -70,13 +72,13 @@ class IPAdapter:
         """See `dsd.baselines.conditioned.Conditioner`; a picture that is not kept has features of all zeros."""
         features = look["features"]
         shown = features * keep.view(-1, *[1] * (features.ndim - 1))
-        arguments = self.backbone.arguments(latents, sigma, text, guidance=guidance)
+        arguments = self.backbone.arguments(latents[:, None], sigma, text, guidance=guidance)
         attention = {"ip_adapter_image_embeds": [shown[:, None]]}
-        return self.backbone.evaluated(arguments, latents, joint_attention_kwargs=attention)
+        return self.backbone.evaluated(arguments, latents[:, None], joint_attention_kwargs=attention)[:, 0]
 
     def save(self, folder: Path) -> None:
-        """Writes ``ip_adapter.safetensors``, for `FluxPipeline.load_ip_adapter` (of Plus, for this class alone)."""
-        save_file(state_of(self.trained), folder / WEIGHTS_FILE)
+        """Writes ``ip_adapter.safetensors``, for diffusers' `load_ip_adapter` (of Plus, for this class alone)."""
+        save_file(self.own.state_of(self.trained), folder / WEIGHTS_FILE)
 
     def _install_resampler(self, weights: str | Mapping[str, Tensor] | None) -> None:
         transformer: Any = self.backbone.transformer
@@ -98,44 +100,6 @@ class IPAdapter:
             if part != "image_proj":
                 found = {name.replace("_ip.", "_ip.0."): tensor for name, tensor in found.items()}
             module.load_state_dict(found)
-
-
-def install(backbone: FluxBackbone, weights: str | Mapping[str, Tensor] | None, features: int) -> None:
-    """Puts a plain IP-Adapter into a model, by diffusers' own loader.
-
-    Args:
-        backbone: whose transformer gets it.
-        weights: a folder, a hub id, or tensors by name; None for an untrained one, which changes nothing yet.
-        features: of the image encoder.
-    """
-    pipeline: Any = backbone.pipeline
-    tensors = _untrained(backbone, features) if weights is None else weights
-    given = tensors if isinstance(tensors, str) else _nested(tensors)
-    pipeline.load_ip_adapter(
-        resolve(given) if isinstance(given, str) else given,
-        weight_name=WEIGHTS_FILE,
-        image_encoder_pretrained_model_name_or_path=None,
-    )
-
-
-def trained_of(backbone: FluxBackbone) -> dict[str, nn.Module]:
-    """The projection and every attention's keys and values of an installed adapter."""
-    transformer: Any = backbone.transformer
-    processors = {str(n): block.attn.processor for n, block in enumerate(transformer.transformer_blocks)}
-    return {"image_proj": transformer.encoder_hid_proj.image_projection_layers[0], **processors}
-
-
-def state_of(trained: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """The tensors of `trained_of` by their names in diffusers' format."""
-    tensors = {}
-    for part, module in trained.items():
-        for name, value in module.state_dict().items():
-            if part == "image_proj":
-                key = f"image_proj.{name.replace('image_embeds', 'proj')}"
-            else:
-                key = f"ip_adapter.{part}.{name.replace('_ip.0.', '_ip.')}"
-            tensors[key] = value.detach().cpu().contiguous().clone()
-    return tensors
 
 
 def ip_adapter(setting: Setting) -> Conditioned:
@@ -164,29 +128,6 @@ def _method(setting: Setting, *, plus: bool, sees: Any) -> Conditioned:
         )
     vision = Vision(setting.vision, backbone.device)
     return conditioned(setting, backbone, adapter, adapter, sees=sees)
-
-
-def _untrained(backbone: FluxBackbone, features: int) -> dict[str, Tensor]:
-    """A projection with random weights, and keys and values that add nothing."""
-    transformer: Any = backbone.transformer
-    width, hidden = transformer.config.joint_attention_dim, transformer.inner_dim
-    projection = ImageProjection(features, width, _TOKENS)
-    tensors = {f"image_proj.{n.replace('image_embeds', 'proj')}": t for n, t in projection.state_dict().items()}
-    for number in range(len(transformer.transformer_blocks)):
-        keys, values = nn.Linear(width, hidden), nn.Linear(width, hidden)
-        nn.init.zeros_(values.weight)
-        nn.init.zeros_(values.bias)
-        for name, layer in (("to_k_ip", keys), ("to_v_ip", values)):
-            tensors |= {f"ip_adapter.{number}.{name}.{n}": t for n, t in layer.state_dict().items()}
-    return tensors
-
-
-def _nested(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = tensor
-    return parts
 
 
 def _file(weights: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffusers import FluxImg2ImgPipeline
+from diffusers import AutoPipelineForImage2Image
 
 from dsd.baselines.protocol import Request
 from dsd.baselines.setting import Setting
@@ -25,7 +25,7 @@ prompt following together on 16 validation individuals; below 0.7 the reference'
 
 @dataclass(frozen=True, kw_only=True)
 class SDEdit(TextOnly):
-    """Draws prompts from noised references with a stock `FluxImg2ImgPipeline`."""
+    """Draws prompts from noised references with the family's stock image-to-image pipeline."""
 
     strength: float = STRENGTH
 
@@ -37,6 +37,7 @@ class SDEdit(TextOnly):
 def sdedit(setting: Setting) -> SDEdit:
     """The row of the plain text-to-image model that starts from the reference."""
     plain = SDEdit.load(setting.base, setting.drawing, name=setting.name, device=setting.device, dtype=setting.dtype)
-    pipeline = FluxImg2ImgPipeline(**plain.pipeline.components)
+    pipeline = AutoPipelineForImage2Image.from_pipe(plain.pipeline)
     pipeline.set_progress_bar_config(disable=True)
-    return dataclasses.replace(plain, pipeline=pipeline, fingerprint=f"{plain.fingerprint}-{plain.strength}")
+    model = dataclasses.replace(plain.model, pipeline=pipeline)
+    return dataclasses.replace(plain, model=model, fingerprint=f"{plain.fingerprint}-{plain.strength}")

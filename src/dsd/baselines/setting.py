@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from dsd.backbones.flux import FluxBackbone
+from dsd.backbones.registry import load_backbone
+from dsd.backbones.stock import StockBackbone
 from dsd.baselines.protocol import Drawing
 from dsd.data.latents import TrainingPair, fingerprint
 from dsd.data.pairs import ids_of
 from dsd.devices import default_device, inference_dtype
 from dsd.errors import UserError
-from dsd.models import resolve
 from dsd.train.config import TrainConfig
 
 
@@ -81,9 +81,9 @@ class Setting:
             return inference_dtype(self.device)
         return torch.bfloat16 if self.budget.mixed_precision == "bf16" else torch.float32
 
-    def backbone(self) -> FluxBackbone:
+    def backbone(self) -> StockBackbone:
         """The base model, loaded anew."""
-        return FluxBackbone.from_pretrained(resolve(self.base), device=self.device, dtype=self.dtype)
+        return load_backbone(self.base, device=self.device, dtype=self.dtype)
 
     def training(self) -> Training:
         """How this row's method is trained.

@@ -7,27 +7,28 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from diffusers import FluxPipeline
 from PIL import Image
 
+from dsd.backbones.stock import StockBackbone
 from dsd.baselines.protocol import Drawing, Request
 from dsd.baselines.setting import Setting
-from dsd.models import resolve, revision_or_name
+from dsd.generate.text_to_image import TextToImage
+from dsd.models import revision_or_name
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextOnly:
-    """Draws prompts with a stock `FluxPipeline`.
+    """Draws prompts with the plain text-to-image model.
 
     Attributes:
-        pipeline: the text-to-image model.
+        model: the text-to-image model.
         drawing: how.
         fingerprint: see `SubjectMethod`.
         name: the row's name.
         subjects_at_once: see `SubjectMethod`.
     """
 
-    pipeline: Any
+    model: TextToImage
     drawing: Drawing
     fingerprint: str
     name: str = "teacher"
@@ -43,12 +44,20 @@ class TextOnly:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """Loads a FLUX folder, hub id or `embedded:NAME`."""
-        folder = resolve(base)
-        pipeline = FluxPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True).to(device)
-        pipeline.set_progress_bar_config(disable=True)
+        """Loads a folder, hub id or `embedded:NAME`."""
+        model = TextToImage.load(base, device=device, dtype=dtype)
         fingerprint = f"{revision_or_name(base)}-{drawing.without_picture}"
-        return cls(pipeline=pipeline, drawing=drawing, fingerprint=fingerprint, name=name)
+        return cls(model=model, drawing=drawing, fingerprint=fingerprint, name=name)
+
+    @property
+    def pipeline(self) -> Any:
+        """The stock pipeline."""
+        return self.model.pipeline
+
+    @property
+    def backbone(self) -> StockBackbone:
+        """Its networks behind the protocol that training uses."""
+        return self.model.backbone
 
     def prepare(self, requests: Sequence[Request]) -> None:
         """Needs nothing: zero-shot."""
@@ -58,18 +67,16 @@ class TextOnly:
         drawing, pictures = self.drawing, []
         for start in range(0, len(requests), drawing.batch):
             batch = requests[start : start + drawing.batch]
-            pictures += self.pipeline(
+            pictures += self.model.draw(
                 [request.prompt for request in batch],
-                negative_prompt=[""] * len(batch) if drawing.true_guidance != 1 else None,
-                true_cfg_scale=drawing.true_guidance,
-                guidance_scale=drawing.sampling.guidance,
-                height=drawing.size[0],
-                width=drawing.size[1],
-                num_inference_steps=drawing.sampling.steps,
+                size=drawing.size,
+                steps=drawing.sampling.steps,
+                true_guidance=drawing.true_guidance,
+                guidance=drawing.sampling.guidance,
                 max_sequence_length=drawing.max_sequence_length,
-                generator=[torch.Generator().manual_seed(request.seed) for request in batch],
+                generators=[torch.Generator().manual_seed(request.seed) for request in batch],
                 **self.further(batch),
-            ).images
+            )
         return pictures
 
     def further(self, batch: Sequence[Request]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 The word's vectors, in both text encoders, are fitted to the reference by the frozen model's own flow-matching loss,
 started from the mean of the subject's words.
 
-Deviations: FLUX reads with two encoders, so the word has a vector in each; the reference is learnt under its caption
+Deviations: where several encoders read, the word has a vector in each; the reference is learnt under its caption
 in place of a list of neutral sentences, where a model that captions is at hand.
 """
 
@@ -32,7 +32,7 @@ from dsd.images import to_tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Inversion:
-    """How a word is learnt. The defaults are those of diffusers' script; nobody here has run them at FLUX.1's size.
+    """How a word is learnt. The defaults are those of diffusers' script; nobody here has run them at full size.
 
     Attributes:
         vectors: of the word, in each encoder; the paper has one.
@@ -100,7 +100,7 @@ class TextualInversion:
 
     def __post_init__(self) -> None:
         pipeline: Any = self.model.pipeline
-        encoders = ((pipeline.tokenizer, pipeline.text_encoder), (pipeline.tokenizer_2, pipeline.text_encoder_2))
+        encoders = self.model.backbone.text_encoders
         self._words = tuple(_Word(tokenizer, encoder, self._pieces) for tokenizer, encoder in encoders)
         pipeline.transformer.requires_grad_(False)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 if TYPE_CHECKING:
-    from dsd.generate.pipeline import FluxTwoFramePipeline
+    from dsd.generate.two_frame import TwoFramePipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,24 +35,24 @@ class Model:
         said = ", ".join(f"{name} {value:g}" for name, value in given.items() if value is not None)
         return f"{self.adapter} on {base}" + (f" with {said}" if said else ", drawing as it was trained to")
 
-    def load(self) -> FluxTwoFramePipeline:
+    def load(self) -> TwoFramePipeline:
         """Loads the pipeline, on a GPU in bfloat16 where there is one."""
         from dsd.backbones.adapter import load_metadata
         from dsd.devices import default_device, inference_dtype
-        from dsd.generate.pipeline import FluxTwoFramePipeline
+        from dsd.generate.two_frame import TwoFramePipeline
         from dsd.log import quiet_libraries
         from dsd.models import resolve
 
         quiet_libraries()
         base = self.base or load_metadata(resolve(self.adapter)).base
         device = default_device()
-        pipeline = FluxTwoFramePipeline.from_pretrained(base, adapter=self.adapter, torch_dtype=inference_dtype(device))
+        pipeline = TwoFramePipeline.from_pretrained(base, adapter=self.adapter, torch_dtype=inference_dtype(device))
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(device)
 
     def draw(
         self,
-        pipeline: FluxTwoFramePipeline,
+        pipeline: TwoFramePipeline,
         reference: Image.Image,
         prompts: Sequence[str],
         seeds: Sequence[int],

@@ -18,8 +18,8 @@ class Export:
     base: str | None = None
     """The model it was trained on; read from the adapter when left out."""
     form: Literal["transformer", "control-lora"] = "transformer"
-    """transformer: a folder for FluxTransformer2DModel.from_pretrained; control-lora: one safetensors file for
-    FluxControlPipeline.load_lora_weights."""
+    """transformer: a folder for from_pretrained of the stock transformer; control-lora: one safetensors file for
+    load_lora_weights of its control pipeline, where diffusers has one."""
     out: Path = Path("runs/export")
     """Folder to write; one that is there is replaced."""
     dry_run: bool = False

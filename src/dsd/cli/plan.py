@@ -50,8 +50,9 @@ def plan(command: Plan) -> list[str]:
 
 
 def run(command: Plan) -> None:
-    from dsd.cli.cost import shape_of, training_cost
+    from dsd.backbones.cost import shape_of
     from dsd.log import duration
+    from dsd.train.cost import training_cost
 
     config = command.train
     shape = shape_of(config.base)

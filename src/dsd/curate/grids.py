@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import FluxPipeline
 from diffusers.utils import logging
 
 from dsd.curate.config import CurateConfig
@@ -17,6 +15,7 @@ from dsd.data.records import Grid, GridPrompt, Model
 from dsd.devices import default_device, inference_dtype
 from dsd.errors import UserError
 from dsd.frames import Grid as Layout
+from dsd.generate.text_to_image import TextToImage
 from dsd.log import console
 from dsd.models import resolve, revision_of
 
@@ -25,33 +24,24 @@ LAYOUT = Layout(2, 2)
 
 
 class Teacher:
-    """Draws sheets with a stock `FluxPipeline`.
+    """Draws sheets with a plain text-to-image model.
 
     Args:
         config: names the model and how it draws.
         device: where it runs; by default a GPU when there is one.
 
     Raises:
-        UserError: the model cannot be found or is of another family, or the panel size does not suit it.
+        UserError: the model cannot be found or is of no known family, or the panel size does not suit it.
     """
 
     def __init__(self, config: CurateConfig, device: str | None = None) -> None:
         self._config = config
         path = resolve(config.teacher)
-        self._device = device or default_device()
-        dtype = inference_dtype(self._device)
-        try:
-            pipeline: Any = FluxPipeline.from_pretrained(path, dtype=dtype, use_safetensors=True)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f'"{config.teacher}" cannot be loaded as a teacher ({reason}); give a folder or hub id of a FLUX model'
-            ) from error
-        step = 2 * pipeline.vae_scale_factor
+        device = device or default_device()
+        self._model = TextToImage.load(config.teacher, device=device, dtype=inference_dtype(device))
+        step = self._model.backbone.pixels_per_token
         if config.panel_size % step:
             raise UserError(f'panel_size is {config.panel_size}, but "{config.teacher}" needs a multiple of {step}')
-        self._pipeline = pipeline.to(self._device)
-        self._pipeline.set_progress_bar_config(disable=True)
         revision = revision_of(path) if Path(path).exists() else config.teacher
         self.model = Model(name=config.teacher, revision=revision)
 
@@ -69,19 +59,16 @@ class Teacher:
     def _batch(self, prompts: Sequence[GridPrompt], seed: int) -> list[Grid]:
         config = self._config
         seeds = [derive_seed(seed, "sheet", prompt.id) for prompt in prompts]
-        guided = config.true_guidance > 1
         with _quiet():
-            images = self._pipeline(
-                prompt=[prompt.text for prompt in prompts],
-                negative_prompt=[""] * len(prompts) if guided else None,
-                true_cfg_scale=config.true_guidance,
-                guidance_scale=config.guidance,
-                height=LAYOUT.rows * config.panel_size,
-                width=LAYOUT.columns * config.panel_size,
-                num_inference_steps=config.steps,
+            images = self._model.draw(
+                [prompt.text for prompt in prompts],
+                size=(LAYOUT.rows * config.panel_size, LAYOUT.columns * config.panel_size),
+                steps=config.steps,
+                true_guidance=config.true_guidance,
+                guidance=config.guidance,
                 max_sequence_length=config.sheet_text_tokens,
-                generator=[torch.Generator().manual_seed(s) for s in seeds],
-            ).images
+                generators=[torch.Generator().manual_seed(s) for s in seeds],
+            )
         return [
             Grid(prompt=prompt.id, image=image, seed=s, teacher=self.model)
             for prompt, image, s in zip(prompts, images, seeds, strict=True)
@@ -90,7 +77,7 @@ class Teacher:
     def _warn_of_long_texts(self, prompts: Sequence[GridPrompt]) -> None:
         """The scenes at the end of a text that is cut are not drawn; the pipeline would cut it in silence."""
         limit = self._config.sheet_text_tokens
-        lengths = [len(self._pipeline.tokenizer_2(prompt.text).input_ids) for prompt in prompts]
+        lengths = [self._model.text_length(prompt.text) for prompt in prompts]
         longer = sum(length > limit for length in lengths)
         if longer:
             console.print(

@@ -14,7 +14,7 @@ from dsd.backbones.protocol import Text
 from dsd.sampling import Sampling
 
 Velocity: TypeAlias = Callable[
-    [Float[Tensor, "nb c h w"], Float[Tensor, " nb"], Text, Bool[Tensor, " nb"]], Float[Tensor, "nb c h w"]
+    [Float[Tensor, "nb ..."], Float[Tensor, " nb"], Text, Bool[Tensor, " nb"]], Float[Tensor, "nb ..."]
 ]
 """``velocity(noisy_latents, sigma, text, keep_image)`` of ``n`` guidance branches, one after the other; where
 ``keep_image`` does not hold, the model is shown no picture."""
@@ -22,13 +22,13 @@ Velocity: TypeAlias = Callable[
 
 def draw(
     velocity: Velocity,
-    noise: Float[Tensor, "b c h w"],
+    noise: Float[Tensor, "b ..."],
     text: Text,
     no_text: Text,
     sampling: Sampling,
     shift: float,
     callback: flow.Callback | None = None,
-) -> Float[Tensor, "b c h w"]:
+) -> Float[Tensor, "b ..."]:
     """Denoises a batch; all guidance branches that `flow.branch_weights` needs go through the model at once.
 
     Args:
@@ -54,6 +54,7 @@ def draw(
     return flow.euler(model, noise, flow.schedule(sampling.steps, shift), callback)
 
 
-def shown(condition: Float[Tensor, "b c h w"], keep: Bool[Tensor, " nb"]) -> Float[Tensor, "nb c h w"]:
+def shown(condition: Float[Tensor, "b ..."], keep: Bool[Tensor, " nb"]) -> Float[Tensor, "nb ..."]:
     """A condition for each guidance branch: all zeros where no picture is shown, as the published model was trained."""
-    return condition.repeat(len(keep) // len(condition), 1, 1, 1) * keep.view(-1, 1, 1, 1)
+    places = [1] * (condition.ndim - 1)
+    return condition.repeat(len(keep) // len(condition), *places) * keep.view(-1, *places)

@@ -15,18 +15,18 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from dsd.backbones.adapter import LowRank
+from dsd.backbones.protocol import Layers
 from dsd.config import did_you_mean
 from dsd.errors import UserError
 
-PATCH_EMBEDDING = "x_embedder"
 _NAME = "default"
 
 
 @dataclass(frozen=True)
 class WholeLayer:
-    """A linear layer that is trained whole, with its weights from before training."""
+    """A layer that is trained whole, with its weights from before training."""
 
-    layer: nn.Linear
+    layer: nn.Linear | nn.Conv2d
     base_weight: Tensor
     base_bias: Tensor | None
 
@@ -35,6 +35,7 @@ class WholeLayer:
         weight = (self.layer.weight - self.base_weight).detach()
         if self.base_bias is None:
             return LowRank.exact(weight)
+        assert self.layer.bias is not None
         return LowRank.exact(weight, (self.layer.bias - self.base_bias).detach())
 
 
@@ -57,19 +58,15 @@ class Adapter:
         """The trained change of each layer, as `dsd.backbones.adapter.save_adapter` takes it."""
         low_rank = {name: _peft_update(self.transformer.get_submodule(name)) for name in self.low_rank}
         found = low_rank | {name: layer.update() for name, layer in self.whole.items()}
-        return {
-            name: LowRank(
-                update.down.to(dtype), update.up.to(dtype), None if update.bias is None else update.bias.to(dtype)
-            )
-            for name, update in found.items()
-        }
+        return {name: update.to(dtype) for name, update in found.items()}
 
 
-def attach(transformer: nn.Module, *, rank: int, targets: str | tuple[str, ...], seed: int) -> Adapter:
+def attach(transformer: nn.Module, layers: Layers, *, rank: int, targets: str | tuple[str, ...], seed: int) -> Adapter:
     """Freezes a transformer and makes its adapter trainable, in float32.
 
     Args:
         transformer: with a widened patch embedding.
+        layers: where things are in it.
         rank: of the LoRA; its scale is 1 (alpha = rank).
         targets: ``attention``, ``all-linear``, or ends of module names.
         seed: of the LoRA's initial values.
@@ -78,16 +75,18 @@ def attach(transformer: nn.Module, *, rank: int, targets: str | tuple[str, ...],
         The adapter, which changes nothing yet.
     """
     transformer.requires_grad_(False)
-    layers = {name: transformer.get_submodule(name) for name in (*target_names(transformer, targets), PATCH_EMBEDDING)}
+    names = (*target_names(transformer, layers, targets), layers.patch_embedding)
+    chosen = {name: transformer.get_submodule(name) for name in names}
     whole = {
         name: layer
-        for name, layer in layers.items()
-        if isinstance(layer, nn.Linear)
-        and (name == PATCH_EMBEDDING or min(layer.in_features, layer.out_features) <= rank)
+        for name, layer in chosen.items()
+        if isinstance(layer, (nn.Linear, nn.Conv2d))
+        and (name == layers.patch_embedding or min(layer.weight.shape) <= rank)
     }
-    low_rank = tuple(name for name in layers if name not in whole)
+    low_rank = tuple(name for name in chosen if name not in whole)
     if low_rank:
-        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=_exactly(low_rank), lora_bias=True)
+        biased = all(chosen[name].bias is not None for name in low_rank)  # only what has a bias can take one
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=_exactly(low_rank), lora_bias=biased)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             inject_adapter_in_model(config, transformer, adapter_name=_NAME)
@@ -106,19 +105,23 @@ def attach_all(transformer: nn.Module) -> Adapter:
     return Adapter(transformer, dict(transformer.named_parameters()), (), {})
 
 
-def target_names(transformer: nn.Module, targets: str | tuple[str, ...]) -> tuple[str, ...]:
+def target_names(transformer: nn.Module, layers: Layers, targets: str | tuple[str, ...]) -> tuple[str, ...]:
     """Names of the linear layers that a choice of targets means, in the model's order.
 
-    ``attention`` are the projections in attention blocks: for FLUX exactly the list of the published checkpoint.
+    Args:
+        transformer: whose.
+        layers: where things are in it.
+        targets: see `attach`.
 
     Raises:
         UserError: a target matches no layer.
     """
-    linear = [n for n, m in transformer.named_modules() if isinstance(m, nn.Linear) and n != PATCH_EMBEDDING]
+    patch = layers.patch_embedding
+    linear = [name for name, m in transformer.named_modules() if isinstance(m, nn.Linear) and name != patch]
     if targets == "all-linear":
         return tuple(linear)
     if targets == "attention":
-        return tuple(name for name in linear if ".attn." in name)
+        return tuple(name for name in linear if any(part in name for part in layers.attention))
     ends = (targets,) if isinstance(targets, str) else targets
     for end in ends:
         if not any(_ends(name, end) for name in linear):
@@ -128,7 +131,7 @@ def target_names(transformer: nn.Module, targets: str | tuple[str, ...]) -> tupl
 
 def _peft_update(layer: Any) -> LowRank:
     scale, down, up = layer.scaling[_NAME], layer.lora_A[_NAME].weight, layer.lora_B[_NAME]
-    return LowRank(down.detach(), up.weight.detach() * scale, up.bias.detach() * scale)
+    return LowRank(down.detach(), up.weight.detach() * scale, None if up.bias is None else up.bias.detach() * scale)
 
 
 def _ends(name: str, end: str) -> bool:

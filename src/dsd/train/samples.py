@@ -25,15 +25,15 @@ def draw_targets(backbone: Backbone, objective: Objective, samples: Samples, sam
         sampling: as the finished student is to be drawn with.
         seed: of the noise; the same in every sheet, so that sheets of several steps compare.
     """
-    canvas = objective.canvas
-    condition = canvas.condition([samples.reference], objective.empty_frame)
+    film, count = objective.film, len(samples.reference)
+    condition = film.condition(samples.reference[:, None], objective.empty_frame)
 
     def velocity(latents: Tensor, sigma: Tensor, text: Text, keep: Tensor) -> Tensor:
         return backbone.velocity(latents, sigma, text, condition=shown(condition, keep), guidance=sampling.guidance)
 
-    noise = torch.randn(condition.shape, generator=torch.Generator().manual_seed(seed)).to(condition.device)
+    noise = film.noise(samples.reference, torch.Generator().manual_seed(seed), count)
     latents = draw(velocity, noise, samples.text, objective.empty_text, sampling, objective.shift)
-    return canvas.targets(latents)[0]
+    return film.targets(latents)[:, 0]
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor
 from dsd import flow
 from dsd.backbones.protocol import Backbone, Text
 from dsd.data.latents import Samples
-from dsd.frames import Canvas
+from dsd.frames import Film
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Objective:
     """What is learned from a pair, apart from the pair.
 
     Attributes:
-        canvas: layout of the frames and their loss weights.
+        film: the frames and their loss weights.
         empty_frame: latents (1, c, h, w) that stand for a frame that is not given.
         empty_text: the encoded empty caption, batch of 1.
         text_dropout: share of samples that see the empty text.
@@ -28,7 +28,7 @@ class Objective:
         guidance: embedded guidance of a guidance-distilled backbone; others ignore it.
     """
 
-    canvas: Canvas
+    film: Film
     empty_frame: Tensor
     empty_text: Text
     text_dropout: float
@@ -44,7 +44,7 @@ class Draw:
 
     Attributes:
         sigma: (b,) in [0, 1].
-        noise: (b, c, h, frames * w).
+        noise: (b, f, c, h, w).
         keep_text: (b,) bool; False where the text is dropped.
         keep_image: (b,) bool; False where the condition is dropped.
     """
@@ -61,13 +61,11 @@ class Draw:
 
 def draw(objective: Objective, count: int, generator: torch.Generator) -> Draw:
     """Draws the randomness of a batch; a function of the generator's state alone."""
-    _, channels, height, width = objective.empty_frame.shape
-    frames = objective.canvas.frames
     return Draw(
         sigma=flow.sample_sigmas(count, objective.sigma_density, objective.shift, generator),
         keep_text=torch.rand(count, generator=generator) >= objective.text_dropout,
         keep_image=torch.rand(count, generator=generator) >= objective.image_dropout,
-        noise=torch.randn(count, channels, height, frames * width, generator=generator),
+        noise=objective.film.noise(objective.empty_frame.cpu(), generator, count),
     )
 
 
@@ -83,9 +81,9 @@ def losses(backbone: Backbone, objective: Objective, samples: Samples, draw: Dra
     Returns:
         ``loss``, to descend on, and ``loss_target``, the plain error on the frames that are not given.
     """
-    canvas, frames = objective.canvas, (samples.reference, samples.target)
-    latents = canvas.join(frames)
-    condition = canvas.condition(frames, objective.empty_frame) * draw.keep_image.view(-1, 1, 1, 1)
+    film, latents = objective.film, torch.stack([samples.reference, samples.target], dim=1)
+    condition = film.condition(film.references(latents), objective.empty_frame)
+    condition = condition * draw.keep_image.view(-1, 1, 1, 1, 1)
     predicted = backbone.velocity(
         flow.noisy_latents(latents, draw.noise, draw.sigma),
         draw.sigma,
@@ -94,11 +92,10 @@ def losses(backbone: Backbone, objective: Objective, samples: Samples, draw: Dra
         guidance=objective.guidance,
     )
     wanted = flow.velocity(latents, draw.noise)
-    _, _, height, width = samples.reference.shape
-    weights = canvas.loss_weights(height, width, latents.device)
     with torch.no_grad():
-        errors = [frame.square().mean() for frame in canvas.targets((predicted - wanted).float())]
-    return {"loss": flow.weighted_loss(predicted, wanted, weights), "loss_target": torch.stack(errors).mean()}
+        loss_target = film.targets((predicted - wanted).float()).square().mean()
+    loss = flow.weighted_loss(predicted, wanted, film.loss_weights(latents.device))
+    return {"loss": loss, "loss_target": loss_target}
 
 
 def text_or_empty(text: Text, empty: Text, keep: Tensor) -> Text:

@@ -13,7 +13,7 @@ from dsd.backbones.protocol import Backbone
 from dsd.data.latents import LatentCache, Samples
 from dsd.errors import UserError
 from dsd.files import make_folder, write_atomic
-from dsd.frames import Canvas
+from dsd.frames import Film
 from dsd.images import encode_png
 from dsd.train.adapter import Adapter
 from dsd.train.config import TrainConfig
@@ -23,9 +23,6 @@ from dsd.train.optim import MuonAndAdamW
 from dsd.train.samples import sample_sheet
 from dsd.train.step import Objective, draw, losses
 
-_NOT_FOR_MUON = (
-    "transformer.x_embedder", "transformer.context_embedder", "transformer.proj_out", "time_text_embed", ".linear.",
-)  # fmt: skip
 _HELD_OUT_AT_ONCE = 32
 _SHOWN = 8
 
@@ -57,9 +54,7 @@ def split_by_grid(grids: list[str], held_out: int) -> Split:
     return Split(training, held, [grids.index(grid) for grid in last[:_SHOWN]])
 
 
-def optimizer_of(
-    config: TrainConfig, modules: dict[str, nn.Module], not_for_muon: tuple[str, ...] = _NOT_FOR_MUON
-) -> MuonAndAdamW:
+def optimizer_of(config: TrainConfig, modules: dict[str, nn.Module], not_for_muon: tuple[str, ...]) -> MuonAndAdamW:
     """The optimizer of a config.
 
     Args:
@@ -103,18 +98,19 @@ class TwoFrameTask:
         self.accelerator, self.device, self.folder = accelerator, accelerator.device, folder
         self.rows = split_by_grid(cache.grids, config.held_out)
         self.parts = _parts(config, accelerator)
-        self.optimizer = optimizer_of(config, {"transformer": adapter.transformer})
+        self.optimizer = optimizer_of(config, {"transformer": adapter.transformer}, backbone.layers.not_matrices)
         self.ema = Ema(adapter.parameters, config.ema_decay)
         _, _, height, width = cache.empty_frame.shape
-        canvas, pixels = Canvas.two_frame(config.reference_weight), backbone.pixels_per_latent
+        film, pixels = Film.two_frame(config.reference_weight), backbone.pixels_per_latent
+        tokens = film.frames * backbone.tokens_per(height * pixels, width * pixels)
         self.objective = Objective(
-            canvas=canvas,
+            film=film,
             empty_frame=cache.empty_frame.float().to(self.device),
             empty_text=cache.empty_text.to(self.device),
             text_dropout=config.text_dropout,
             image_dropout=config.image_dropout,
             sigma_density=config.sigma_density,
-            shift=backbone.resolution_shift.shift(backbone.tokens_per(height * pixels, canvas.frames * width * pixels)),
+            shift=backbone.shift(tokens, config.sampling.steps),
             guidance=config.guidance,
         )
 

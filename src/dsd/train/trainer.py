@@ -108,7 +108,9 @@ def attach(config: TrainConfig, backbone: Backbone) -> adapters.Adapter:
         backbone.transformer.enable_gradient_checkpointing()
     if config.full:
         return adapters.attach_all(backbone.transformer)
-    return adapters.attach(backbone.transformer, rank=config.rank, targets=config.lora_targets, seed=config.seed)
+    return adapters.attach(
+        backbone.transformer, backbone.layers, rank=config.rank, targets=config.lora_targets, seed=config.seed
+    )
 
 
 def export(task: TwoFrameTask, folder: Path) -> None:
@@ -120,7 +122,7 @@ def export(task: TwoFrameTask, folder: Path) -> None:
         base=config.base,
         base_revision=revision_or_name(config.base),
         rank=0 if config.full else config.rank,
-        canvas=task.objective.canvas,
+        film=task.objective.film,
         max_sequence_length=config.max_sequence_length,
         frame_size=(height * backbone.pixels_per_latent, width * backbone.pixels_per_latent),
         guidance=config.guidance if backbone.takes_guidance else None,

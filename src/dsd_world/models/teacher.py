@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from dsd import flow
-from dsd.backbones.flux import FluxBackbone
+from dsd.backbones.flux.backbone import FluxBackbone
 from dsd.backbones.protocol import Text
 from dsd.devices import by_device, default_device
 from dsd.files import atomic_folder
@@ -292,7 +292,7 @@ class TeacherTask:
         sigma = flow.sample_sigmas(len(latents), "logit-normal", shift, generator)
         noise = torch.randn(latents.shape, generator=generator, device=self.device)
         text = ids.encoded(self.backbone.pipeline)
-        velocity = self.backbone.velocity(flow.noisy_latents(latents, noise, sigma), sigma, text)
+        velocity = self.backbone.velocity(flow.noisy_latents(latents, noise, sigma)[:, None], sigma, text)[:, 0]
         return (velocity - flow.velocity(latents, noise)).square().mean()
 
     def train_step(self, step: int) -> dict[str, float | Tensor]:

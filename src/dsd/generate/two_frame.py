@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
-from diffusers.pipelines.flux.pipeline_output import FluxPipelineOutput
+from diffusers import ImagePipelineOutput
 from diffusers.utils import logging
-from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -27,53 +26,59 @@ from dsd.backbones.adapter import (
     require_family,
     warn_of_another_base,
 )
-from dsd.backbones.flux import FluxBackbone, pack
 from dsd.backbones.protocol import Text, check_size
-from dsd.backbones.registry import family_of
+from dsd.backbones.registry import TWO_FRAME, backbone_class, family_of
+from dsd.backbones.stock import StockBackbone
 from dsd.config import to_json
 from dsd.errors import UserError
 from dsd.files import write_atomic
-from dsd.frames import Canvas
+from dsd.frames import Film
 from dsd.generate.draw import draw, shown
 from dsd.images import ImageSource, load_image, to_pil, to_tensor
 from dsd.models import resolve
 from dsd.sampling import Sampling
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline as _Stock
+else:
+    _Stock = object
 
 Item = TypeVar("Item")
 Generators = torch.Generator | Sequence[torch.Generator] | None
 OutputType = Literal["pil", "pt", "np", "latent"]
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 DEFAULT_TEXT_TOKENS = 512
-CANVAS = Canvas.two_frame()
 
 logger = logging.get_logger(__name__)
 
 
-class FluxTwoFramePipeline(FluxPipeline):
-    """`FluxPipeline` with a reference picture: both frames of [reference | target] are denoised together.
+class TwoFramePipeline(_Stock):
+    """A family's stock text-to-image pipeline with a reference picture: all frames are denoised together.
 
-    Everything that diffusers offers on `FluxPipeline` works here too (offload, quantisation, further LoRAs).
+    `from_pretrained` gives an instance of a class that is both this and the stock pipeline, so everything that
+    diffusers offers on that works here too (offload, quantisation, further LoRAs).
 
     Example:
-        >>> pipe = FluxTwoFramePipeline.from_pretrained("black-forest-labs/FLUX.1-dev", adapter="runs/x/adapter")
+        >>> pipe = TwoFramePipeline.from_pretrained("owner/model", adapter="runs/x/adapter")
         >>> pipe("a red cat with a hat at the beach", image="cat.png").images[0].save("beach.png")
     """
 
+    family: str
     adapter: AdapterMetadata | None = None
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls, base: str, adapter: str | Path | None = None, *, fuse: bool = True, **kwargs: Any
-    ) -> FluxTwoFramePipeline:
-        """Loads a FLUX model and the adapter that made it a two-frame model.
+    ) -> TwoFramePipeline:
+        """Loads a text-to-image model and the adapter that made it a two-frame model.
 
         Args:
-            base: `embedded:NAME`, a FLUX folder or a hub id.
+            base: `embedded:NAME`, a folder or a hub id.
             adapter: The folder that training wrote (or `embedded:NAME`); None when `base` is a two-frame model already,
                 as `save_pretrained` writes it.
             fuse: Add the adapter to the weights. False loads it as a peft LoRA that diffusers can scale or unload, at
                 the price of slower steps; quantised models need it.
-            **kwargs: Passed to `FluxPipeline.from_pretrained`, such as `torch_dtype` (float32 by default).
+            **kwargs: Passed to the stock pipeline's `from_pretrained`, such as `torch_dtype` (float32 by default).
 
         Raises:
             UserError: The adapter is none, or for another family or shape.
@@ -81,23 +86,22 @@ class FluxTwoFramePipeline(FluxPipeline):
         kwargs.setdefault("use_safetensors", True)
         kwargs.setdefault("torch_dtype", torch.float32)
         family = family_of(base)
-        if family != FluxBackbone.family:
-            raise UserError(f'"{base}" is of the family "{family}", but this pipeline takes "{FluxBackbone.family}"')
+        own, backbone = pipeline_class(family), backbone_class(family)
         folder = None if adapter is None else resolve(str(adapter))
         metadata = None if folder is None else load_metadata(folder)
         if folder is not None and metadata is not None:
             require_family(metadata, family, folder)
             warn_of_another_base(metadata, base, folder)
             if is_full(folder):
-                kwargs["transformer"] = FluxTransformer2DModel.from_pretrained(
+                kwargs["transformer"] = backbone.transformer_class().from_pretrained(
                     folder, subfolder=FULL_FOLDER, use_safetensors=True, torch_dtype=kwargs["torch_dtype"]
                 )
-        pipeline = super().from_pretrained(resolve(base), **kwargs)
+        pipeline = super(TwoFramePipeline, own).from_pretrained(resolve(base), **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         if folder is not None and not is_full(folder):
             if fuse:
-                apply_adapter(FluxBackbone.from_pipeline(pipeline), folder)
+                apply_adapter(backbone.from_pipeline(pipeline), folder)
             else:
-                FluxBackbone.from_pipeline(pipeline).widen()
+                backbone.from_pipeline(pipeline).widen()
                 pipeline.load_lora_weights(folder, weight_name=WEIGHTS_FILE)
         if metadata is None and (Path(resolve(base)) / METADATA_FILE).is_file():
             metadata = load_metadata(resolve(base))
@@ -105,8 +109,8 @@ class FluxTwoFramePipeline(FluxPipeline):
         return pipeline
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Writes the whole two-frame model as `FluxPipeline` does, and beside it what its adapter was trained for."""
-        super().save_pretrained(save_directory, *args, **kwargs)
+        """Writes the whole model as the stock pipeline does, and beside it what its adapter was trained for."""
+        super().save_pretrained(save_directory, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         if self.adapter is not None:
             write_atomic(Path(save_directory) / METADATA_FILE, to_json(self.adapter))
 
@@ -125,7 +129,7 @@ class FluxTwoFramePipeline(FluxPipeline):
         generator: Generators = None,
         max_sequence_length: int | None = None,
         output_type: OutputType = "pil",
-    ) -> FluxPipelineOutput:
+    ) -> ImagePipelineOutput:
         """Draws the individual of each picture as its prompt says.
 
         How to sample is, where it is left out, what the adapter was trained to be drawn with; see `dsd.sampling`.
@@ -139,12 +143,12 @@ class FluxTwoFramePipeline(FluxPipeline):
             text_scale: True guidance by the text: how far to go from "image alone" towards "image and text"; 1 is off.
             image_scale: True guidance by the image: how far to go from nothing towards "image alone"; 1 is off.
             num_inference_steps: Euler steps.
-            guidance_scale: Embedded guidance of guidance-distilled models like FLUX.1-dev.
+            guidance_scale: Embedded guidance of guidance-distilled models.
             generator: Randomness: one for the whole batch, or one a picture, and then a picture does not depend on
                 what else is in the batch.
             max_sequence_length: Text tokens; by default what the adapter was trained at, else 512.
             output_type: "pil" pictures, "pt" a tensor (b, 3, h, w) in [0, 1], "np" an array (b, h, w, 3) in [0, 1], or
-                "latent", the normalised latents (b, c, h, 2 w) of the whole canvas.
+                "latent", the normalised latents (b, f, c, h, w) of all frames.
 
         Returns:
             An output with `images`.
@@ -165,35 +169,39 @@ class FluxTwoFramePipeline(FluxPipeline):
 
         result = latents if output_type == "latent" else self._finish(latents, output_type)
         self.maybe_free_model_hooks()
-        return FluxPipelineOutput(images=result)  # pyright: ignore[reportArgumentType]
+        return ImagePipelineOutput(images=result)  # pyright: ignore[reportArgumentType]
 
     @torch.no_grad()
-    def control_latents(
+    def condition(
         self, image: ImageSource | Sequence[ImageSource], height: int | None = None, width: int | None = None
-    ) -> Float[Tensor, "b tokens channels"]:
-        """What stock `FluxControlPipeline` takes as `control_image` to draw what this pipeline draws without guidance.
+    ) -> Float[Tensor, "b f c h w"]:
+        """What the model is told of references: their latents, and a black frame's in place of the frame to draw.
 
-        Frames are encoded one by one, as in training, and packed into tokens; `FluxControlPipeline` uses a control of
-        three dimensions as it is. Its `width` is that of the whole canvas, twice a frame's.
+        Frames are encoded one by one, as in training.
 
         Args:
-            image: One reference or several.
+            image: One reference or several, a film each.
             height: Of one frame in pixels; see `__call__`.
             width: Likewise.
         """
         images = [load_image(reference) for reference in _listed(image)]
-        return pack(self._condition(images, self._size(images[0], height, width)))
+        return self._condition(images, self._size(images[0], height, width))
 
     @property
-    def backbone(self) -> FluxBackbone:
+    def backbone(self) -> StockBackbone:
         """The pipeline's own networks behind the protocol that training uses."""
-        return FluxBackbone.from_pipeline(self)
+        return backbone_class(self.family).from_pipeline(self)
+
+    @property
+    def film(self) -> Film:
+        """The frames that the model was trained on."""
+        return Film.two_frame() if self.adapter is None else self.adapter.film
 
     def _check(self, output_type: str) -> None:
         if not self.backbone.is_widened:
             raise UserError(
                 "this model takes no reference picture, it is a plain text-to-image model; give an adapter folder, as "
-                'in FluxTwoFramePipeline.from_pretrained(base, adapter="runs/x/adapter")'
+                'in TwoFramePipeline.from_pretrained(base, adapter="runs/x/adapter")'
             )
         if output_type not in OUTPUT_TYPES:
             raise UserError(f'output_type is "{output_type}", but must be one of {", ".join(OUTPUT_TYPES)}')
@@ -221,19 +229,18 @@ class FluxTwoFramePipeline(FluxPipeline):
         return sampling
 
     def _condition(self, images: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:
-        """The condition canvas [reference | black], frames encoded one by one."""
+        """The condition [reference | black], frames encoded one by one."""
         fitting = [ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS) for image in images]
         references = self.backbone.encode(to_tensor(fitting))
         empty = self.backbone.encode(torch.full((1, 3, *size), -1.0))
-        return CANVAS.condition([references], empty)
+        return self.film.condition(references[:, None], empty)
 
-    def _noise(self, like: Tensor, generator: Generators) -> Tensor:
-        if isinstance(generator, Sequence) and len(generator) != len(like):
+    def _noise(self, condition: Tensor, generator: Generators) -> Tensor:
+        if isinstance(generator, Sequence) and len(generator) != len(condition):
             raise UserError(
-                f"{len(generator)} generators were given for {len(like)} pictures; give one, or one a picture"
+                f"{len(generator)} generators were given for {len(condition)} pictures; give one, or one a picture"
             )
-        generators = list(generator) if isinstance(generator, Sequence) else generator
-        return randn_tensor(tuple(like.shape), generator=generators, device=like.device, dtype=like.dtype)
+        return self.film.noise(condition[:, 0], generator, len(condition))
 
     def _sample(
         self,
@@ -252,7 +259,7 @@ class FluxTwoFramePipeline(FluxPipeline):
         def velocity(latents: Tensor, sigma: Tensor, text: Text, keep: Tensor) -> Tensor:
             return backbone.velocity(latents, sigma, text, shown(condition, keep), guidance)
 
-        shift = backbone.resolution_shift.shift(backbone.tokens_per(size[0], CANVAS.frames * size[1]))
+        shift = backbone.shift(self.film.frames * backbone.tokens_per(*size), sampling.steps)
         bars: Any = self.progress_bar
         with bars(total=sampling.steps) as bar:
             return draw(
@@ -261,12 +268,18 @@ class FluxTwoFramePipeline(FluxPipeline):
             )  # fmt: skip
 
     def _finish(self, latents: Tensor, output_type: OutputType) -> Any:
-        (target,) = CANVAS.targets(latents)
-        pictures = self.backbone.decode(target)
+        pictures = self.backbone.decode(self.film.targets(latents)[:, 0])
         if output_type == "pil":
             return to_pil(pictures)
         unit = (pictures.float() + 1) / 2
         return unit.cpu() if output_type == "pt" else unit.cpu().permute(0, 2, 3, 1).numpy()
+
+
+@functools.cache
+def pipeline_class(family: str) -> Any:
+    """The class that is both `TwoFramePipeline` and the stock pipeline of a family."""
+    stock = backbone_class(family).pipeline_class
+    return type(f"{TWO_FRAME}{stock.__name__}", (TwoFramePipeline, stock), {"family": family})
 
 
 def _listed(value: Any) -> list[Any]:

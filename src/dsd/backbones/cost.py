@@ -1,0 +1,142 @@
+"""What a text-to-image model is and does, from its configs alone: built on the meta device and counted there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dsd.backbones.protocol import Text
+from dsd.backbones.registry import FAMILIES, backbone_class, family_of, layers_of
+from dsd.backbones.stock import StockBackbone
+from dsd.errors import UserError
+from dsd.models import resolve
+
+_META = torch.device("meta")
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A text-to-image model on the meta device.
+
+    Attributes:
+        backbone: Its transformer behind the protocol, not widened; it can be counted and can compute nothing.
+        text_parameters: Of all text encoders.
+        vae_parameters: Of the autoencoder.
+    """
+
+    backbone: StockBackbone
+    text_parameters: int
+    vae_parameters: int
+
+    @property
+    def parameters(self) -> int:
+        """Of the transformer."""
+        return count(self.backbone.transformer)
+
+    @property
+    def width(self) -> int:
+        """Channels of a token inside the transformer."""
+        config = self.backbone.transformer.config
+        return config.num_attention_heads * config.attention_head_dim
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the transformer has."""
+        return sum(len(self.backbone.transformer.get_submodule(name)) for name in self.backbone.layers.blocks)
+
+    @property
+    def text_width(self) -> int:
+        """Channels of an encoded text token."""
+        return self.backbone.transformer.config.joint_attention_dim
+
+    @property
+    def latent_values(self) -> float:
+        """Values that a picture has in latent space, per pixel."""
+        return self.backbone.latent_channels / self.backbone.pixels_per_latent**2
+
+    def forward_operations(self, frame: tuple[int, int], frames: int, text_tokens: int) -> float:
+        """Floating-point operations of one evaluation for one sample, as torch counts them.
+
+        Args:
+            frame: (height, width) of a frame in pixels.
+            frames: How many frames.
+            text_tokens: Of the prompt.
+        """
+        backbone, config = self.backbone, self.backbone.transformer.config
+        rows, columns = (side // backbone.pixels_per_latent for side in frame)
+        latents = torch.empty(1, frames, backbone.latent_channels, rows, columns, device=_META)
+        pooled = config.get("pooled_projection_dim")
+        text = Text(
+            torch.empty(1, text_tokens, self.text_width, device=_META),
+            None if pooled is None else torch.empty(1, pooled, device=_META),
+        )
+        arguments = backbone.arguments(latents, torch.empty(1, device=_META), text, guidance=1.0)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            backbone.transformer(**arguments, return_dict=False)
+        return float(counter.get_total_flops())
+
+
+def shape_of(base: str) -> Shape:
+    """Builds a model's components on the meta device.
+
+    Args:
+        base: `embedded:NAME`, a folder, or a hub id. Published models whose configs cannot be read without leave are
+            known by their families.
+
+    Raises:
+        UserError: No configs are found, or the family is not known.
+    """
+    for name in FAMILIES:
+        if base in (published := layers_of(name).published):
+            return _shape(name, dict(published[base]))
+    folder = Path(resolve(base))
+    if not (folder / "model_index.json").is_file():
+        known = [base for name in FAMILIES for base in layers_of(name).published]
+        raise UserError(f'no configs of "{base}" here; give a local model folder or one of {", ".join(known)}')
+    index = json.loads((folder / "model_index.json").read_text())
+    parts = {
+        name: (entry[1], json.loads((folder / name / "config.json").read_text()))
+        for name, entry in index.items()
+        if isinstance(entry, list) and entry[0] is not None and (folder / name / "config.json").is_file()
+    }
+    return _shape(family_of(base), parts)
+
+
+def count(module: nn.Module) -> int:
+    """Parameters of a network."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _shape(family: str, parts: dict[str, tuple[str, dict[str, Any]]]) -> Shape:
+    with _META:
+        networks = {name: _built(kind, config) for name, (kind, config) in parts.items() if _is_network(kind)}
+    own = backbone_class(family)
+    pipeline = SimpleNamespace(
+        transformer=networks["transformer"], vae=None, scheduler=SimpleNamespace(config={}), _execution_device=_META
+    )
+    return Shape(
+        backbone=own(pipeline, networks["vae"].config),
+        text_parameters=sum(count(networks[name]) for name in own.text_components if name in networks),
+        vae_parameters=count(networks["vae"]),
+    )
+
+
+def _is_network(kind: str) -> bool:
+    return not kind.endswith(("Scheduler", "Tokenizer", "TokenizerFast", "Processor"))
+
+
+def _built(kind: str, config: dict[str, Any]) -> Any:
+    if hasattr(diffusers, kind):
+        return getattr(diffusers, kind).from_config(config)
+    network: Any = getattr(transformers, kind)
+    return network(network.config_class(**config))

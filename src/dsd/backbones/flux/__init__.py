@@ -1,0 +1,1 @@
+"""FLUX.1: frames side by side on one canvas."""

@@ -1,0 +1,304 @@
+"""What all families share: the components of a stock diffusers pipeline, driven with spatial latents of frames."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dsd.backbones.protocol import Layers, Text
+from dsd.errors import UserError
+from dsd.flow import ResolutionShift
+
+_TEXT_TOKENS = 512
+
+
+class StockBackbone:
+    """A `dsd.backbones.protocol.Backbone` over a pipeline's components; a family says what is its own.
+
+    Text is encoded by the pipeline's own code. Components that a job does not need may be left out of
+    `from_pretrained`; calling what needs them is then an error.
+
+    Attributes:
+        family: See `Backbone`.
+        layers: See `Backbone`.
+        pipeline_class: The family's stock text-to-image pipeline.
+        vae_class: The class of its autoencoder.
+        text_components: The pipeline's components that encode text.
+        patch: Height and width in latents of one token.
+    """
+
+    family: str
+    layers: Layers
+    pipeline_class: Any
+    vae_class: Any
+    text_components: tuple[str, ...]
+    patch: int = 2
+
+    def __init__(self, pipeline: Any, vae_config: Mapping[str, Any]) -> None:
+        self.pipeline = pipeline
+        self.vae_config = dict(vae_config)
+        self.resolution_shift = ResolutionShift.from_scheduler(pipeline.scheduler.config)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        transformer: bool = True,
+        text: bool = True,
+        vae: bool = True,
+    ) -> Self:
+        """Loads a folder in the layout of the family's pipeline, or a hub id.
+
+        Args:
+            name: The folder, or the hub id.
+            device: Where to compute.
+            dtype: Precision of the weights.
+            transformer: Whether to load the transformer.
+            text: Whether to load the text encoders.
+            vae: Whether to load the autoencoder.
+        """
+        absent: dict[str, None] = {}
+        if not transformer:
+            absent["transformer"] = None
+        if not text:
+            absent |= dict.fromkeys(cls.text_components)
+        if not vae:
+            absent["vae"] = None
+        pipeline = cls.pipeline_class.from_pretrained(name, torch_dtype=dtype, use_safetensors=True, **absent)
+        vae_config: Any = pipeline.vae.config if vae else cls.vae_class.load_config(name, subfolder="vae")
+        return cls(pipeline.to(device), vae_config)
+
+    @classmethod
+    def from_pipeline(cls, pipeline: Any) -> Self:
+        """Drives the components of a pipeline that is loaded already; nothing is copied."""
+        return cls(pipeline, pipeline.vae.config)
+
+    @classmethod
+    def transformer_class(cls) -> Any:
+        """The class of the network that is trained."""
+        return cls.pipeline_class._get_signature_types()["transformer"][0]
+
+    @property
+    def transformer(self) -> Any:
+        """The network that is trained."""
+        return _present(self.pipeline.transformer, "transformer")
+
+    @property
+    def vae(self) -> Any:
+        """The autoencoder."""
+        return _present(self.pipeline.vae, "vae")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks compute, also when the pipeline offloads them in between."""
+        return self.pipeline._execution_device
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents."""
+        return self.vae_config["latent_channels"]
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """Height and width in pixels of one latent."""
+        return 2 ** (len(self.vae_config["block_out_channels"]) - 1)
+
+    @property
+    def pixels_per_token(self) -> int:
+        """Height and width in pixels of one token."""
+        return self.patch * self.pixels_per_latent
+
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the transformer is guidance-distilled."""
+        return bool(self.transformer.config.get("guidance_embeds", False))
+
+    @property
+    def is_widened(self) -> bool:
+        """Whether the patch embedding takes a condition beside the noisy latents."""
+        return self.transformer.config["in_channels"] == 2 * self._plain_channels
+
+    def tokens_per(self, height: int, width: int) -> int:
+        """Image tokens of one frame of so many pixels."""
+        return (height // self.pixels_per_token) * (width // self.pixels_per_token)
+
+    def shift(self, tokens: int, steps: int) -> float:
+        """The shift of the pipeline's scheduler; see `Backbone.shift`."""
+        return self.resolution_shift.shift(tokens)
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str], max_tokens: int) -> Text:
+        """Prompts by the pipeline's own encoders, padded or cut to ``max_tokens`` tokens.
+
+        Raises:
+            UserError: ``max_tokens`` is not within 1 and 512.
+        """
+        return self.encoded(prompts, max_tokens)
+
+    def encoded(self, prompts: Sequence[str], max_tokens: int) -> Text:
+        """As `encode_text`, with gradients through the encoders."""
+        if not 1 <= max_tokens <= _TEXT_TOKENS:
+            raise UserError(
+                f"max_sequence_length is {max_tokens}, but models of this family take 1 to {_TEXT_TOKENS} text tokens"
+            )
+        return self._encoded(list(prompts), max_tokens)
+
+    @abstractmethod
+    def _encoded(self, prompts: list[str], max_tokens: int) -> Text:
+        """What a family's pipeline makes of prompts."""
+
+    @property
+    def text_encoders(self) -> list[tuple[Any, Any]]:
+        """Each tokenizer with its encoder."""
+        names = [name for name in self.text_components if name.startswith("tokenizer")]
+        return [
+            (getattr(self.pipeline, name), getattr(self.pipeline, name.replace("tokenizer", "text_encoder")))
+            for name in names
+        ]
+
+    @torch.no_grad()
+    def encode(
+        self, images: Float[Tensor, "b 3 h w"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "b c h/p w/p"]:
+        """Normalised float32 latents of pictures in [-1, 1]: the posterior's mode, or a sample by a generator."""
+        vae = self.vae
+        posterior = vae.encode(images.to(device=self.device, dtype=vae.dtype)).latent_dist
+        latents = posterior.mode() if generator is None else posterior.sample(generator=generator)
+        return self.normalised(latents.float())
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h*p w*p"]:
+        """Pictures in [-1, 1] of normalised latents."""
+        vae = self.vae
+        return vae.decode(self.restored(latents).to(vae.dtype), return_dict=False)[0].clamp(-1, 1)
+
+    def normalised(self, latents: Tensor) -> Tensor:
+        """The autoencoder's latents as the transformer sees them."""
+        config = self.vae_config
+        return (latents - (config["shift_factor"] or 0.0)) * config["scaling_factor"]
+
+    def restored(self, latents: Tensor) -> Tensor:
+        """The inverse of `normalised`."""
+        config = self.vae_config
+        return latents / config["scaling_factor"] + (config["shift_factor"] or 0.0)
+
+    def velocity(
+        self,
+        latents: Float[Tensor, "b f c h w"],
+        sigma: Float[Tensor, " b"],
+        text: Text,
+        condition: Float[Tensor, "b f c h w"] | None = None,
+        guidance: float | None = None,
+    ) -> Float[Tensor, "b f c h w"]:
+        """One evaluation of the transformer; see `Backbone.velocity`."""
+        return self.evaluated(self.arguments(latents, sigma, text, condition, guidance), latents)
+
+    @abstractmethod
+    def arguments(
+        self,
+        latents: Float[Tensor, "b f c h w"],
+        sigma: Float[Tensor, " b"],
+        text: Text,
+        condition: Float[Tensor, "b f c h w"] | None = None,
+        guidance: float | None = None,
+    ) -> dict[str, Any]:
+        """What `velocity` hands to the transformer."""
+
+    @abstractmethod
+    def unpacked(self, predicted: Tensor, like: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b f c h w"]:
+        """What the transformer gave, as frames."""
+
+    def evaluated(
+        self, arguments: Mapping[str, Any], like: Float[Tensor, "b f c h w"], **more: Any
+    ) -> Float[Tensor, "b f c h w"]:
+        """The transformer's velocity for `arguments`.
+
+        Args:
+            arguments: From `arguments`.
+            like: Latents whose shape and precision the velocity takes.
+            **more: What a method adds, such as a ControlNet's residuals.
+        """
+        predicted = self.transformer(**arguments, **more, return_dict=False)[0]
+        return self.unpacked(predicted, like).to(like.dtype)
+
+    @torch.no_grad()
+    def widen(self) -> None:
+        """Doubles the input features of the patch embedding, with zero weights for the condition.
+
+        Exactly the published model's ``c_embedder`` folded into ``x_embedder``, and what diffusers' control LoRA does.
+        """
+        if self.is_widened:
+            return
+        transformer, name = self.transformer, self.layers.patch_embedding
+        old = transformer.get_submodule(name)
+        new = widened(old)
+        new.weight.zero_()[:, : old.weight.shape[1]].copy_(old.weight)
+        if old.bias is not None:
+            new.bias.copy_(old.bias)
+        new.requires_grad_(old.weight.requires_grad)
+        transformer.set_submodule(name, new)
+        transformer.register_to_config(in_channels=2 * self._plain_channels, out_channels=transformer.out_channels)
+
+    def with_condition(
+        self, latents: Float[Tensor, "b f c h w"], condition: Float[Tensor, "b f c h w"] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The latents, and the condition that goes beside them: none for a model that takes none.
+
+        Raises:
+            ValueError: A condition was given to a model that is not widened.
+        """
+        if self.is_widened:
+            return latents, torch.zeros_like(latents) if condition is None else condition
+        if condition is not None:
+            raise ValueError("a condition was given, but the patch embedding is not widened; call widen() first")
+        return latents, None
+
+    def embedded_guidance(self, guidance: float | None, latents: Tensor) -> Tensor | None:
+        """The guidance that a guidance-distilled transformer is told; None for others."""
+        if not self.takes_guidance:
+            return None
+        if guidance is None:
+            raise ValueError("this model is guidance-distilled and needs a guidance value, 3.5 by default")
+        return torch.full((len(latents),), guidance, device=latents.device, dtype=torch.float32)
+
+    @property
+    def _plain_channels(self) -> int:
+        """Input channels of the patch embedding, as the transformer's config counts them, before it is widened."""
+        return self.transformer.out_channels
+
+
+def widened(layer: nn.Module) -> Any:
+    """An untrained layer like a patch embedding, linear or a convolution, of twice as many input features."""
+    where = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+    if isinstance(layer, nn.Conv2d):
+        return nn.Conv2d(
+            2 * layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,  # pyright: ignore[reportArgumentType]
+            bias=layer.bias is not None, **where,
+        )  # fmt: skip
+    assert isinstance(layer, nn.Linear)
+    return nn.Linear(2 * layer.in_features, layer.out_features, bias=layer.bias is not None, **where)
+
+
+def side_by_side(frames: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b c h f*w"]:
+    """Frames as one wide picture, for families that know no time."""
+    return rearrange(frames, "b f c h w -> b c h (f w)")
+
+
+def apart(canvas: Float[Tensor, "b c h f*w"], frames: int) -> Float[Tensor, "b f c h w"]:
+    """The inverse of `side_by_side`; a view."""
+    return rearrange(canvas, "b c h (f w) -> b f c h w", f=frames)
+
+
+def _present(component: Any, name: str) -> Any:
+    if component is None:
+        raise ValueError(f"this backbone was loaded without its {name}; load it with {name}=True")
+    return component

@@ -1,0 +1,78 @@
+"""What a training run costs: an estimate to plan with, not a promise.
+
+Parameters and operations are counted on the model itself, on the meta device; activations are a rule of thumb, and a
+chat model's share of the curation is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dsd.backbones.cost import Shape
+from dsd.train.adapter import attach, attach_all
+from dsd.train.config import TrainConfig
+
+_FRAMES = 2
+_ACTIVATIONS_PER_BLOCK = 34
+"""Values a transformer block keeps per token and channel (Korthikanti et al. 2022, arXiv 2205.05198, eq. 1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Estimates for one training run.
+
+    Attributes:
+        trained_parameters: Weights that the optimizer moves.
+        memory: Bytes on each device.
+        operations: Floating-point operations of the whole run.
+        cache: Bytes of cached latents and texts per thousand pairs, at most.
+    """
+
+    trained_parameters: int
+    memory: dict[str, float]
+    operations: float
+    cache: float
+
+
+def training_cost(config: TrainConfig, shape: Shape, *, frame: tuple[int, int], devices: int) -> Cost:
+    """Estimates a training run.
+
+    Args:
+        config: Of the run.
+        shape: Of its base; its transformer is widened and gets the adapter, so use it once.
+        frame: (height, width) of a frame in pixels.
+        devices: That share the batch.
+    """
+    image_tokens = _FRAMES * shape.backbone.tokens_per(*frame)
+    text_tokens = config.max_sequence_length
+    frozen_bytes = 2 if config.mixed_precision == "bf16" else 4
+    forward = shape.forward_operations(frame, _FRAMES, text_tokens)
+    total = shape.parameters
+    trained = _trained(config, shape)
+    # Forward and gradients of activations; recomputation; gradients of the trained weights, as a share of all.
+    passes = 2 + config.gradient_checkpointing + min(1.0, trained / total)
+    samples = max(1, config.batch_size // (config.gradient_accumulation * devices))
+    token_bytes = (image_tokens + text_tokens) * shape.width * frozen_bytes * samples
+    kept = shape.blocks + _ACTIVATIONS_PER_BLOCK
+    if not config.gradient_checkpointing:
+        kept = shape.blocks * _ACTIVATIONS_PER_BLOCK
+    return Cost(
+        trained_parameters=trained,
+        memory={
+            "transformer": (total - trained if config.full else total) * frozen_bytes,
+            "trained weights, gradients, optimizer": trained * 16.0 + (trained * 4.0 if config.ema_decay else 0.0),
+            "activations": float(kept * token_bytes),
+        },
+        operations=forward * passes * config.batch_size * config.steps,
+        cache=1000 * 4 * (_FRAMES * frame[0] * frame[1] * shape.latent_values + text_tokens * shape.text_width),
+    )
+
+
+def _trained(config: TrainConfig, shape: Shape) -> int:
+    backbone = shape.backbone
+    backbone.widen()
+    if config.full:
+        adapter = attach_all(backbone.transformer)
+    else:
+        adapter = attach(backbone.transformer, backbone.layers, rank=config.rank, targets=config.lora_targets, seed=0)
+    return sum(parameter.numel() for parameter in adapter.parameters.values())
