@@ -29,7 +29,7 @@ latents = ours(
 ).images
 condition = ours.backbone.control_tokens(ours.condition(reference))
 
-stock = FluxControlPipeline.from_pretrained(BASE, torch_dtype=torch.float32)
+stock = FluxControlPipeline.from_pretrained(BASE, dtype=torch.float32)
 stock.load_lora_weights(ADAPTER, weight_name="adapter.safetensors")
 stock.fuse_lora()
 canvas = stock(

@@ -73,7 +73,11 @@ def test_a_reply_without_an_end_is_cut_off(chat: LocalChat, folder: Path) -> Non
 
 
 def test_pictures_and_their_order_count(chat: LocalChat) -> None:
-    assert len(set(words(chat.reply([question("judge", *seeds) for seeds in ((1, 2), (2, 1), (1, 1))])))) > 1
+    orders = [question("judge", *seeds) for seeds in ((1, 2), (2, 1), (1, 1), (1, 2))]
+    chances = chat.log_likelihoods(orders, ['{"same": true}'] * len(orders))
+    assert chances[0] == pytest.approx(chances[3], abs=1e-4)
+    apart = [abs(one - other) for n, one in enumerate(chances[:3]) for other in chances[:n]]
+    assert min(apart) > 1e-3, "the pictures, and which is first, tell in every reply's likelihood"
 
 
 def test_the_likelihood_of_a_reply_is_the_models_own_and_does_not_depend_on_the_batch(

@@ -108,7 +108,7 @@ def test_captions_tokenised_once_are_encoded_as_the_pipeline_encodes_them() -> N
     import tiny
     from diffusers import FluxPipeline
 
-    pipeline = FluxPipeline.from_pretrained(tiny.schnell(), torch_dtype=torch.float32)
+    pipeline = FluxPipeline.from_pretrained(tiny.schnell(), dtype=torch.float32)
     captions = ["a red striped cat with a hat smiling on the left at the beach", "a blue car at sea", ""]
     ids, empty = TokenIds.of(pipeline, captions, 16), TokenIds.of(pipeline, [""], 16)
     dropped = ids.dropped(torch.tensor([False, True, False]), empty)

@@ -226,7 +226,7 @@ def test_a_saved_two_frame_pipeline_needs_no_adapter(tmp_path) -> None:
 def test_half_precision_draws_nearly_the_same() -> None:
     """Rounding moves the picture of such a random network by a fifth of what another seed does, as in stock FLUX."""
     base = tiny.schnell()
-    half = TwoFramePipeline.from_pretrained(base, adapter_folder(base), torch_dtype=torch.bfloat16)
+    half = TwoFramePipeline.from_pretrained(base, adapter_folder(base), dtype=torch.bfloat16)
     half.set_progress_bar_config(disable=True)
     settings: dict[str, Any] = {"text_scale": 1.0, "num_inference_steps": 3, "output_type": "pt"}
     drawn: Any = half(PROMPTS[0], tiny.picture(), generator=seeds(0), **settings).images

@@ -72,11 +72,27 @@ def revision_of(path: str | Path) -> str:
 
 
 def is_revision(text: str) -> bool:
-    """Whether a text is what `revision_of` gives, and not the name of a model."""
-    return re.fullmatch(r"[0-9a-f]{12}", text) is not None
+    """Whether a text is a content hash as `revision_of` gives or a commit of the hub, and not the name of a model."""
+    return re.fullmatch(r"[0-9a-f]{12}|[0-9a-f]{40}", text) is not None
 
 
 def revision_or_name(name: str) -> str:
-    """What names the content of a model: a content hash of a folder, the id itself on the hub."""
+    """What names the content of a model: a content hash of a folder; of a hub's model the commit of the snapshot that
+    is here, which is the one that is loaded, or the id itself while none is."""
     path = Path(resolve(name))
-    return revision_of(path) if path.exists() else name
+    return revision_of(path) if path.exists() else _snapshot(name) or name
+
+
+def _snapshot(name: str) -> str | None:
+    """The commit of a hub's model that is in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in ("model_index.json", "config.json"):
+        try:
+            found = try_to_load_from_cache(name, file)
+        except ValueError:  # no hub id
+            return None
+        if isinstance(found, str):
+            parts = Path(found).parts
+            return parts[parts.index("snapshots") + 1]
+    return None

@@ -28,6 +28,7 @@ from dsd.frames import Film
 from dsd.log import console
 from dsd.models import is_revision, revision_or_name
 from dsd.sampling import Sampling
+from dsd.weights import load
 
 SCHEMA = 1
 WEIGHTS_FILE = "adapter.safetensors"
@@ -187,6 +188,8 @@ def load_adapter(folder: Path | str) -> tuple[dict[str, LowRank], AdapterMetadat
         if f"{key}A.weight" not in tensors or f"{key}B.weight" not in tensors:
             raise UserError(f'"{path}" has one factor only of the layer {name or "(no name)"}; train it again')
         down, up = tensors[f"{key}A.weight"], tensors[f"{key}B.weight"]
+        if not (down.isfinite().all() and up.isfinite().all()):
+            raise UserError(f'"{path}" holds no finite numbers in {name}; train it again')
         kernel = (down.shape[2], down.shape[3]) if down.ndim == 4 else None
         updates[name] = LowRank(down.flatten(1), up.flatten(1), tensors.get(f"{key}B.bias"), kernel)
     return updates, metadata
@@ -242,7 +245,8 @@ def _other_revision(metadata: AdapterMetadata, base: str) -> str | None:
     if not is_revision(metadata.base_revision):
         return None
     found = revision_or_name(base)
-    return found if is_revision(found) and found != metadata.base_revision else None
+    comparable = is_revision(found) and len(found) == len(metadata.base_revision)  # a hash of contents, or a commit
+    return found if comparable and found != metadata.base_revision else None
 
 
 def warn_of_another_base(metadata: AdapterMetadata, base: str, folder: Path | str) -> None:
@@ -291,7 +295,7 @@ def _add(parameter: Tensor, change: Tensor) -> None:
 
 
 def _load_full(transformer: Any, folder: Path) -> None:
-    loaded = type(transformer).from_pretrained(folder, use_safetensors=True)
+    loaded = load(type(transformer), str(folder), use_safetensors=True)
     ours, theirs = transformer.state_dict(), loaded.state_dict()
     different = [name for name in ours.keys() | theirs.keys() if _shape(ours, name) != _shape(theirs, name)]
     if different:

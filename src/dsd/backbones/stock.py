@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dsd.backbones.protocol import Layers, Text
 from dsd.errors import UserError
 from dsd.flow import ResolutionShift
+from dsd.weights import load_pipeline
 
 _TEXT_TOKENS = 512
 
@@ -66,14 +67,9 @@ class StockBackbone:
             text: Whether to load the text encoders.
             vae: Whether to load the autoencoder.
         """
-        absent: dict[str, None] = {}
-        if not transformer:
-            absent["transformer"] = None
-        if not text:
-            absent |= dict.fromkeys(cls.text_components)
-        if not vae:
-            absent["vae"] = None
-        pipeline = cls.pipeline_class.from_pretrained(name, torch_dtype=dtype, use_safetensors=True, **absent)
+        parts = {("transformer",): transformer, cls.text_components: text, ("vae",): vae}
+        absent = [name for names, wanted in parts.items() if not wanted for name in names]
+        pipeline = load_pipeline(cls.pipeline_class, name, dtype=dtype, absent=absent)
         vae_config: Any = pipeline.vae.config if vae else cls.vae_class.load_config(name, subfolder="vae")
         return cls(pipeline.to(device), vae_config)
 

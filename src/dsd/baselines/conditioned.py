@@ -242,9 +242,11 @@ class ConditionedTask:
         for block in dict.fromkeys(row // _BLOCK for row in rows):
             if block not in self._seen:
                 pairs = self.pairs[block * _BLOCK : (block + 1) * _BLOCK]
-                self._seen[block] = self.conditioner.look([getattr(pair, self.sees) for pair in pairs])
+                look = self.conditioner.look([getattr(pair, self.sees) for pair in pairs])
+                self._seen[block] = {name: value.cpu() for name, value in look.items()}  # a GPU has no room for all
         looks = [(self._seen[row // _BLOCK], row % _BLOCK) for row in rows]
-        return {name: torch.stack([look[name][place] for look, place in looks]) for name in looks[0][0]}
+        found = {name: torch.stack([look[name][place] for look, place in looks]) for name in looks[0][0]}
+        return {name: value.to(self.backbone.device) for name, value in found.items()}
 
 
 def conditioned(

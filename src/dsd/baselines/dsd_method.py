@@ -46,7 +46,7 @@ class TwoFrameStudent:
         dtype: torch.dtype = torch.float32,
     ) -> TwoFrameStudent:
         """Loads a base model and an adapter folder (or `embedded:NAME` of either)."""
-        pipeline = TwoFramePipeline.from_pretrained(base, adapter=adapter, torch_dtype=dtype).to(device)
+        pipeline = TwoFramePipeline.from_pretrained(base, adapter=adapter, dtype=dtype).to(device)
         pipeline.set_progress_bar_config(disable=True)
         fingerprint = f"{revision_of(resolve(str(adapter)))}-{revision_or_name(base)}-{drawing.with_picture}"
         return cls(pipeline=pipeline, drawing=drawing, fingerprint=fingerprint, name=name)

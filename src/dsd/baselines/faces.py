@@ -21,6 +21,7 @@ from transformers import AutoModel, AutoModelForImageClassification
 
 from dsd.images import to_pil, to_tensor
 from dsd.models import resolve
+from dsd.weights import load
 
 POINTS = 5
 CROP = 32
@@ -56,8 +57,8 @@ class Faces:
     def __init__(self, folder: str, size: tuple[int, int] = (64, 64), device: torch.device | str = "cpu") -> None:
         place = Path(resolve(folder))
         self.size, self.device = size, device
-        self.finder: Any = AutoModelForImageClassification.from_pretrained(place / "landmarks", dtype=torch.float32)
-        self.recogniser: Any = AutoModel.from_pretrained(place / "identity", dtype=torch.float32)
+        self.finder: Any = load(AutoModelForImageClassification, str(place / "landmarks"), dtype=torch.float32)
+        self.recogniser: Any = load(AutoModel, str(place / "identity"), strict=False, dtype=torch.float32)
         for model in (self.finder, self.recogniser):
             model.to(device).eval().requires_grad_(False)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel
 
 from dsd.models import resolve
+from dsd.weights import load
 
 
 class Vision:
@@ -25,7 +26,8 @@ class Vision:
     def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
         folder = resolve(name)
         self.processor: Any = AutoImageProcessor.from_pretrained(folder)
-        model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32).to(device).eval().requires_grad_(False)
+        model = load(AutoModel, folder, optional=("pooler",), strict=False, dtype=torch.float32)
+        model = model.to(device).eval().requires_grad_(False)
         self.device = device
         self.tower: Any = getattr(model, "vision_tower", None) or getattr(model, "vision_model", None) or model
         self.projection: Any = getattr(model, "visual_projection", None)
@@ -33,7 +35,8 @@ class Vision:
     @torch.no_grad()
     def whole(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "n d"]:
         """One vector a picture: projected where the model has a space that it shares with text, as CLIP has."""
-        pooled = self._out(pictures).pooler_output.flatten(1)
+        out = self._out(pictures)
+        pooled = out.last_hidden_state[:, 0] if out.pooler_output is None else out.pooler_output.flatten(1)
         return pooled if self.projection is None else self.projection(pooled)
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ from dsd.chat.protocol import RETRY_TEMPERATURE, ChatRequest, ImagePart, Reply
 from dsd.devices import default_device, inference_dtype
 from dsd.errors import UserError
 from dsd.models import resolve, revision_of
+from dsd.weights import load
 
 
 class LocalChat:
@@ -40,7 +41,7 @@ class LocalChat:
         dtype = inference_dtype(self._device)
         try:
             self._processor: Any = AutoProcessor.from_pretrained(path)
-            model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, use_safetensors=True)
+            model: Any = load(AutoModelForImageTextToText, path, dtype=dtype, use_safetensors=True)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(

@@ -46,7 +46,7 @@ class Model:
         quiet_libraries()
         base = self.base or load_metadata(resolve(self.adapter)).base
         device = default_device()
-        pipeline = TwoFramePipeline.from_pretrained(base, adapter=self.adapter, torch_dtype=inference_dtype(device))
+        pipeline = TwoFramePipeline.from_pretrained(base, adapter=self.adapter, dtype=inference_dtype(device))
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(device)
 

@@ -47,7 +47,7 @@ def plan(command: Train) -> list[str]:
         f"write the adapter to {command.out / 'adapter'}",
     ]
     if config.full:
-        sentences[-1] = f"write the transformer to {command.out / 'transformer'}"
+        sentences[-1] = f"write the whole transformer to {command.out / 'adapter' / 'transformer'}"
     return sentences
 
 

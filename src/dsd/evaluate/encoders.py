@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
 from dsd.models import resolve
+from dsd.weights import load
 
 _BATCH = 64
 
@@ -30,7 +31,7 @@ class ImageEncoder:
         folder = resolve(name)
         self.device = device
         self.processor: Any = AutoImageProcessor.from_pretrained(folder)
-        self.model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+        self.model = _network(folder, device)
 
     @torch.inference_mode()
     def pooled(self, images: Sequence[Image.Image]) -> Float[Tensor, "n d"]:
@@ -72,7 +73,7 @@ class PictureTextEncoder:
         folder = resolve(name)
         self.device = device
         self.processor: Any = AutoProcessor.from_pretrained(folder)
-        self.model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+        self.model = _network(folder, device)
 
     @torch.inference_mode()
     def pictures(self, images: Sequence[Image.Image]) -> Float[Tensor, "n d"]:
@@ -93,6 +94,12 @@ class PictureTextEncoder:
 def _normalised(outputs: Any) -> Tensor:
     features = [getattr(out, "pooler_output", out) for out in outputs]
     return F.normalize(torch.cat(features), dim=1)
+
+
+def _network(folder: str, device: str | torch.device) -> Any:
+    """A model; one that was published without its pooler pools nothing."""
+    network = load(AutoModel, folder, optional=("pooler",), strict=False, dtype=torch.float32)
+    return network.to(device).eval()
 
 
 def _batches(items: Sequence[Any]) -> list[Sequence[Any]]:

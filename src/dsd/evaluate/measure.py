@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dsd.baselines.faces import Faces
 from dsd.baselines.protocol import SubjectMethod
+from dsd.devices import default_device
 from dsd.evaluate import pictures
 from dsd.evaluate.benchmark import Benchmark
 from dsd.evaluate.bootstrap import Estimate, bootstrap_runs
@@ -228,13 +229,14 @@ class EvaluateConfig:
     likeness_encoders: Mapping[str, str] = field(default_factory=dict)
 
     def ruler(self, benchmark: Benchmark, faces: Faces | None = None) -> Ruler:
-        """Loads the encoders for a benchmark."""
+        """Loads the encoders for a benchmark, on a GPU when there is one."""
+        device = default_device()
         return Ruler(
             benchmark=benchmark,
-            identity=ImageEncoder(self.identity_encoder),
-            agreement=PictureTextEncoder(self.agreement_encoder),
+            identity=ImageEncoder(self.identity_encoder, device),
+            agreement=PictureTextEncoder(self.agreement_encoder, device),
             faces=faces,
-            likeness={column: ImageEncoder(name) for column, name in self.likeness_encoders.items()},
+            likeness={column: ImageEncoder(name, device) for column, name in self.likeness_encoders.items()},
         )
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from dsd.backbones.registry import backbone_class, drawing_of, family_of
 from dsd.backbones.stock import StockBackbone
-from dsd.errors import UserError
 from dsd.models import resolve
+from dsd.weights import load_pipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +40,7 @@ class TextToImage:
             UserError: There is no such model, or it is of no family that is known.
         """
         family = family_of(name)
-        try:
-            pipeline: Any = backbone_class(family).pipeline_class.from_pretrained(
-                resolve(name), torch_dtype=dtype, use_safetensors=True
-            )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f'"{name}" cannot be loaded ({reason}); give the folder or hub id of a model') from error
+        pipeline = load_pipeline(backbone_class(family).pipeline_class, resolve(name), dtype=dtype)
         pipeline.set_progress_bar_config(disable=True)
         return cls(pipeline=pipeline.to(device), family=family)
 

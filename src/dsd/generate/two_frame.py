@@ -37,6 +37,7 @@ from dsd.generate.draw import draw, shown
 from dsd.images import ImageSource, load_image, to_pil, to_tensor
 from dsd.models import resolve
 from dsd.sampling import Sampling
+from dsd.weights import load, load_pipeline
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline as _Stock
@@ -78,13 +79,12 @@ class TwoFramePipeline(_Stock):
                 as `save_pretrained` writes it.
             fuse: Add the adapter to the weights. False loads it as a peft LoRA that diffusers can scale or unload, at
                 the price of slower steps; quantised models need it.
-            **kwargs: Passed to the stock pipeline's `from_pretrained`, such as `torch_dtype` (float32 by default).
+            **kwargs: Passed to the stock pipeline's `from_pretrained`, such as `dtype` (float32 by default).
 
         Raises:
             UserError: The adapter is none, or for another family or shape.
         """
-        kwargs.setdefault("use_safetensors", True)
-        kwargs.setdefault("torch_dtype", torch.float32)
+        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", torch.float32))  # the second goes in diffusers 1.0
         family = family_of(base)
         own, backbone = pipeline_class(family), backbone_class(family)
         folder = None if adapter is None else resolve(str(adapter))
@@ -93,10 +93,8 @@ class TwoFramePipeline(_Stock):
             require_family(metadata, family, folder)
             warn_of_another_base(metadata, base, folder)
             if is_full(folder):
-                kwargs["transformer"] = backbone.transformer_class().from_pretrained(
-                    folder, subfolder=FULL_FOLDER, use_safetensors=True, torch_dtype=kwargs["torch_dtype"]
-                )
-        pipeline = super(TwoFramePipeline, own).from_pretrained(resolve(base), **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+                kwargs["transformer"] = load(backbone.transformer_class(), folder, subfolder=FULL_FOLDER, dtype=dtype)
+        pipeline = load_pipeline(_Stocks(own), resolve(base), dtype=dtype, **kwargs)
         if folder is not None and not is_full(folder):
             if fuse:
                 apply_adapter(backbone.from_pipeline(pipeline), folder)
@@ -273,6 +271,14 @@ class TwoFramePipeline(_Stock):
             return to_pil(pictures)
         unit = (pictures.float() + 1) / 2
         return unit.cpu() if output_type == "pt" else unit.cpu().permute(0, 2, 3, 1).numpy()
+
+
+class _Stocks:
+    """The stock loading of a class whose own `from_pretrained` also takes an adapter."""
+
+    def __init__(self, own: Any) -> None:
+        self.load_config = own.load_config
+        self.from_pretrained = super(TwoFramePipeline, own).from_pretrained  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @functools.cache

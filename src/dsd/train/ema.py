@@ -14,23 +14,28 @@ class Ema:
 
     Args:
         parameters: what is trained, by name.
-        decay: share of the old average that a late step keeps; 0 makes the average follow the weights.
+        decay: share of the old average that a late step keeps; with 0 there is no average but the weights themselves.
     """
 
     def __init__(self, parameters: dict[str, nn.Parameter], decay: float) -> None:
         self.decay = decay
         self._named, self._parameters = parameters, list(parameters.values())
-        self.average = {name: p.detach().clone() for name, p in parameters.items()}
+        self.average = {name: p.detach().clone() for name, p in parameters.items()} if decay else {}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Follows the weights after a step (counted from 0), with the decay warmed up as (1 + step) / (10 + step)."""
+        if not self.average:
+            return
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self._parameters], 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Puts the averages into the model for the length of the block; the trained weights return exactly."""
+        if not self.average:
+            yield
+            return
         trained = [p.detach().clone() for p in self._parameters]
         self._write(list(self.average.values()))
         try:
@@ -48,7 +53,8 @@ class Ema:
         """Puts back what `tensors` gave."""
         for name, parameter in self._named.items():
             parameter.copy_(tensors[f"weights.{name}"])
-            self.average[name].copy_(tensors[f"average.{name}"])
+            if self.average:
+                self.average[name].copy_(tensors[f"average.{name}"])
 
     @torch.no_grad()
     def _write(self, values: list[Tensor]) -> None:

@@ -153,5 +153,5 @@ def build(run: Path, *, steps: int) -> AutoencoderTask:
 
 def go_on(run: Path, *, steps: int, start: Path) -> AutoencoderTask:
     """The task that trains the decoder of a pipeline's autoencoder further."""
-    vae = AutoencoderKL.from_pretrained(start, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True)
+    vae = AutoencoderKL.from_pretrained(start, subfolder="vae", dtype=torch.float32, use_safetensors=True)
     return AutoencoderTask(run, steps, seed=1, start=vae)

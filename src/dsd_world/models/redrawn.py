@@ -105,7 +105,7 @@ def _drawn_again(
     device: torch.device | str,
     strengths: tuple[float, float],
 ) -> Tensor:
-    loaded = FluxPipeline.from_pretrained(teacher, torch_dtype=torch.float32, use_safetensors=True)
+    loaded = FluxPipeline.from_pretrained(teacher, dtype=torch.float32, use_safetensors=True)
     pipeline: Any = FluxImg2ImgPipeline.from_pipe(loaded).to(device)
     pipeline.set_progress_bar_config(disable=True)
     images, (low, high) = [], strengths

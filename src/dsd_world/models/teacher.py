@@ -248,7 +248,7 @@ class TeacherTask:
         torch.manual_seed(seed)
         self.run, self.steps, self.seed = run, steps, seed
         self.device = torch.device(default_device())
-        vae = AutoencoderKL.from_pretrained(trained(run, "autoencoder"), torch_dtype=torch.float32)
+        vae = AutoencoderKL.from_pretrained(trained(run, "autoencoder"), dtype=torch.float32)
         if start is None:
             self.pipeline = new_pipeline(vae).to(self.device)
         else:
@@ -397,7 +397,5 @@ def build(run: Path, *, steps: int) -> TeacherTask:
 
 def go_on(run: Path, *, steps: int, start: Path) -> TeacherTask:
     """The task that trains a finished pipeline further, with draws that depend on it."""
-    pipeline = FluxPipeline.from_pretrained(
-        start, torch_dtype=torch.float32, use_safetensors=True, scheduler=new_scheduler()
-    )
+    pipeline = FluxPipeline.from_pretrained(start, dtype=torch.float32, use_safetensors=True, scheduler=new_scheduler())
     return TeacherTask(run, steps, seed=int(revision_of(start)[:6], 16), start=pipeline)

@@ -9,6 +9,7 @@ from diffusers import FluxControlNetModel
 from torch import Tensor
 
 from dsd.backbones.flux.backbone import FluxBackbone, pack
+from dsd.weights import load as load_weights
 
 _DOUBLE_BLOCKS, _SINGLE_BLOCKS = 5, 10  # of the copy, at most; what the published FLUX ControlNets have
 NOT_MATRICES = ("x_embedder", "context_embedder", "time_text_embed", ".linear.")
@@ -17,7 +18,7 @@ NOT_MATRICES = ("x_embedder", "context_embedder", "time_text_embed", ".linear.")
 
 def load(folder: str) -> Any:
     """A trained network."""
-    return FluxControlNetModel.from_pretrained(folder)
+    return load_weights(FluxControlNetModel, folder)
 
 
 def copy_of(backbone: FluxBackbone) -> Any:

@@ -1,0 +1,129 @@
+"""Weights that do not fit are refused, wherever they are read; libraries would start them at random and go on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+from training_parts import simple_pairs, small_config
+from transformers import AutoModel, ViTConfig, ViTModel
+
+from dsd.backbones.adapter import load_adapter
+from dsd.backbones.registry import FAMILIES, load_backbone
+from dsd.chat.local import LocalChat
+from dsd.cli.main import main
+from dsd.errors import UserError
+from dsd.evaluate.encoders import ImageEncoder
+from dsd.generate.text_to_image import TextToImage
+from dsd.generate.two_frame import TwoFramePipeline
+from dsd.models import resolve, revision_or_name
+from dsd.train.trainer import train
+from dsd.weights import load
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def broken(base: str, folder: Path, change: Any, component: str = "transformer", file: str = WEIGHTS) -> str:
+    """A copy of a model in which the weights of one component are changed."""
+    shutil.copytree(base, folder)
+    path = folder / component / file
+    tensors = load_file(str(path))
+    save_file(change(tensors), str(path), metadata={"format": "pt"})
+    return str(folder)
+
+
+def without_one(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return dict(list(tensors.items())[1:])
+
+
+def with_one_more(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {**tensors, "nobody.weight": torch.zeros(1)}
+
+
+def not_a_number(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    name = next(iter(tensors))
+    return {**tensors, name: torch.full_like(tensors[name], torch.nan)}
+
+
+FAULTS = [(without_one, "lacks"), (with_one_more, "no place for nobody.weight"), (not_a_number, "no finite numbers")]
+
+
+@pytest.mark.parametrize(("change", "words"), FAULTS, ids=["missing", "unexpected", "not finite"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_with_other_weights_in_a_component_is_refused(
+    family: str, change: Any, words: str, tmp_path: Path
+) -> None:
+    folder = broken(tiny.FAMILIES[family](), tmp_path / "model", change)
+    for read in (load_backbone, TextToImage.load, TwoFramePipeline.from_pretrained):
+        with pytest.raises(UserError, match=words):
+            read(folder)
+    assert load_backbone(folder, transformer=False).latent_channels, "what is not read is not missed"
+
+
+@pytest.mark.parametrize(("component", "file"), [("vae", WEIGHTS), ("text_encoder", "model.safetensors")])
+def test_every_component_is_looked_at(component: str, file: str, tmp_path: Path) -> None:
+    folder = broken(tiny.schnell(), tmp_path / "model", without_one, component, file)
+    with pytest.raises(UserError, match=f"{component}.*lacks"):
+        load_backbone(folder)
+
+
+def test_another_model_s_weights_end_a_command_with_a_sentence(tmp_path: Path, capsys: Any) -> None:
+    folder = broken(tiny.schnell(), tmp_path / "model", lambda _: load_file(f"{tiny.schnell()}/vae/{WEIGHTS}"))
+    assert main(["train", "tiny", "--train.base", folder, "--data", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
+    assert main(["generate", "--image", "x.png", "--prompt", "a", "--model.base", folder]) == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+
+
+def test_a_chat_model_and_an_encoder_are_looked_at(tmp_path: Path) -> None:
+    for name, read in (("tiny-vlm", LocalChat), ("tiny-dino", ImageEncoder)):
+        shutil.copytree(resolve(f"embedded:{name}"), tmp_path / name)
+        path = tmp_path / name / "model.safetensors"
+        save_file(without_one(load_file(str(path))), str(path), metadata={"format": "pt"})
+        with pytest.raises(UserError, match="lacks"):
+            read(str(tmp_path / name))
+
+
+def test_a_pooler_that_was_never_published_is_left_out(tmp_path: Path) -> None:
+    config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32)
+    ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    assert load(AutoModel, str(tmp_path), optional=("pooler",)).pooler is None
+    with pytest.raises(UserError, match=r"lacks pooler\.dense"):
+        load(AutoModel, str(tmp_path))
+
+
+def test_an_adapter_that_holds_no_numbers_is_refused(tmp_path: Path) -> None:
+    adapter = train(small_config(steps=1, sample_every=9), simple_pairs(), tmp_path)
+    path = adapter / "adapter.safetensors"
+    save_file(not_a_number(load_file(str(path))), str(path))
+    with pytest.raises(UserError, match="holds no finite numbers"):
+        load_adapter(adapter)
+
+
+def test_a_full_fine_tune_with_a_layer_missing_is_refused(tmp_path: Path) -> None:
+    adapter = train(small_config(full=True, steps=1, sample_every=9), simple_pairs(), tmp_path)
+    path = adapter / "transformer" / WEIGHTS
+    save_file(without_one(load_file(str(path))), str(path), metadata={"format": "pt"})
+    with pytest.raises(UserError, match="lacks"):
+        TwoFramePipeline.from_pretrained(tiny.schnell(), adapter=adapter)
+
+
+def test_a_model_of_the_hub_is_known_by_the_commit_that_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789" * 4
+    snapshot = tmp_path / "models--owner--model" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "model_index.json").write_text(json.dumps({}))
+    (tmp_path / "models--owner--model" / "refs").mkdir()
+    (tmp_path / "models--owner--model" / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+    assert revision_or_name("owner/model") == commit
+    assert revision_or_name("owner/other") == "owner/other"
