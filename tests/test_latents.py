@@ -33,8 +33,8 @@ def test_each_row_holds_the_latents_and_words_of_its_pair(tmp_path: Path, backbo
     wanted = [pairs[row] for row in rows]
     text = backbone.encode_text([pair.target_caption for pair in wanted], tiny.TEXT_TOKENS)
     close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-4)
-    close(samples.reference, backbone.encode(to_tensor([p.reference for p in wanted])))
-    close(samples.target, backbone.encode(to_tensor([p.target for p in wanted])))
+    close(samples.frames[:, 0], backbone.encode(to_tensor([p.reference for p in wanted])))
+    close(samples.frames[:, 1], backbone.encode(to_tensor([p.target for p in wanted])))
     close(samples.text.tokens, text.tokens)
     close(samples.text.pooled, text.pooled)
 
@@ -74,9 +74,9 @@ def test_pictures_of_several_sizes_need_a_frame_size(tmp_path: Path, backbone: F
     with pytest.raises(UserError, match="frame_size"):
         build_cache(pairs, backbone, tmp_path / "refused", KEY)
     build_cache(pairs, backbone, tmp_path / "resized", replace(KEY, frame_size=(16, 24)))
-    assert LatentCache(tmp_path / "resized").samples([0, 1]).target.shape[2:] == (4, 6)
+    assert LatentCache(tmp_path / "resized").samples([0, 1]).frames.shape[3:] == (4, 6)
 
 
 def test_no_pairs_is_an_error(tmp_path: Path, backbone: FluxBackbone) -> None:
-    with pytest.raises(UserError, match="no pair"):
+    with pytest.raises(UserError, match="no example"):
         build_cache([], backbone, tmp_path, KEY)

@@ -15,8 +15,9 @@ from dsd.images import encode_png, load_image
 from dsd.serve.api import create_app, parse_size
 
 
-def _draw(reference, prompts, size, seed):
-    """Stands for a model: as many pictures as prompts, of the size, in the reference's colour."""
+def _draw(references, prompts, size, seed):
+    """Stands for a model: as many pictures as prompts, of the size, in the last reference's colour."""
+    reference = references[-1]
     height, width = size or (8, 8)
     return [Image.new("RGB", (width, height), reference.getpixel((0, 0))) for _ in prompts]
 

@@ -122,7 +122,7 @@ def test_a_finished_run_of_a_base_that_has_changed_since_is_not_taken_for_the_ne
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no finished dataset"):
+    with pytest.raises(UserError, match="cannot be read as a dataset"):
         train(small_config(), tmp_path, tmp_path / "run")
 
 

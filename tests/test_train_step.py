@@ -64,7 +64,7 @@ def test_text_dropout_shows_the_empty_text(task: TwoFrameTask, samples: Samples,
 
 def test_image_dropout_shows_no_reference(task: TwoFrameTask, samples: Samples, drawn: Draw) -> None:
     dropped = loss(task, samples, replace(drawn, keep_image=torch.zeros(4, dtype=torch.bool)))
-    latents = torch.stack([samples.reference, samples.target], dim=1)
+    latents = samples.frames
     with torch.no_grad():
         unconditional = task.backbone.velocity(
             flow.noisy_latents(latents, drawn.noise, drawn.sigma), drawn.sigma, samples.text, condition=None

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from PIL import Image
 
 from dsd.backbones.registry import load_backbone
-from dsd.data.latents import CacheKey, LatentCache, TrainingPair, build_cache
-from dsd.data.records import Model, Pair
+from dsd.data.latents import CacheKey, LatentCache, build_cache
+from dsd.data.records import Example, Model, Pair, TwoFrames
 from dsd.data.store import DatasetWriter
 from dsd.recipes.registry import recipe
 from dsd.sampling import Sampling
@@ -27,7 +27,7 @@ _WORDS = ("red", "green", "blue", "yellow")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimplePair:
+class SimplePair(TwoFrames):
     """A training pair without provenance."""
 
     id: str
@@ -74,7 +74,7 @@ def small_config(**changes: object) -> TrainConfig:
     return replace(settings, **changes)  # pyright: ignore[reportArgumentType]
 
 
-def cache_in(folder: Path, pairs: Sequence[TrainingPair] | None = None, base: str | None = None) -> LatentCache:
+def cache_in(folder: Path, pairs: Sequence[Example] | None = None, base: str | None = None) -> LatentCache:
     """The latents of some pairs."""
     backbone = load_backbone(base or tiny.schnell(), transformer=False)
     build_cache(simple_pairs() if pairs is None else pairs, backbone, folder, KEY)

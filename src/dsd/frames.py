@@ -146,8 +146,8 @@ class Film:
         """
         if references.shape[1] != sum(self.given):
             raise ValueError(f"give the {sum(self.given)} given frames, got {references.shape[1]}")
-        rest = iter(references.unbind(1))
-        return torch.stack([next(rest) if given else empty.expand_as(references[:, 0]) for given in self.given], dim=1)
+        rest, count = iter(references.unbind(1)), len(references)
+        return torch.stack([next(rest) if given else empty.expand(count, -1, -1, -1) for given in self.given], dim=1)
 
     def references(self, frames: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b r c h w"]:
         """The frames that are given, in their order."""

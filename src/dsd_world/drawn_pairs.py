@@ -9,6 +9,7 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 
+from dsd.data.records import TwoFrames
 from dsd.images import to_pil
 from dsd_world.captions import panel_captions
 from dsd_world.draw import draw_panels
@@ -18,8 +19,8 @@ _DRAWN_AT_ONCE = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawnPair:
-    """A `dsd.data.latents.TrainingPair` as the world itself draws it: certainly the same individual."""
+class DrawnPair(TwoFrames):
+    """A `dsd.data.records.Example` as the world itself draws it: certainly the same individual."""
 
     id: str
     grid: str

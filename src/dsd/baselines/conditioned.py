@@ -23,7 +23,8 @@ from dsd.backbones.protocol import Text
 from dsd.backbones.stock import StockBackbone
 from dsd.baselines.protocol import Drawing, Request
 from dsd.baselines.setting import Setting
-from dsd.data.latents import LatentCache, TrainingPair
+from dsd.data.latents import LatentCache
+from dsd.data.records import Example
 from dsd.files import atomic_folder
 from dsd.frames import Film
 from dsd.generate.draw import draw as draw_latents
@@ -155,7 +156,7 @@ class ConditionedTask:
         backbone: StockBackbone,
         conditioner: Conditioner,
         cache: LatentCache,
-        pairs: Sequence[TrainingPair],
+        pairs: Sequence[Example],
         sees: Literal["reference", "target"],
     ) -> None:
         self.config, self.backbone, self.conditioner = config, backbone, conditioner
@@ -218,7 +219,7 @@ class ConditionedTask:
         drawn = draw(objective, len(rows), generator).take(slice(None), device)
         noise = drawn.noise[:, 0]
         samples = self.cache.samples(rows)
-        latents = samples.target.to(device)
+        latents = samples.frames[:, -1].to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.mixed_precision == "bf16"):
             predicted = self.conditioner.velocity(
                 flow.noisy_latents(latents, noise, drawn.sigma),
@@ -230,6 +231,9 @@ class ConditionedTask:
             )
         return (predicted.float() - flow.velocity(latents, noise)).square().mean()
 
+    def _shown(self, pair: Example) -> Image.Image:
+        return pair.references[0] if self.sees == "reference" else pair.targets[0]
+
     @torch.no_grad()
     def _look(self, rows: Sequence[int]) -> Look:
         """At the pictures of some rows.
@@ -238,11 +242,11 @@ class ConditionedTask:
         run was stopped.
         """
         if len(self.pairs) > _KEPT_AT_MOST:
-            return self.conditioner.look([getattr(self.pairs[row], self.sees) for row in rows])
+            return self.conditioner.look([self._shown(self.pairs[row]) for row in rows])
         for block in dict.fromkeys(row // _BLOCK for row in rows):
             if block not in self._seen:
                 pairs = self.pairs[block * _BLOCK : (block + 1) * _BLOCK]
-                look = self.conditioner.look([getattr(pair, self.sees) for pair in pairs])
+                look = self.conditioner.look([self._shown(pair) for pair in pairs])
                 self._seen[block] = {name: value.cpu() for name, value in look.items()}  # a GPU has no room for all
         looks = [(self._seen[row // _BLOCK], row % _BLOCK) for row in rows]
         found = {name: torch.stack([look[name][place] for look, place in looks]) for name in looks[0][0]}

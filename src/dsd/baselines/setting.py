@@ -12,8 +12,9 @@ import torch
 from dsd.backbones.registry import load_backbone
 from dsd.backbones.stock import StockBackbone
 from dsd.baselines.protocol import Drawing
-from dsd.data.latents import TrainingPair, fingerprint
+from dsd.data.latents import fingerprint
 from dsd.data.pairs import ids_of
+from dsd.data.records import Example
 from dsd.devices import default_device, inference_dtype
 from dsd.errors import UserError
 from dsd.train.config import TrainConfig
@@ -31,7 +32,7 @@ class Training:
     """
 
     budget: TrainConfig
-    pairs: Sequence[TrainingPair]
+    pairs: Sequence[Example]
     run: Path
     latents: Path
 
@@ -62,7 +63,7 @@ class Setting:
     name: str
     base: str
     drawing: Drawing
-    data: Sequence[TrainingPair] = ()
+    data: Sequence[Example] = ()
     budget: TrainConfig | None = None
     runs: Path = Path("runs/methods")
     weights: str | None = None

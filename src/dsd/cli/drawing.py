@@ -53,25 +53,28 @@ class Model:
     def draw(
         self,
         pipeline: TwoFramePipeline,
-        reference: Image.Image,
+        references: Sequence[Image.Image],
         prompts: Sequence[str],
         seeds: Sequence[int],
         size: tuple[int | None, int | None] = (None, None),
-    ) -> list[Image.Image]:
-        """Draws one picture for each prompt and seed; a picture does not depend on the others.
+        frames: int | None = None,
+    ) -> list[list[Image.Image]]:
+        """Draws the frames of a film for each prompt and seed; a film does not depend on the others.
 
         Args:
             pipeline: As `load` returned it.
-            reference: Who is to be drawn.
-            prompts: One a picture.
-            seeds: One a picture.
-            size: (height, width) in pixels; None leaves it to the model.
+            references: Who is to be drawn, as many as the model was trained with.
+            prompts: One a film.
+            seeds: One a film.
+            size: (height, width) of a frame in pixels; None leaves it to the model.
+            frames: To draw of each film; None leaves it to the model.
         """
         import torch
 
         result: Any = pipeline(
             list(prompts),
-            reference,
+            [list(references)] * len(prompts),
+            num_frames=frames,
             height=size[0],
             width=size[1],
             text_scale=self.text_scale,
@@ -80,4 +83,4 @@ class Model:
             guidance_scale=self.guidance,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         )
-        return result.images
+        return [drawn if isinstance(drawn, list) else [drawn] for drawn in result.images]

@@ -17,20 +17,23 @@ _AT_ONCE = 8
 class Generate:
     """Draws the individual of a reference picture in new scenes. Prints the paths of the pictures."""
 
-    image: Path | None = None
-    """The reference picture."""
+    image: tuple[Path, ...] = ()
+    """The reference picture, or as many as the model was trained with."""
     prompt: tuple[str, ...] = ()
     """One or more sentences, each saying what is seen, such as "a red striped cat at the beach"."""
     count: int = 1
     """Pictures for each prompt."""
     seed: int = 0
     """Of the first picture of a prompt; the others count up from it."""
+    frames: int | None = None
+    """Pictures that are drawn together, for models that draw several; what the model was trained at when left out."""
     height: int | None = None
     """Of the result, in pixels; what the model was trained at when left out."""
     width: int | None = None
     """Of the result, in pixels; what the model was trained at when left out."""
     out: Path = Path("runs/generated")
-    """Folder to write PROMPT-SEED.png files to; a name ending in .png writes the single picture there."""
+    """Folder to write PROMPT-SEED.png files to (PROMPT-SEED-FRAME.png where several frames are drawn); a name ending in
+    .png writes the single picture there."""
     model: Model
     """The two-frame model."""
     dry_run: bool = False
@@ -48,7 +51,7 @@ def _of(recipe: Recipe) -> Generate:
 
 def plan(command: Generate) -> list[str]:
     prompts = ", ".join(f'"{prompt}"' for prompt in command.prompt) or "no prompt yet (give --prompt)"
-    image = command.image or "no picture yet (give --image)"
+    image = ", ".join(map(str, command.image)) or "no picture yet (give --image)"
     return [
         f"load {command.model.words()}",
         f"read {image} and draw {command.count} picture(s) for each of: {prompts}",
@@ -62,22 +65,24 @@ def run(command: Generate) -> None:
     from dsd.log import progress
 
     jobs = _jobs(command)
-    assert command.image is not None
-    reference = load_image(command.image)
+    references = [load_image(path) for path in command.image]
     make_folder(jobs[0][2].parent)
     pipeline = command.model.load()
     chunks = [jobs[start : start + _AT_ONCE] for start in range(0, len(jobs), _AT_ONCE)]
     for chunk in progress(chunks, description="drawing"):
         prompts, seeds, paths = zip(*chunk, strict=True)
-        pictures = command.model.draw(pipeline, reference, prompts, seeds, (command.height, command.width))
-        for path, picture in zip(paths, pictures, strict=True):
-            write_atomic(path, encode_png(picture))
-            print(path)
+        size = (command.height, command.width)
+        films = command.model.draw(pipeline, references, prompts, seeds, size, command.frames)
+        for path, film in zip(paths, films, strict=True):
+            for number, picture in enumerate(film):
+                place = path if len(film) == 1 else path.with_stem(f"{path.stem}-{number}")
+                write_atomic(place, encode_png(picture))
+                print(place)
 
 
 def _jobs(command: Generate) -> list[tuple[str, int, Path]]:
     """What to draw: (prompt, seed, path)."""
-    if command.image is None:
+    if not command.image:
         raise UserError("no reference picture was given; give --image FILE")
     if not [prompt for prompt in command.prompt if prompt.strip()]:
         raise UserError('no prompt was given; give --prompt "what the picture shall show"')

@@ -46,8 +46,11 @@ def run(command: Serve) -> None:
 
     pipeline = command.model.load()
 
-    def draw(reference: Image.Image, prompts: list[str], size: tuple[int, int] | None, seed: int) -> list[Image.Image]:
+    def draw(
+        references: list[Image.Image], prompts: list[str], size: tuple[int, int] | None, seed: int
+    ) -> list[Image.Image]:
         seeds = range(seed, seed + len(prompts))
-        return command.model.draw(pipeline, reference, prompts, seeds, size or (None, None))
+        films = command.model.draw(pipeline, references, prompts, seeds, size or (None, None))
+        return [picture for film in films for picture in film]
 
     listen(create_app(draw), command.host, command.port)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsd.errors import UserError
+from dsd.data.sources import Columns, open_source
 from dsd.recipes.registry import all_recipes
 from dsd.train.config import TrainConfig
 
@@ -14,8 +14,13 @@ from dsd.train.config import TrainConfig
 class Train:
     """Fine-tunes a text-to-image model into a two-frame model. Run the same command again to resume."""
 
-    data: Path
-    """Dataset folder, as `dsd curate` writes it."""
+    data: str
+    """What to train on: a dataset folder, as `dsd curate` writes it; a folder of pictures with metadata.jsonl or
+    metadata.csv; a dataset of the `datasets` library (folder or hub id); or a webdataset (.tar or a folder of them)."""
+    columns: Columns = Columns()
+    """Names of the columns of such own data."""
+    skip_bad_rows: bool = False
+    """Leave out rows of own data that cannot be used, and say how many."""
     out: Path
     """Run folder: config, metrics, checkpoints, samples, and the finished adapter."""
     train: TrainConfig
@@ -28,7 +33,7 @@ def variants() -> dict[str, tuple[str, Train]]:
     return {
         name: (
             recipe.summary,
-            Train(data=Path("runs") / name / "dataset", out=Path("runs") / name / "train", train=recipe.train),
+            Train(data=str(Path("runs") / name / "dataset"), out=Path("runs") / name / "train", train=recipe.train),
         )
         for name, recipe in all_recipes().items()
     }
@@ -39,7 +44,7 @@ def plan(command: Train) -> list[str]:
     targets = config.lora_targets if isinstance(config.lora_targets, str) else ", ".join(config.lora_targets)
     what = "all weights" if config.full else f"a LoRA of rank {config.rank} ({targets})"
     sentences = [
-        f"read the pairs of {command.data}" + ("" if command.data.is_dir() else " (not there yet)"),
+        f"read the examples of {command.data}" + ("" if Path(command.data).exists() else " (not there yet)"),
         f"encode pictures and captions once with {config.base} and keep the latents",
         f"train {what} for {config.steps:,} steps of {config.batch_size} pairs with {config.optimizer} at "
         f"{config.learning_rate:g}, the reference frame weighing {config.reference_weight:g} in the loss",
@@ -52,8 +57,7 @@ def plan(command: Train) -> list[str]:
 
 
 def run(command: Train) -> None:
-    if not command.data.is_dir():
-        raise UserError(f'no dataset at "{command.data}"; give --data a folder that `dsd curate` wrote')
+    source = open_source(command.data, command.columns, skip_bad_rows=command.skip_bad_rows)
     from dsd.train.trainer import train
 
-    train(command.train, command.data, command.out)
+    train(command.train, source, command.out)

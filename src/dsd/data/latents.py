@@ -12,16 +12,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dsd import runs
 from dsd.backbones.protocol import Backbone, Text, check_size
+from dsd.data.records import Example
 from dsd.errors import UserError
 from dsd.files import write_atomic
 from dsd.images import to_tensor
@@ -33,28 +34,13 @@ SHARD_SAMPLES = 256
 _ENCODED_AT_ONCE = 16
 
 
-class TrainingPair(Protocol):
-    """What training needs of a pair; `dsd.data.records.Pair` has it."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def grid(self) -> str: ...
-    @property
-    def reference(self) -> Image.Image: ...
-    @property
-    def target(self) -> Image.Image: ...
-    @property
-    def target_caption(self) -> str: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class CacheKey:
     """What the content of a cache depends on.
 
     Attributes:
         base: revision of the model that encodes.
-        data: fingerprint of the pairs.
+        data: fingerprint of the examples.
         frame_size: (height, width) that pictures are resized to; None for as they are.
         max_sequence_length: text tokens a caption is padded to.
         schema: version of the cache's format.
@@ -64,7 +50,7 @@ class CacheKey:
     data: str
     frame_size: tuple[int, int] | None
     max_sequence_length: int
-    schema: int = 1
+    schema: int = 2
 
 
 @dataclass(frozen=True)
@@ -72,14 +58,16 @@ class Samples:
     """A batch from the cache.
 
     Attributes:
-        reference: latents (b, c, h, w).
-        target: latents (b, c, h, w).
-        text: of the target's caption.
+        frames: latents (b, f, c, h, w), references first.
+        text: of the caption.
     """
 
-    reference: Tensor
-    target: Tensor
+    frames: Tensor
     text: Text
+
+    def to(self, device: torch.device | str) -> Samples:
+        """The same batch on another device."""
+        return Samples(self.frames.to(device), self.text.to(device))
 
 
 def fingerprint(ids: Iterable[str]) -> str:
@@ -97,7 +85,7 @@ def is_complete(folder: Path, key: CacheKey) -> bool:
 
 
 def build_cache(
-    pairs: Iterable[TrainingPair],
+    examples: Iterable[Example],
     backbone: Backbone,
     folder: Path,
     key: CacheKey,
@@ -105,25 +93,27 @@ def build_cache(
     total: int | None = None,
     shard_samples: int = SHARD_SAMPLES,
 ) -> None:
-    """Encodes all pairs that are not in the cache yet; does nothing when the cache is complete.
+    """Encodes all examples that are not in the cache yet; does nothing when the cache is complete.
 
     Args:
-        pairs: in a fixed order.
+        examples: in a fixed order, all of equally many references and targets.
         backbone: with its text encoders and autoencoder.
         folder: of the cache.
         key: what the content depends on; claims the folder once the first shard is there.
-        total: number of pairs, for the progress bar.
+        total: number of examples, for the progress bar.
         shard_samples: samples a shard; the same at every start of a build.
 
     Raises:
-        UserError: the folder holds a cache made with another key, or the pictures differ in size.
+        UserError: the folder holds a cache made with another key, or the examples differ in their numbers of frames or
+            their pictures in size.
     """
     if is_complete(folder, key):
         return
     begun = runs.begun(folder, key, "latents")  # what is there else was never claimed, and is written anew
-    number, count = 0, 0
-    with progress(description="encoding pairs", total=total) as bar:
-        for number, chunk in enumerate(_chunks(pairs, shard_samples), start=1):
+    number, count, form = 0, 0, (0, 0)
+    with progress(description="encoding examples", total=total) as bar:
+        for number, chunk in enumerate(_chunks(examples, shard_samples), start=1):
+            form = _form(chunk, form if count else None)
             path = folder / f"shard-{number - 1:05d}.safetensors"
             if not begun or not path.exists():
                 write_atomic(path, _encode_shard(chunk, backbone, key))
@@ -134,8 +124,9 @@ def build_cache(
             count += len(chunk)
             bar.advance(len(chunk))
     if count == 0:
-        raise UserError("the data holds no pair to train on; curate more captions, or loosen the filter")
-    write_atomic(folder / "manifest.json", json.dumps({"schema": 1, "shards": number, "samples": count}) + "\n")
+        raise UserError("the data holds no example to train on; curate more captions, or loosen the filter")
+    manifest = {"schema": 2, "shards": number, "samples": count, "references": form[0], "targets": form[1]}
+    write_atomic(folder / "manifest.json", json.dumps(manifest) + "\n")
 
 
 class LatentCache:
@@ -143,18 +134,21 @@ class LatentCache:
 
     Attributes:
         ids: of the samples, in the order of the data.
-        grids: the grid that each sample was cropped from.
-        captions: of each sample's target.
+        grids: what each sample was made of.
+        captions: of each sample.
+        references: frames that are given in each sample.
+        targets: frames that are drawn in each sample.
         empty_frame: latents (1, c, h, w) of a black frame.
         empty_text: the encoded empty caption, batch of 1.
     """
 
     def __init__(self, folder: Path) -> None:
         manifest = json.loads((folder / "manifest.json").read_text())
+        self.references, self.targets = manifest["references"], manifest["targets"]
         self.ids: list[str] = []
         self.grids: list[str] = []
         self.captions: list[str] = []
-        self._places: list[tuple[int, int, int, int]] = []
+        self._places: list[tuple[int, list[int], int]] = []  # shard, frames, text
         self._shards: list[dict[str, Tensor]] = []
         for number in range(manifest["shards"]):
             self._add(number, folder / f"shard-{number:05d}.safetensors")
@@ -168,15 +162,12 @@ class LatentCache:
     def samples(self, rows: Sequence[int]) -> Samples:
         """The samples of some rows as one batch on the CPU, latents in float32."""
         places = [self._places[row] for row in rows]
-        tokens = torch.stack([self._shards[s]["tokens"][text] for s, _, _, text in places])
+        tokens = torch.stack([self._shards[s]["tokens"][text] for s, _, text in places])
         pooled = None
         if "pooled" in self._shards[0]:
-            pooled = torch.stack([self._shards[s]["pooled"][text] for s, _, _, text in places])
-        return Samples(
-            torch.stack([self._shards[s]["frames"][frame] for s, frame, _, _ in places]).float(),
-            torch.stack([self._shards[s]["frames"][frame] for s, _, frame, _ in places]).float(),
-            Text(tokens, pooled),
-        )
+            pooled = torch.stack([self._shards[s]["pooled"][text] for s, _, text in places])
+        frames = torch.stack([self._shards[s]["frames"][numbers] for s, numbers, _ in places]).float()
+        return Samples(frames, Text(tokens, pooled))
 
     def _add(self, number: int, path: Path) -> None:
         with safe_open(str(path), "pt") as file:
@@ -185,19 +176,19 @@ class LatentCache:
         self._shards.append(shard)
         for name, values in (("ids", self.ids), ("grids", self.grids), ("captions", self.captions)):
             values.extend(words[name])
-        columns = (shard["reference"].tolist(), shard["target"].tolist(), shard["text"].tolist())
-        self._places.extend((number, *row) for row in zip(*columns, strict=True))
+        rows = zip(shard["film"].tolist(), shard["text"].tolist(), strict=True)
+        self._places.extend((number, frames, text) for frames, text in rows)
 
 
 @torch.no_grad()
-def _encode_empty(backbone: Backbone, key: CacheKey, pair: TrainingPair) -> bytes:
-    black = -torch.ones_like(to_tensor(pair.reference, size=key.frame_size)).to(backbone.device)
+def _encode_empty(backbone: Backbone, key: CacheKey, example: Example) -> bytes:
+    black = -torch.ones_like(to_tensor(_fitted(example.targets[0], key.frame_size))).to(backbone.device)
     text = backbone.encode_text([""], key.max_sequence_length)
     return save(_plain({"frame": backbone.encode(black), **_text_tensors(text)}))
 
 
 @torch.no_grad()
-def _encode_shard(pairs: Sequence[TrainingPair], backbone: Backbone, key: CacheKey) -> bytes:
+def _encode_shard(examples: Sequence[Example], backbone: Backbone, key: CacheKey) -> bytes:
     frames: dict[bytes, int] = {}
     images: list[Tensor] = []
 
@@ -205,31 +196,51 @@ def _encode_shard(pairs: Sequence[TrainingPair], backbone: Backbone, key: CacheK
         digest = hashlib.sha256(image.tobytes() + repr(image.size).encode()).digest()
         if digest not in frames:
             frames[digest] = len(images)
-            images.append(to_tensor(image, size=key.frame_size))
+            images.append(to_tensor(_fitted(image, key.frame_size)))
         return frames[digest]
 
-    reference = [frame_of(pair.reference) for pair in pairs]
-    target = [frame_of(pair.target) for pair in pairs]
+    film = [[frame_of(image) for image in (*example.references, *example.targets)] for example in examples]
     if len({image.shape for image in images}) > 1:
         sizes = sorted({f"{image.shape[2]}x{image.shape[3]}" for image in images})
-        raise UserError(f"the pairs' pictures differ in size ({', '.join(sizes)}); give train.frame_size")
+        raise UserError(f"the examples' pictures differ in size ({', '.join(sizes)}); give train.frame_size")
     check_size(backbone, *images[0].shape[2:])
-    captions = list(dict.fromkeys(pair.target_caption for pair in pairs))
+    captions = list(dict.fromkeys(example.caption for example in examples))
     texts = [backbone.encode_text(c, key.max_sequence_length) for c in _chunks(captions, _ENCODED_AT_ONCE)]
     tensors = {
         "frames": torch.cat([_encode(backbone, c) for c in _chunks(images, _ENCODED_AT_ONCE)]),
         **_text_tensors(Text.concat(texts)),
-        "reference": torch.tensor(reference),
-        "target": torch.tensor(target),
-        "text": torch.tensor([captions.index(pair.target_caption) for pair in pairs]),
+        "film": torch.tensor(film),
+        "text": torch.tensor([captions.index(example.caption) for example in examples]),
     }
     words = {
-        "ids": [pair.id for pair in pairs],
-        "grids": [pair.grid for pair in pairs],
-        "captions": [pair.target_caption for pair in pairs],
+        "ids": [example.id for example in examples],
+        "grids": [example.grid for example in examples],
+        "captions": [example.caption for example in examples],
     }
     # One entry only: safetensors writes several in an order that changes from file to file.
     return save(_plain(tensors), {"samples": json.dumps(words)})
+
+
+def _fitted(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    """A picture at a size, cropped around its centre where its proportions are others, as references are in drawing."""
+    return image if size is None else ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS)
+
+
+def _form(examples: Sequence[Example], before: tuple[int, int] | None) -> tuple[int, int]:
+    """How many references and targets all of these examples, and those before, have.
+
+    Raises:
+        UserError: they differ.
+    """
+    wanted = before or (len(examples[0].references), len(examples[0].targets))
+    for example in examples:
+        found = len(example.references), len(example.targets)
+        if found != wanted or not found[1]:
+            raise UserError(
+                f"the example {example.id} has {found[0]} references and {found[1]} targets, where others have "
+                f"{wanted[0]} and {wanted[1]}; give all examples equally many of each, and at least one target"
+            )
+    return wanted
 
 
 def _encode(backbone: Backbone, images: list[Tensor]) -> Tensor:

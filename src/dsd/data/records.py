@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from PIL import Image
 
@@ -122,8 +123,60 @@ class Verdict:
     same: bool
 
 
+class Example(Protocol):
+    """What training needs of an example: N frames, of which M are given, under a caption."""
+
+    @property
+    def id(self) -> str:
+        """Decided by the content."""
+        ...
+
+    @property
+    def grid(self) -> str:
+        """What it was made of: examples of one are held out together."""
+        ...
+
+    @property
+    def references(self) -> Sequence[Image.Image]:
+        """The frames that are given."""
+        ...
+
+    @property
+    def targets(self) -> Sequence[Image.Image]:
+        """The frames to draw."""
+        ...
+
+    @property
+    def caption(self) -> str:
+        """Of the frames to draw."""
+        ...
+
+
+class TwoFrames:
+    """An `Example` of one reference and one target."""
+
+    reference: Image.Image
+    target: Image.Image
+    target_caption: str
+
+    @property
+    def references(self) -> tuple[Image.Image]:
+        """The frame that is given."""
+        return (self.reference,)
+
+    @property
+    def targets(self) -> tuple[Image.Image]:
+        """The frame to draw."""
+        return (self.target,)
+
+    @property
+    def caption(self) -> str:
+        """The target's."""
+        return self.target_caption
+
+
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class Pair(TwoFrames):
     """Two panels of one sheet in an order: a reference, and a target to draw after its caption.
 
     Attributes:

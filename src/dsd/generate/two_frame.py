@@ -116,8 +116,9 @@ class TwoFramePipeline(_Stock):
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         prompt: str | Sequence[str],
-        image: ImageSource | Sequence[ImageSource],
+        image: ImageSource | Sequence[ImageSource] | Sequence[Sequence[ImageSource]],
         *,
+        num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
         text_scale: float | None = None,
@@ -134,7 +135,9 @@ class TwoFramePipeline(_Stock):
 
         Args:
             prompt: One, or one a picture.
-            image: One reference, or one a prompt; anything that `dsd.images.load_image` reads.
+            image: The references, anything that `dsd.images.load_image` reads. Of a model with one reference: one, or
+                one a prompt. Of a model with several: as many as it was trained with, or such a list for each prompt.
+            num_frames: How many frames to draw of each film; by default what the adapter was trained at.
             height: Of the result in pixels; by default what the adapter was trained at, else the first reference's,
                 rounded down to what fits. References of other proportions are cropped around their centre.
             width: Likewise.
@@ -146,7 +149,8 @@ class TwoFramePipeline(_Stock):
                 what else is in the batch.
             max_sequence_length: Text tokens; by default what the adapter was trained at, else 512.
             output_type: "pil" pictures, "pt" a tensor (b, 3, h, w) in [0, 1], "np" an array (b, h, w, 3) in [0, 1], or
-                "latent", the normalised latents (b, f, c, h, w) of all frames.
+                "latent", the normalised latents (b, f, c, h, w) of all frames. Where several frames are drawn, a list
+                of them stands for each picture, and (b, t, ...) for (b, ...).
 
         Returns:
             An output with `images`.
@@ -156,34 +160,38 @@ class TwoFramePipeline(_Stock):
                 agree, or a model that is not a two-frame model.
         """
         self._check(output_type)
-        prompts, references = _pair_up(_listed(prompt), _listed(image))
-        images = [load_image(reference) for reference in references]
-        size = self._size(images[0], height, width)
+        film = self._film(num_frames)
+        prompts, references = _pair_up(_listed(prompt), self._of_films(image))
+        images = [[load_image(reference) for reference in of_film] for of_film in references]
+        size = self._size(images[0][0] if images[0] else None, height, width)
         sampling = self._sampling(num_inference_steps, text_scale, image_scale, guidance_scale)
 
-        condition = self._condition(images, size)
-        noise = self._noise(condition, generator)
+        condition = self._condition(film, images, size)
+        noise = self._noise(film, condition, generator)
         latents = self._sample(noise, condition, prompts, max_sequence_length, size, sampling)
 
-        result = latents if output_type == "latent" else self._finish(latents, output_type)
+        result = latents if output_type == "latent" else self._finish(film, latents, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=result)  # pyright: ignore[reportArgumentType]
 
     @torch.no_grad()
     def condition(
-        self, image: ImageSource | Sequence[ImageSource], height: int | None = None, width: int | None = None
+        self,
+        image: ImageSource | Sequence[ImageSource] | Sequence[Sequence[ImageSource]],
+        height: int | None = None,
+        width: int | None = None,
     ) -> Float[Tensor, "b f c h w"]:
         """What the model is told of references: their latents, and a black frame's in place of the frame to draw.
 
         Frames are encoded one by one, as in training.
 
         Args:
-            image: One reference or several, a film each.
+            image: See `__call__`.
             height: Of one frame in pixels; see `__call__`.
             width: Likewise.
         """
-        images = [load_image(reference) for reference in _listed(image)]
-        return self._condition(images, self._size(images[0], height, width))
+        images = [[load_image(reference) for reference in of_film] for of_film in self._of_films(image)]
+        return self._condition(self.film, images, self._size(images[0][0], height, width))
 
     @property
     def backbone(self) -> StockBackbone:
@@ -204,10 +212,34 @@ class TwoFramePipeline(_Stock):
         if output_type not in OUTPUT_TYPES:
             raise UserError(f'output_type is "{output_type}", but must be one of {", ".join(OUTPUT_TYPES)}')
 
-    def _size(self, reference: Image.Image, height: int | None, width: int | None) -> tuple[int, int]:
+    def _film(self, num_frames: int | None) -> Film:
+        if num_frames is None:
+            return self.film
+        if num_frames < 1:
+            raise UserError(f"num_frames is {num_frames}, but at least 1 frame has to be drawn")
+        return Film.of(sum(self.film.given), num_frames)
+
+    def _of_films(self, image: Any) -> list[list[Any]]:
+        """The references of each film."""
+        count, given = sum(self.film.given), _listed(image)
+        if given and isinstance(given[0], (list, tuple)):
+            films = [list(of_film) for of_film in given]
+        else:
+            films = [[one] for one in given] if count == 1 else [given]
+        for of_film in films:
+            if len(of_film) != count:
+                raise UserError(
+                    f"{len(of_film)} reference pictures were given for one result, but this model was trained with "
+                    f"{count}; give {count}"
+                )
+        return films
+
+    def _size(self, reference: Image.Image | None, height: int | None, width: int | None) -> tuple[int, int]:
         if self.adapter is not None and self.adapter.frame_size is not None:
             default = self.adapter.frame_size
         else:
+            if reference is None:
+                raise UserError("this model does not say at what size it draws; give height and width")
             step = self.backbone.pixels_per_token
             default = (max(step, reference.height // step * step), max(step, reference.width // step * step))
         size = (default[0] if height is None else height, default[1] if width is None else width)
@@ -226,19 +258,22 @@ class TwoFramePipeline(_Stock):
         self._guidance_scale = sampling.guidance
         return sampling
 
-    def _condition(self, images: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:
-        """The condition [reference | black], frames encoded one by one."""
-        fitting = [ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS) for image in images]
-        references = self.backbone.encode(to_tensor(fitting))
+    def _condition(self, film: Film, images: Sequence[Sequence[Image.Image]], size: tuple[int, int]) -> Tensor:
+        """The condition [references | black], frames encoded one by one."""
+        flat = [image for of_film in images for image in of_film]
+        fitting = [ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS) for image in flat]
         empty = self.backbone.encode(torch.full((1, 3, *size), -1.0))
-        return self.film.condition(references[:, None], empty)
+        if not fitting:
+            return film.condition(empty.new_empty(len(images), 0, *empty.shape[1:]), empty)
+        references = self.backbone.encode(to_tensor(fitting)).unflatten(0, (len(images), -1))
+        return film.condition(references, empty)
 
-    def _noise(self, condition: Tensor, generator: Generators) -> Tensor:
+    def _noise(self, film: Film, condition: Tensor, generator: Generators) -> Tensor:
         if isinstance(generator, Sequence) and len(generator) != len(condition):
             raise UserError(
                 f"{len(generator)} generators were given for {len(condition)} pictures; give one, or one a picture"
             )
-        return self.film.noise(condition[:, 0], generator, len(condition))
+        return film.noise(condition[:, 0], generator, len(condition))
 
     def _sample(
         self,
@@ -257,7 +292,7 @@ class TwoFramePipeline(_Stock):
         def velocity(latents: Tensor, sigma: Tensor, text: Text, keep: Tensor) -> Tensor:
             return backbone.velocity(latents, sigma, text, shown(condition, keep), guidance)
 
-        shift = backbone.shift(self.film.frames * backbone.tokens_per(*size), sampling.steps)
+        shift = backbone.shift(noise.shape[1] * backbone.tokens_per(*size), sampling.steps)
         bars: Any = self.progress_bar
         with bars(total=sampling.steps) as bar:
             return draw(
@@ -265,12 +300,17 @@ class TwoFramePipeline(_Stock):
                 callback=lambda step, latents: bar.update(),
             )  # fmt: skip
 
-    def _finish(self, latents: Tensor, output_type: OutputType) -> Any:
-        pictures = self.backbone.decode(self.film.targets(latents)[:, 0])
+    def _finish(self, film: Film, latents: Tensor, output_type: OutputType) -> Any:
+        targets = film.targets(latents)
+        pictures = self.backbone.decode(targets.flatten(0, 1))
+        count = targets.shape[1]
         if output_type == "pil":
-            return to_pil(pictures)
-        unit = (pictures.float() + 1) / 2
-        return unit.cpu() if output_type == "pt" else unit.cpu().permute(0, 2, 3, 1).numpy()
+            drawn = to_pil(pictures)
+            return drawn if count == 1 else [drawn[at : at + count] for at in range(0, len(drawn), count)]
+        unit = ((pictures.float() + 1) / 2).cpu()
+        unit = unit if output_type == "pt" else unit.permute(0, 2, 3, 1)
+        unit = unit if count == 1 else unit.unflatten(0, (-1, count))
+        return unit if output_type == "pt" else unit.numpy()
 
 
 class _Stocks:

@@ -25,8 +25,8 @@ from dsd.images import encode_png, load_image
 MODEL = "dsd"
 MAX_PICTURES = 10
 
-Draw = Callable[[Image.Image, list[str], tuple[int, int] | None, int], list[Image.Image]]
-"""Draws one picture a prompt: (reference, prompts, (height, width) or None, seed) -> pictures."""
+Draw = Callable[[list[Image.Image], list[str], tuple[int, int] | None, int], list[Image.Image]]
+"""Draws each prompt: (references, prompts, (height, width) or None, seed) -> pictures."""
 
 
 def create_app(draw: Draw) -> FastAPI:
@@ -53,7 +53,7 @@ def create_app(draw: Draw) -> FastAPI:
 
     @app.post("/v1/images/edits")
     def edits(
-        image: Annotated[bytes, File()],
+        image: Annotated[list[bytes], File()],
         prompt: Annotated[str, Form()],
         n: Annotated[int, Form()] = 1,
         size: Annotated[str, Form()] = "auto",
@@ -66,9 +66,9 @@ def create_app(draw: Draw) -> FastAPI:
             raise UserError(f'response_format is "{response_format}", but only "b64_json" is served')
         if not prompt.strip():
             raise UserError("the prompt is empty; say what the picture shall show")
-        reference = load_image(image)
+        references = [load_image(one) for one in image]
         with lock:
-            pictures = draw(reference, [prompt] * n, parse_size(size), seed)
+            pictures = draw(references, [prompt] * n, parse_size(size), seed)
         data = [{"b64_json": base64.b64encode(encode_png(picture)).decode()} for picture in pictures]
         return {"created": int(time.time()), "data": data}
 

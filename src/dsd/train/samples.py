@@ -1,4 +1,4 @@
-"""What a run shows of itself: for held-out pairs the reference, the student's drawing and the target in one picture."""
+"""What a run shows of itself: of held-out examples references, the student's drawings and targets in one picture."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dsd.train.step import Objective
 
 @torch.no_grad()
 def draw_targets(backbone: Backbone, objective: Objective, samples: Samples, sampling: Sampling, seed: int) -> Tensor:
-    """Latents (b, c, h, w) of the target frame, drawn from each sample's reference and caption as a user would.
+    """Latents (b, t, c, h, w) of the frames to draw, from each sample's references and caption as a user would.
 
     Args:
         backbone: widened.
@@ -25,23 +25,29 @@ def draw_targets(backbone: Backbone, objective: Objective, samples: Samples, sam
         sampling: as the finished student is to be drawn with.
         seed: of the noise; the same in every sheet, so that sheets of several steps compare.
     """
-    film, count = objective.film, len(samples.reference)
-    condition = film.condition(samples.reference[:, None], objective.empty_frame)
+    film = objective.film
+    condition = film.condition(film.references(samples.frames), objective.empty_frame)
 
     def velocity(latents: Tensor, sigma: Tensor, text: Text, keep: Tensor) -> Tensor:
         return backbone.velocity(latents, sigma, text, condition=shown(condition, keep), guidance=sampling.guidance)
 
-    noise = film.noise(samples.reference, torch.Generator().manual_seed(seed), count)
+    noise = film.noise(samples.frames[:, 0], torch.Generator().manual_seed(seed), len(samples.frames))
     latents = draw(velocity, noise, samples.text, objective.empty_text, sampling, objective.shift)
-    return film.targets(latents)[:, 0]
+    return film.targets(latents)
 
 
 @torch.no_grad()
 def sample_sheet(
     backbone: Backbone, objective: Objective, samples: Samples, captions: list[str], sampling: Sampling, seed: int
 ) -> Image.Image:
-    """A sheet with a row for each sample: reference, drawing, target; see `draw_targets`."""
+    """A sheet with a row for each sample: references, drawings, targets; see `draw_targets`."""
+    film = objective.film
     drawn = draw_targets(backbone, objective, samples, sampling, seed)
-    columns = [to_pil(backbone.decode(latents)) for latents in (samples.reference, drawn, samples.target)]
-    rows = [list(row) for row in zip(*columns, strict=True)]
-    return contact_sheet(rows, labels=["reference", "student", "target"], row_labels=captions)
+    shown = {"reference": film.references(samples.frames), "student": drawn, "target": film.targets(samples.frames)}
+    columns = {
+        name if frames.shape[1] == 1 else f"{name} {number + 1}": to_pil(backbone.decode(frame))
+        for name, frames in shown.items()
+        for number, frame in enumerate(frames.unbind(1))
+    }
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    return contact_sheet(rows, labels=list(columns), row_labels=captions)

@@ -81,7 +81,7 @@ def losses(backbone: Backbone, objective: Objective, samples: Samples, draw: Dra
     Returns:
         ``loss``, to descend on, and ``loss_target``, the plain error on the frames that are not given.
     """
-    film, latents = objective.film, torch.stack([samples.reference, samples.target], dim=1)
+    film, latents = objective.film, samples.frames
     condition = film.condition(film.references(latents), objective.empty_frame)
     condition = condition * draw.keep_image.view(-1, 1, 1, 1, 1)
     predicted = backbone.velocity(

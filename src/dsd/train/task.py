@@ -101,7 +101,7 @@ class TwoFrameTask:
         self.optimizer = optimizer_of(config, {"transformer": adapter.transformer}, backbone.layers.not_matrices)
         self.ema = Ema(adapter.parameters, config.ema_decay)
         _, _, height, width = cache.empty_frame.shape
-        film, pixels = Film.two_frame(config.reference_weight), backbone.pixels_per_latent
+        film, pixels = Film.of(cache.references, cache.targets, config.reference_weight), backbone.pixels_per_latent
         tokens = film.frames * backbone.tokens_per(height * pixels, width * pixels)
         self.objective = Objective(
             film=film,
@@ -174,9 +174,7 @@ class TwoFrameTask:
         return {"held_out_loss": loss, "held_out_loss_target": loss_target}
 
     def _samples(self, rows: list[int]) -> Samples:
-        samples = self.cache.samples(rows)
-        reference, target = samples.reference.to(self.device), samples.target.to(self.device)
-        return Samples(reference, target, samples.text.to(self.device))
+        return self.cache.samples(rows).to(self.device)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision == "bf16")

@@ -14,11 +14,11 @@ from dsd import runs
 from dsd.backbones.adapter import AdapterMetadata, is_of_another_base, load_metadata, save_adapter, save_full
 from dsd.backbones.protocol import Backbone
 from dsd.backbones.registry import load_backbone
-from dsd.data.latents import CacheKey, LatentCache, TrainingPair, build_cache, fingerprint, is_complete
+from dsd.data.latents import CacheKey, LatentCache, build_cache, fingerprint, is_complete
 from dsd.data.pairs import ids_of
-from dsd.data.store import MANIFEST, DatasetReader
+from dsd.data.sources import Source, open_source
 from dsd.errors import UserError
-from dsd.files import make_folder, sha256_of
+from dsd.files import make_folder
 from dsd.models import revision_or_name
 from dsd.train import adapter as adapters
 from dsd.train import checkpoint, environment, loop
@@ -29,12 +29,14 @@ __all__ = ["TrainConfig", "train"]
 
 
 @loop.flushed_denormals()
-def train(config: TrainConfig, data: Path | Sequence[TrainingPair], out: Path, *, latents: Path | None = None) -> Path:
+def train(
+    config: TrainConfig, data: Path | Source | Sequence[Example], out: Path, *, latents: Path | None = None
+) -> Path:
     """Trains a student and writes its adapter.
 
     Args:
         config: settings; the same for every start of a run but for how it runs, and ``steps``, which may grow.
-        data: a dataset folder, or pairs in a fixed order.
+        data: a folder or another thing that `open_source` finds, what it gave, or examples in a fixed order.
         out: the run's folder: ``config.json``, ``environment.json``, ``metrics.jsonl``, ``latents/``, ``checkpoints/``,
             ``samples/`` and at the end ``adapter/``.
         latents: folder of the latents in place of ``out/latents``, for runs that share them.
@@ -137,30 +139,30 @@ def export(task: TwoFrameTask, folder: Path) -> None:
 
 
 def latent_cache(
-    config: TrainConfig, data: Path | Sequence[TrainingPair], folder: Path, device: torch.device
+    config: TrainConfig, data: Path | Source | Sequence[Example], folder: Path, device: torch.device
 ) -> LatentCache:
     """The latents and encoded captions of a run's pairs, made unless they are there.
 
     Args:
         config: names the base model and the sizes.
-        data: a dataset folder, or pairs in a fixed order.
+        data: see `train`.
         folder: of the cache.
         device: to encode on.
     """
     if isinstance(data, Path):
-        reader = DatasetReader(data)
-        pairs, total, digest = reader.pairs(), len(reader), sha256_of(data / MANIFEST)[:16]
-    else:
-        pairs, total, digest = data, len(data), fingerprint(ids_of(data))
+        data = open_source(data)
+    if not isinstance(data, Source):
+        examples = data
+        data = Source(examples=lambda: iter(examples), fingerprint=fingerprint(ids_of(examples)), total=len(examples))
     key = CacheKey(
         base=revision_or_name(config.base),
-        data=digest,
+        data=data.fingerprint,
         frame_size=config.frame_size,
         max_sequence_length=config.max_sequence_length,
     )
     if not is_complete(folder, key):
         backbone = load_backbone(config.base, device=device, dtype=_frozen_dtype(config), transformer=False)
-        build_cache(pairs, backbone, folder, key, total=total)
+        build_cache(data.examples(), backbone, folder, key, total=data.total)
     return LatentCache(folder)
 
 

@@ -17,8 +17,8 @@ from dsd.baselines.protocol import Drawing, SubjectMethod
 from dsd.baselines.setting import Setting
 from dsd.curate.pairs import DIFFERENT
 from dsd.curate.pipeline import curate
-from dsd.data.latents import TrainingPair
 from dsd.data.pairs import PairRows
+from dsd.data.records import Example
 from dsd.evaluate.benchmark import Benchmark
 from dsd.evaluate.measure import Ruler
 from dsd.files import write_atomic
@@ -139,7 +139,7 @@ class Ingredients:
         sampling, guided = self._drawing(row, budget).sampling, f"{self.config.teacher_guidance:g}"
         return f"{self.key(row, budget)}-{sampling.steps}-{sampling.text_scale:g}-{sampling.image_scale:g}-{guided}"
 
-    def pairs(self, source: Source, limit: int | None) -> Sequence[TrainingPair]:
+    def pairs(self, source: Source, limit: int | None) -> Sequence[Example]:
         """The pairs of a source, at most ``limit`` of them."""
         cache = self.out / "data" / "rows"
         if source == "drawn":

@@ -1,0 +1,273 @@
+"""Where examples come from: a curated dataset, or the user's own pictures, in any layout that `datasets` reads.
+
+- a folder that `dsd curate` wrote;
+- a folder of pictures with a ``metadata.jsonl`` or ``metadata.csv``: a row an example, pictures by their names in it;
+- what `datasets` loads: a folder of ``save_to_disk``, a folder of its files, or a hub id (read as a stream);
+- a webdataset: a ``.tar``, or a folder of them, with members such as ``000.reference.png 000.target.png 000.txt``.
+
+A reference or a target is a picture, or a list of them where an example has several.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from PIL import Image
+
+from dsd.data.records import Example, content_id
+from dsd.errors import UserError
+from dsd.files import sha256_of
+from dsd.images import load_image
+from dsd.log import console
+
+_METADATA = ("metadata.jsonl", "metadata.csv")
+_UNITS = "units"
+_SAVED_TO_DISK = "state.json"
+_JOIN = " | "
+Row: TypeAlias = "Mapping[str, Any] | UserError"
+"""A row, or why there is none in its place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What the columns of the user's own data are called.
+
+    Attributes:
+        reference: pictures that are given: a picture or a list of them; of a webdataset the member's ending.
+        target: pictures to draw, likewise.
+        caption: of the targets: one for all, or a list with one for each.
+        group: rows of one group are held out together; those of one reference are, when left out.
+    """
+
+    reference: str = "reference"
+    target: str = "target"
+    caption: str = "caption"
+    group: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnExample:
+    """An example of the user's own; see `dsd.data.records.Example`."""
+
+    id: str
+    grid: str
+    references: tuple[Image.Image, ...]
+    targets: tuple[Image.Image, ...]
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Examples in a fixed order.
+
+    Attributes:
+        examples: starts to read them, from the first one on.
+        fingerprint: of the content, as far as that can be told without reading all of it.
+        total: how many there are; None where that is not known beforehand.
+    """
+
+    examples: Callable[[], Iterator[Example]]
+    fingerprint: str
+    total: int | None = None
+
+
+def open_source(data: str | Path, columns: Columns | None = None, *, skip_bad_rows: bool = False) -> Source:
+    """Finds out what the data are.
+
+    Args:
+        data: a folder, a ``.tar``, or a hub id.
+        columns: of the user's own data.
+        skip_bad_rows: leave out rows that cannot be used, and say how many, where the first one else ends the reading.
+
+    Raises:
+        UserError: there are no such data, or none of a kind that can be read; while reading, also for a bad row.
+    """
+    from dsd.data.store import MANIFEST, DatasetReader
+
+    path, columns = Path(data), columns or Columns()
+    if (path / MANIFEST).is_file() or (path / _UNITS).is_dir():  # finished, or to be refused as unfinished
+        reader = DatasetReader(path)
+        return Source(examples=reader.pairs, fingerprint=sha256_of(path / MANIFEST)[:16], total=len(reader))
+    metadata = [path / name for name in _METADATA if (path / name).is_file()]
+    if metadata:
+        rows, where, digest = _metadata_rows(metadata[0]), str(metadata[0]), _digest_of(path)
+    elif path.exists():
+        rows, where, digest = _dataset_rows(path), str(path), _digest_of(path)
+    elif str(data).count("/") == 1 and not path.is_absolute() and not str(data).startswith("."):
+        rows, where, digest = _hub_rows(str(data)), str(data), str(data)
+    else:
+        raise UserError(
+            f'there are no data at "{data}"; give a folder that `dsd curate` wrote, a folder of pictures with '
+            f"{' or '.join(_METADATA)}, a dataset's folder, a webdataset, or a hub id (owner/name)"
+        )
+    reading = _Rows(rows=rows, where=where, folder=path, columns=columns, skip=skip_bad_rows)
+    digest = hashlib.sha256(f"{digest} {columns}".encode()).hexdigest()[:16]
+    return Source(examples=reading.examples, fingerprint=digest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rows:
+    """Rows of the user's own data, on their way to be examples."""
+
+    rows: Callable[[], Iterator[Row]]
+    where: str
+    folder: Path
+    columns: Columns
+    skip: bool
+
+    def examples(self) -> Iterator[Example]:
+        bad: list[str] = []
+        for number, row in enumerate(self.rows(), start=1):
+            try:
+                if isinstance(row, UserError):
+                    raise row
+                example = self._example(row)
+            except UserError as error:
+                sentence = f'"{self.where}", row {number}: {error}'
+                if not self.skip:
+                    raise UserError(f"{sentence}; or leave such rows out with --skip-bad-rows") from error
+                bad.append(sentence)
+            else:
+                yield example
+        if bad:
+            console.print(f"warning: {len(bad)} rows were left out, the first: {bad[0]}", soft_wrap=True, markup=False)
+
+    def _example(self, row: Mapping[str, Any]) -> OwnExample:
+        columns = self.columns
+        references = self._pictures(row, columns.reference)
+        targets = self._pictures(row, columns.target)
+        if not targets:
+            raise UserError(f'the column "{columns.target}" holds no picture; give one')
+        captions = self._captions(row, len(targets))
+        grid = content_id("reference", *references) if columns.group is None else str(self._cell(row, columns.group))
+        identity = content_id("example", *references, *targets, captions)
+        return OwnExample(id=identity, grid=grid, references=references, targets=targets, caption=captions)
+
+    def _pictures(self, row: Mapping[str, Any], column: str) -> tuple[Image.Image, ...]:
+        cell = self._cell(row, column)
+        return tuple(self._picture(one, column) for one in (cell if isinstance(cell, (list, tuple)) else [cell]))
+
+    def _picture(self, cell: Any, column: str) -> Image.Image:
+        if isinstance(cell, Mapping) and {"bytes", "path"} & cell.keys():  # an undecoded image of `datasets`
+            cell = cell.get("bytes") or cell.get("path")
+        if isinstance(cell, (Image.Image, bytes)):
+            return load_image(cell)
+        if isinstance(cell, str) and cell.strip():
+            return load_image(self.folder / cell)
+        raise UserError(f'the column "{column}" holds {cell!r}, but must hold a picture or the name of its file')
+
+    def _captions(self, row: Mapping[str, Any], targets: int) -> str:
+        cell = self._cell(row, self.columns.caption)
+        if isinstance(cell, bytes):
+            cell = cell.decode("utf-8", "replace")
+        said = list(cell) if isinstance(cell, (list, tuple)) else [cell]
+        if not all(isinstance(one, str) and one.strip() for one in said):
+            raise UserError(f'the column "{self.columns.caption}" holds {cell!r}, but must hold a sentence')
+        if len(said) not in (1, targets):
+            raise UserError(f"there are {len(said)} captions for {targets} targets; give one for all or one for each")
+        return _JOIN.join(one.strip() for one in said)
+
+    def _cell(self, row: Mapping[str, Any], column: str) -> Any:
+        if column not in row:
+            known = ", ".join(f'"{name}"' for name in row)
+            raise UserError(f'there is no column "{column}", only {known}; name yours with --columns')
+        if row[column] is None:
+            raise UserError(f'the column "{column}" is empty; fill it')
+        return row[column]
+
+
+def _listed(cell: Any) -> Any:
+    """A cell of a table that says a list as JSON."""
+    if isinstance(cell, str) and cell.startswith("["):
+        try:
+            return json.loads(cell)
+        except ValueError:
+            return cell
+    return cell
+
+
+def _metadata_rows(path: Path) -> Callable[[], Iterator[Row]]:
+    def jsonl() -> Iterator[Row]:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    yield UserError(f"line {number} is no JSON ({error}); write an object a line")
+                    continue
+                if isinstance(row, dict):
+                    yield row
+                else:
+                    yield UserError(f"line {number} holds {row!r}, but must hold an object of columns")
+
+    def table() -> Iterator[Row]:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                yield {name: _listed(cell) for name, cell in row.items() if name is not None}
+
+    return jsonl if path.suffix == ".jsonl" else table
+
+
+def _dataset_rows(path: Path) -> Callable[[], Iterator[Row]]:
+    """Rows of a local dataset in a layout that `datasets` knows."""
+
+    def rows() -> Iterator[Row]:
+        import datasets
+
+        tars = [path] if path.suffix == ".tar" else sorted(path.glob("*.tar")) if path.is_dir() else []
+        try:
+            if (path / _SAVED_TO_DISK).is_file():
+                saved: Any = datasets.load_from_disk(str(path))
+                found: Any = saved.to_iterable_dataset()
+            elif tars:
+                files = [str(tar) for tar in tars]
+                found = datasets.load_dataset("webdataset", data_files=files, split="train", streaming=True)
+            else:
+                found = datasets.load_dataset(str(path), split="train", streaming=True)
+            yield from found.decode(False)
+        except UserError:
+            raise
+        except Exception as error:
+            raise _unreadable(str(path), error) from error
+
+    return rows
+
+
+def _hub_rows(name: str) -> Callable[[], Iterator[Row]]:
+    def rows() -> Iterator[Row]:
+        import datasets
+
+        try:
+            found: Any = datasets.load_dataset(name, split="train", streaming=True)
+            yield from found.decode(False)
+        except Exception as error:
+            raise _unreadable(name, error) from error
+
+    return rows
+
+
+def _unreadable(name: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return UserError(
+        f'"{name}" cannot be read as a dataset ({reason}); give a folder that `dsd curate` wrote, a folder of pictures '
+        f"with {' or '.join(_METADATA)}, a dataset of the `datasets` library, or a webdataset"
+    )
+
+
+def _digest_of(path: Path) -> str:
+    """Names, sizes and times of the files, and the bytes of what describes them."""
+    files: Sequence[Path] = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        name = file.name if file == path else file.relative_to(path).as_posix()
+        words = sha256_of(file) if file.name in _METADATA else str(file.stat().st_mtime_ns)
+        digest.update(f"{name}\0{file.stat().st_size}\0{words}\n".encode())
+    return digest.hexdigest()
