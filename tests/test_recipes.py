@@ -9,12 +9,14 @@ import tiny
 import torch
 from training_parts import simple_pairs
 
+from dsd.cli.main import main
 from dsd.config import from_json, to_json
+from dsd.curate.grids import Teacher
+from dsd.data.records import GridPrompt, Model
 from dsd.errors import UserError
 from dsd.generate.two_frame import TwoFramePipeline
 from dsd.recipes.recipe import Recipe
-from dsd.recipes.registry import all_recipes, recipe
-from dsd.sampling import Sampling
+from dsd.recipes.registry import RECIPES, all_recipes, recipe
 from dsd.train.trainer import train
 
 
@@ -35,16 +37,26 @@ def test_flux_dev_has_the_settings_of_the_paper():
     assert config.optimizer == "adamw" and config.lora_targets == "attention"
 
 
-def test_flux_dev_curates_at_the_size_that_it_trains_at():
-    paper = recipe("flux-dev")
-    assert paper.train.frame_size == (paper.curate.panel_size, paper.curate.panel_size)
-    assert paper.curate.teacher == paper.train.base and paper.curate.templates == "default"
+NOBODY = Model(name="", revision="")
+TWINS = {"flux-dev": tiny.dev, "flux-schnell": tiny.schnell, "sd35-medium": tiny.sd3, "flux2-klein": tiny.flux2}
+"""A tiny random member of the family of each recipe's model."""
 
 
-def test_the_recipe_of_the_paper_runs_on_a_tiny_flux_dev(tmp_path):
+@pytest.mark.parametrize("name", TWINS)
+def test_a_recipe_curates_at_the_size_that_it_trains_at(name: str):
+    found = recipe(name)
+    assert found.train.frame_size == (found.curate.panel_size, found.curate.panel_size)
+    assert found.curate.teacher == found.train.base and found.curate.templates == "default"
+    assert found.adapter == f"runs/{name}/train/adapter"
+    assert set(TWINS) == set(RECIPES)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_published_model_s_recipe_runs_on_its_tiny_twin(name: str, tmp_path):
+    base = TWINS[name]()
     config = replace(
-        recipe("flux-dev").train,
-        base=tiny.dev(),
+        recipe(name).train,
+        base=base,
         rank=4,
         steps=2,
         batch_size=4,
@@ -53,12 +65,30 @@ def test_the_recipe_of_the_paper_runs_on_a_tiny_flux_dev(tmp_path):
         frame_size=(32, 32),
         held_out=1,
         sample_every=2,
-        sampling=Sampling(steps=2),
+        sampling=replace(recipe(name).train.sampling, steps=2),
         checkpoint_every=2,
     )
     adapter = train(config, simple_pairs(), tmp_path / "run")
-    pipeline = TwoFramePipeline.from_pretrained(tiny.dev(), adapter=adapter)
+    pipeline = TwoFramePipeline.from_pretrained(base, adapter=adapter)
     pipeline.set_progress_bar_config(disable=True)
-    drawn = pipeline("a cat", tiny.picture(), num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images
+    drawn = pipeline("a cat", tiny.picture(), generator=torch.Generator().manual_seed(0)).images
     assert drawn[0].size == (32, 32)
-    assert pipeline.adapter is not None and pipeline.adapter.guidance == config.guidance
+    assert pipeline.adapter is not None and pipeline.adapter.sampling == config.sampling
+    assert pipeline.adapter.guidance == (config.guidance if name == "flux-dev" else None)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_plan_is_made_for_every_recipe_from_what_is_known_of_its_model(name: str, capsys):
+    assert main(["plan", name]) == 0
+    said = capsys.readouterr().out
+    assert "memory of a device" in said and "M parameters" in said
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_recipe_s_sheets_are_drawn_by_its_family_s_teacher(name: str):
+    config = replace(
+        recipe(name).curate, teacher=TWINS[name](), panel_size=16, steps=1, sheet_text_tokens=8, teacher_batch=2
+    )
+    prompt = GridPrompt(caption="c", text="a cat in four scenes", subject="cat", scenes=("a",) * 4, writer=NOBODY)
+    (grid,) = Teacher(config).draw([prompt], seed=0)
+    assert grid.image.size == (32, 32)

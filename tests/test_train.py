@@ -19,7 +19,7 @@ from training_parts import dataset_in, simple_pairs, small_config, task_in
 from dsd.backbones.adapter import load_metadata
 from dsd.config import from_json
 from dsd.errors import UserError
-from dsd.recipes.flux_dev import flux_dev
+from dsd.recipes.published import flux_dev
 from dsd.sampling import Sampling
 from dsd.train import loop
 from dsd.train.config import TrainConfig

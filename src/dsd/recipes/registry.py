@@ -7,10 +7,15 @@ from collections.abc import Callable
 from dsd.config import did_you_mean
 from dsd.errors import UserError
 from dsd.plugins import added
-from dsd.recipes.flux_dev import flux_dev
+from dsd.recipes.published import flux2_klein, flux_dev, flux_schnell, sd35_medium
 from dsd.recipes.recipe import Recipe
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"flux-dev": flux_dev}
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "flux-dev": flux_dev,
+    "flux-schnell": flux_schnell,
+    "sd35-medium": sd35_medium,
+    "flux2-klein": flux2_klein,
+}
 
 
 def recipe(name: str) -> Recipe:
