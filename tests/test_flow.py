@@ -102,14 +102,18 @@ def test_the_logit_normal_density_prefers_the_middle_and_the_generator_decides()
     assert torch.equal(normal, again)
 
 
-def test_the_loss_is_a_weighted_mean() -> None:
-    predicted, target = random(2, 3, 4, 8, seed=1), random(2, 3, 4, 8, seed=2)
-    ones = torch.ones(1, 1, 4, 8)
-    plain = torch.nn.functional.mse_loss(predicted.float(), target.float())
-    assert torch.allclose(flow.weighted_loss(predicted, target, ones), plain)
-    right_half = torch.cat([torch.zeros(1, 1, 4, 4), 2 * torch.ones(1, 1, 4, 4)], dim=-1)
-    only = torch.nn.functional.mse_loss(predicted[..., 4:].float(), target[..., 4:].float())
-    assert torch.allclose(flow.weighted_loss(predicted, target, right_half), only)
+def test_matching_errors_are_those_of_the_velocity_on_the_path() -> None:
+    latents, noise, wrong = (random(3, 2, 1, 2, 2, seed=seed) for seed in range(3))
+    sigma = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
+    seen: list[Tensor] = []
+
+    def model(noisy: Tensor, at: Tensor) -> Tensor:
+        seen.extend([noisy, at])
+        return noise - latents + wrong
+
+    errors = flow.matching_errors(model, latents, noise, sigma)
+    assert torch.allclose(errors, wrong.float().square(), atol=1e-5)
+    assert torch.equal(seen[0][0], latents[0]) and torch.equal(seen[0][2], noise[2]) and torch.equal(seen[1], sigma)
 
 
 def test_one_step_is_exact_on_straight_paths() -> None:

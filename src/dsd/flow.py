@@ -119,11 +119,19 @@ def schedule(steps: int, shift: float = 1.0) -> Float[Tensor, " steps+1"]:
     return shift_sigmas(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).float()
 
 
-def weighted_loss(
-    predicted: Float[Tensor, "b ..."], target: Float[Tensor, "b ..."], weights: Float[Tensor, "#b ..."]
-) -> Float[Tensor, ""]:
-    """Mean squared error of velocities, each place weighted; weights of mean 1 keep the loss's scale."""
-    return (weights * (predicted.float() - target.float()).square()).mean()
+def matching_errors(
+    model: Model, latents: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."], sigma: Float[Tensor, " b"]
+) -> Float[Tensor, "b ..."]:
+    """Squared errors of a model's velocity at a point of the path, place by place: flow matching (arXiv 2210.02747).
+
+    Args:
+        model: gives the velocity.
+        latents: the data.
+        noise: standard normal.
+        sigma: the point of the path, in [0, 1].
+    """
+    predicted = model(noisy_latents(latents, noise, sigma), sigma)
+    return (predicted.float() - velocity(latents, noise).float()).square()
 
 
 def euler(

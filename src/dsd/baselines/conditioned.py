@@ -220,16 +220,14 @@ class ConditionedTask:
         noise = drawn.noise[:, 0]
         samples = self.cache.samples(rows)
         latents = samples.frames[:, -1].to(device)
+        text = text_or_empty(samples.text.to(device), objective.empty_text, drawn.keep_text)
+        look = self._look(rows)
+
+        def model(noisy: Tensor, sigma: Tensor) -> Tensor:
+            return self.conditioner.velocity(noisy, sigma, text, look, drawn.keep_image, objective.guidance)
+
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.mixed_precision == "bf16"):
-            predicted = self.conditioner.velocity(
-                flow.noisy_latents(latents, noise, drawn.sigma),
-                drawn.sigma,
-                text_or_empty(samples.text.to(device), objective.empty_text, drawn.keep_text),
-                self._look(rows),
-                drawn.keep_image,
-                objective.guidance,
-            )
-        return (predicted.float() - flow.velocity(latents, noise)).square().mean()
+            return flow.matching_errors(model, latents, noise, drawn.sigma).mean()
 
     def _shown(self, pair: Example) -> Image.Image:
         return pair.references[0] if self.sees == "reference" else pair.targets[0]

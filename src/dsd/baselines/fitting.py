@@ -102,9 +102,11 @@ class Fit:
         shift = self.backbone.shift(self.backbone.tokens_per(*drawing.size), drawing.sampling.steps)
         sigma = flow.sample_sigmas(len(latents), "logit-normal", shift, generator).to(latents.device)
         noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-        noisy = flow.noisy_latents(latents, noise, sigma)[:, None]
-        predicted = self.backbone.velocity(noisy, sigma, text, guidance=self.guidance)[:, 0]
-        return (predicted.float() - flow.velocity(latents, noise)).square().flatten(1).mean(1)
+
+        def model(noisy: Tensor, sigma: Tensor) -> Tensor:
+            return self.backbone.velocity(noisy[:, None], sigma, text, guidance=self.guidance)[:, 0]
+
+        return flow.matching_errors(model, latents, noise, sigma).flatten(1).mean(1)
 
     def encoded(self, prompts: Sequence[str]) -> Text:
         """Encoded prompts through which gradients flow."""

@@ -84,18 +84,14 @@ def losses(backbone: Backbone, objective: Objective, samples: Samples, draw: Dra
     film, latents = objective.film, samples.frames
     condition = film.condition(film.references(latents), objective.empty_frame)
     condition = condition * draw.keep_image.view(-1, 1, 1, 1, 1)
-    predicted = backbone.velocity(
-        flow.noisy_latents(latents, draw.noise, draw.sigma),
-        draw.sigma,
-        text_or_empty(samples.text, objective.empty_text, draw.keep_text),
-        condition=condition,
-        guidance=objective.guidance,
-    )
-    wanted = flow.velocity(latents, draw.noise)
-    with torch.no_grad():
-        loss_target = film.targets((predicted - wanted).float()).square().mean()
-    loss = flow.weighted_loss(predicted, wanted, film.loss_weights(latents.device))
-    return {"loss": loss, "loss_target": loss_target}
+    text = text_or_empty(samples.text, objective.empty_text, draw.keep_text)
+
+    def model(noisy: Tensor, sigma: Tensor) -> Tensor:
+        return backbone.velocity(noisy, sigma, text, condition=condition, guidance=objective.guidance)
+
+    errors = flow.matching_errors(model, latents, draw.noise, draw.sigma)
+    loss = (film.loss_weights(latents.device) * errors).mean()
+    return {"loss": loss, "loss_target": film.targets(errors.detach()).mean()}
 
 
 def text_or_empty(text: Text, empty: Text, keep: Tensor) -> Text:

@@ -292,8 +292,11 @@ class TeacherTask:
         sigma = flow.sample_sigmas(len(latents), "logit-normal", shift, generator)
         noise = torch.randn(latents.shape, generator=generator, device=self.device)
         text = ids.encoded(self.backbone.pipeline)
-        velocity = self.backbone.velocity(flow.noisy_latents(latents, noise, sigma)[:, None], sigma, text)[:, 0]
-        return (velocity - flow.velocity(latents, noise)).square().mean()
+
+        def model(noisy: Tensor, sigma: Tensor) -> Tensor:
+            return self.backbone.velocity(noisy[:, None], sigma, text)[:, 0]
+
+        return flow.matching_errors(model, latents, noise, sigma).mean()
 
     def train_step(self, step: int) -> dict[str, float | Tensor]:
         """One step on a batch of the kind whose turn it is."""
