@@ -18,10 +18,12 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 from dsd.backbones.flux.backbone import FluxBackbone
 from dsd.baselines import registry
 from dsd.baselines.conditioned import Conditioned
+from dsd.baselines.dreambooth import Tuning
 from dsd.baselines.faces import CROP, Faces, Found, aligned, draw_landmarks
 from dsd.baselines.ip_adapter import WEIGHTS_FILE
 from dsd.baselines.protocol import Drawing, Request
 from dsd.baselines.setting import Setting
+from dsd.baselines.textual_inversion import Inversion
 from dsd.errors import UserError
 from dsd.images import to_tensor
 from dsd.sampling import Sampling
@@ -296,3 +298,30 @@ def test_crops_show_a_face_upright_and_at_one_size(turn: float, size: float) -> 
     assert left[0] < nose[0] - 0.2 and right[0] > nose[0] + 0.2, "and on their sides"
     assert mouth_left[0] < mouth_right[0] and mouth_left[1] > nose[1] > left[1], "the mouth is below"
     assert float(right[0] - left[0]) == pytest.approx(2 * 2 / 3.2 / 2, abs=0.06), "at one size"
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("name", ["teacher", "dreambooth", "dreambooth-lora", "textual-inversion", "sdedit"])
+def test_methods_that_are_fitted_or_need_no_training_draw_with_every_family(
+    name: str, family: str, tmp_path: Path, clip: str, faces: str
+) -> None:
+    base = tiny.FAMILIES[family]()
+    fits = {
+        "dreambooth": Tuning(steps=1, batch=1, prior_prompts=("a {subject}",)),
+        "dreambooth-lora": Tuning(steps=1, batch=1, rank=2, prior_prompts=("a {subject}",)),
+        "textual-inversion": Inversion(steps=1, batch=1),
+    }
+    setting = setting_of(name, tmp_path, clip, faces, base=base, fits=fits, captioner=None)
+    if (name, family) == ("sdedit", "flux2"):
+        with pytest.raises(UserError, match='not there for models of the family "flux2"'):
+            registry.build(name, setting)
+        return
+    method = registry.build(name, setting)
+    method.prepare([asked()])
+    assert method.generate([asked()])[0].size == (FRAME, FRAME)
+
+
+@pytest.mark.parametrize("name", ["controlnet", "ip-adapter"])
+def test_methods_that_a_family_does_not_have_yet_say_so(name: str, tmp_path: Path, clip: str, faces: str) -> None:
+    with pytest.raises(UserError, match='for models of the family "sd3" yet, only for: flux'):
+        registry.build(name, setting_of(name, tmp_path, clip, faces, base=tiny.sd3()))

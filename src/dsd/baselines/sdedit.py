@@ -8,6 +8,7 @@ pictures of another size are resized to the picture's.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from diffusers import AutoPipelineForImage2Image
 from dsd.baselines.protocol import Request
 from dsd.baselines.setting import Setting
 from dsd.baselines.text_only import TextOnly
+from dsd.errors import UserError
 
 STRENGTH = 0.9
 """Share of the denoising steps that are taken: of 0.5, 0.7, 0.8, 0.9 and 0.95 the one with the highest identity and
@@ -35,9 +37,21 @@ class SDEdit(TextOnly):
 
 
 def sdedit(setting: Setting) -> SDEdit:
-    """The row of the plain text-to-image model that starts from the reference."""
+    """The row of the plain text-to-image model that starts from the reference.
+
+    Raises:
+        UserError: diffusers has no pipeline for it.
+    """
     plain = SDEdit.load(setting.base, setting.drawing, name=setting.name, device=setting.device, dtype=setting.dtype)
-    pipeline = AutoPipelineForImage2Image.from_pipe(plain.pipeline)
+    try:
+        pipeline = AutoPipelineForImage2Image.from_pipe(plain.pipeline)
+    except ValueError:
+        pipeline = plain.pipeline
+    if "strength" not in inspect.signature(pipeline.__call__).parameters:
+        raise UserError(
+            f'the method "{setting.name}" is not there for models of the family "{plain.model.family}": diffusers has '
+            "no pipeline that noises a picture and draws it anew for them"
+        )
     pipeline.set_progress_bar_config(disable=True)
     model = dataclasses.replace(plain.model, pipeline=pipeline)
     return dataclasses.replace(plain, model=model, fingerprint=f"{plain.fingerprint}-{plain.strength}")
