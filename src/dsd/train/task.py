@@ -47,8 +47,8 @@ def split_by_grid(grids: list[str], held_out: int) -> Split:
     training = [row for row, grid in enumerate(grids) if grid not in back]
     if not training:
         raise UserError(
-            f"the examples come from {len(back)} grids (or groups, such as rows of one reference) and held_out = {held_out} "
-            "keeps them all from training; give more data or a smaller held_out"
+            f"the examples come from {len(back)} grids (or groups, such as rows of one reference) and held_out = "
+            f"{held_out} keeps them all from training; give more data or a smaller held_out"
         )
     held = [row for row, grid in enumerate(grids) if grid in back]
     return Split(training, held, [grids.index(grid) for grid in last[:_SHOWN]])
