@@ -96,8 +96,14 @@ def test_an_interrupted_demo_goes_on_with_the_stage_that_was_interrupted(
 
 
 def test_other_settings_in_the_same_folder_are_refused(config: DemoConfig, finished: Path):
-    with pytest.raises(UserError, match="other settings"):
-        demo(dataclasses.replace(config, steps=2), finished)
+    other = dataclasses.replace(config, sampling=Sampling(steps=2))
+    longer = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=3))
+    for changed, words in (
+        (other, "holds a demo with sampling.steps = 1"),
+        (longer, "holds a demo with train.steps = 2"),
+    ):
+        with pytest.raises(UserError, match=words):
+            demo(changed, finished)
 
 
 def test_a_missing_shipped_student_is_left_out_with_a_warning(

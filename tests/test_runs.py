@@ -45,6 +45,8 @@ def test_how_it_runs_may_change_and_the_last_start_is_kept(tmp_path: Path) -> No
     runs.claim(tmp_path, other)
     assert '"save_every": 3' in (tmp_path / runs.CONFIG).read_text()
     assert runs.begun(tmp_path, replace(other, batch=1))
+    with pytest.raises(UserError, match=r"holds a thing with batch = 2 \(now 1\)"):
+        runs.begun(tmp_path, replace(other, batch=1), "a thing", exactly=True)
 
 
 def test_sources_are_claimed_too_and_before_the_settings(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_table_says_what_every_number_rests_on(small_table: None, tmp_path: Pa
     assert [list(row.seeds) for row in scores] == [[0, 1], [0], [0], [0]]
     whole = _table(tmp_path)
     assert whole["table"] == "main" and whole["commit"]
-    assert whole["models"] == json.loads((tmp_path / "models.json").read_text())
+    assert whole["models"] == json.loads((tmp_path / "sources.json").read_text())
     for row in whole["rows"]:
         assert row["low"] <= row["mean"] <= row["high"] and row["n"] >= 1 and row["seeds"]
     counts = {row["metric"]: row["n"] for row in whole["rows"] if row["method"] == "truth"}
@@ -158,11 +158,11 @@ def test_a_table_that_is_killed_repeats_no_picture(
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "pictures").rglob("*.png")}
     assert before and before.items() <= after.items()
     assert drawn == sum("/copy-" in str(path) for path in after)
-    with pytest.raises(UserError, match="other subjects"):
+    with pytest.raises(UserError, match=r"holds tables with subjects = 3 \(now 4\)"):
         make_table("main", dataclasses.replace(SMALL, subjects=4), tmp_path)
-    models = json.loads((tmp_path / "models.json").read_text())
-    (tmp_path / "models.json").write_text(json.dumps(models | {"tiny-dino": "0" * 12}))
-    with pytest.raises(UserError, match="another tiny-dino; give another --out"):
+    models = json.loads((tmp_path / "sources.json").read_text())
+    (tmp_path / "sources.json").write_text(json.dumps(models | {"tiny-dino": "0" * 12}))
+    with pytest.raises(UserError, match="revision 000000000000 of tiny-dino"):
         make_table("main", SMALL, tmp_path)
 
 

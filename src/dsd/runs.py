@@ -22,13 +22,14 @@ CONFIG, SOURCES = "config.json", "sources.json"
 Record = TypeVar("Record")
 
 
-def begun(folder: Path, config: Any, what: str = "a run") -> bool:
+def begun(folder: Path, config: Any, what: str = "a run", *, exactly: bool = False) -> bool:
     """Whether work of these settings has been begun in a folder.
 
     Args:
         folder: of the work; need not be there.
         config: a dataclass: the settings of this start.
         what: the work, in words.
+        exactly: whether the settings of how it runs count too, as for work that is finished in stages.
 
     Raises:
         UserError: the folder holds work of other settings; the message names them, with both values.
@@ -40,7 +41,7 @@ def begun(folder: Path, config: Any, what: str = "a run") -> bool:
         before = from_json(type(config), path.read_text(encoding="utf-8"))
     except UserError as error:
         raise UserError(f'"{path}" does not say what "{folder}" holds: {error}; give another folder') from error
-    differing = [f"{name} = {old!r} (now {new!r})" for name, old, new in _differences(before, config)]
+    differing = [f"{name} = {old!r} (now {new!r})" for name, old, new in _differences(before, config, exactly)]
     if differing:
         raise UserError(
             f'"{folder}" holds {what} with {", ".join(differing)}; give the same settings to go on, or another folder'
@@ -48,7 +49,14 @@ def begun(folder: Path, config: Any, what: str = "a run") -> bool:
     return True
 
 
-def claim(folder: Path, config: Any, sources: Mapping[str, str] | None = None, what: str = "a run") -> None:
+def claim(
+    folder: Path,
+    config: Any,
+    sources: Mapping[str, str] | None = None,
+    what: str = "a run",
+    *,
+    exactly: bool = False,
+) -> None:
     """Takes a folder for some work, or finds that it holds this very work.
 
     Args:
@@ -57,11 +65,12 @@ def claim(folder: Path, config: Any, sources: Mapping[str, str] | None = None, w
         sources: revision by name of all else that decides what is made (models, prompts, data), written to
             ``sources.json``.
         what: the work, in words.
+        exactly: see `begun`.
 
     Raises:
         UserError: the folder holds work of other settings or sources.
     """
-    if begun(make_folder(folder), config, what) and sources is not None:
+    if begun(make_folder(folder), config, what, exactly=exactly) and sources is not None:
         before = sources_of(folder)
         for name, revision in sources.items():
             if before.get(name) != revision:
@@ -130,13 +139,13 @@ def _write(path: Path, text: str) -> None:
         write_atomic(path, text)
 
 
-def _differences(before: Any, now: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
+def _differences(before: Any, now: Any, exactly: bool, where: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Fields of two configs that decide what is made and differ, by their names on the command line."""
     for field in dataclasses.fields(now):
         old, new, name = getattr(before, field.name), getattr(now, field.name), f"{where}{field.name}"
-        if not decides(field) or old == new:
+        if old == new or not (exactly or decides(field)):
             continue
         if dataclasses.is_dataclass(new) and type(old) is type(new):
-            yield from _differences(old, new, f"{name}.")
+            yield from _differences(old, new, exactly, f"{name}.")
         else:
             yield name, old, new

@@ -61,7 +61,7 @@ def demo(config: DemoConfig, out: Path) -> Path:
     Raises:
         UserError: the folder holds a demo with other settings, or the weights of the embedded models are missing.
     """
-    runs.claim(out, config, what="a demo")
+    runs.claim(out, config, what="a demo", exactly=True)
     stages = Stages(out / "stages")
     with flushed_denormals():
         stages.run("captions", lambda: demo_stages.write_captions(config, out))

@@ -83,7 +83,11 @@ def draw_pictures(config: DemoConfig, out: Path) -> None:
 def measure(config: DemoConfig, out: Path) -> None:
     """The table, and the agreement of kept and rejected pairs."""
     benchmark, folder = _drawn(config).build(), out / "evaluation"
-    measures = EvaluateConfig(identity_encoder=config.identity_encoder, agreement_encoder=config.agreement_encoder)
+    measures = EvaluateConfig(
+        identity_encoder=config.identity_encoder,
+        agreement_encoder=config.agreement_encoder,
+        likeness_encoders={"dino_i": config.identity_encoder},
+    )
     ruler = measures.ruler(benchmark)
     scores = [
         ruler.measure(method.name, pictures.draw(benchmark, method, folder / "pictures"))

@@ -170,7 +170,7 @@ def make_table(
         UserError: the folder holds tables of other settings or models, or so far nothing of a row.
     """
     models = {name: revision_of(embedded_folder(name)) for name in _USED}
-    runs.claim(out, config, models, "tables")
+    runs.claim(out, config, models, "tables", exactly=True)
     table, ingredients = TABLES[name], Ingredients(config, out)
     rows = table.rows(config)
     found: dict[str, list[Measured]] = {row.name: [] for row in rows}
