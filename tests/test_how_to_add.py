@@ -1,0 +1,84 @@
+"""What CONTRIBUTING says of adding a family, a recipe and a method, carried out once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import tiny
+from PIL import Image
+from training_parts import simple_pairs, small_config
+
+from dsd.backbones import registry as families
+from dsd.backbones.adapter import load_metadata
+from dsd.backbones.flux import layers, pipeline
+from dsd.backbones.flux.backbone import FluxBackbone
+from dsd.baselines import registry as methods
+from dsd.baselines.copy import CopyReference
+from dsd.cli.main import main
+from dsd.generate.text_to_image import TextToImage
+from dsd.generate.two_frame import TwoFramePipeline, pipeline_class
+from dsd.recipes import registry as recipes
+from dsd.train.trainer import train
+
+
+def test_a_family_is_a_folder_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class MyBackbone(FluxBackbone):
+        family = "mine"
+
+    folder, backbone = ModuleType("dsd.backbones.mine"), ModuleType("dsd.backbones.mine.backbone")
+    folder.__path__ = []
+    backbone.BACKBONE = MyBackbone  # pyright: ignore[reportAttributeAccessIssue]
+    for name, module in {"": folder, ".backbone": backbone, ".layers": layers, ".pipeline": pipeline}.items():
+        monkeypatch.setitem(sys.modules, f"dsd.backbones.mine{name}", module)
+    monkeypatch.setitem(families.FAMILIES, "mine", ("MyPipeline",))
+    base = tmp_path / "model"
+    shutil.copytree(tiny.schnell(), base)
+    index = json.loads((base / "model_index.json").read_text())
+    (base / "model_index.json").write_text(json.dumps({**index, "_class_name": "MyPipeline"}))
+
+    assert families.family_of(str(base)) == "mine"
+    assert TextToImage.load(str(base)).backbone.family == "mine"
+    adapter = train(small_config(base=str(base), steps=1, sample_every=9), simple_pairs(), tmp_path / "run")
+    assert load_metadata(adapter).family == "mine"
+    pipe = TwoFramePipeline.from_pretrained(str(base), adapter=adapter)
+    assert isinstance(pipe, pipeline_class("mine"))
+    assert pipe("a cat", tiny.picture(), num_inference_steps=1).images[0].size == (32, 32)
+    with pytest.raises(Exception, match='for models of the family "mine" yet'):
+        families.part_of("mine", "controlnet")
+
+
+def test_a_recipe_is_a_function_and_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def mine() -> recipes.Recipe:
+        paper = recipes.recipe("flux-dev")
+        return replace(paper, summary="mine", train=replace(paper.train, base=tiny.dev(), frame_size=(32, 32)))
+
+    monkeypatch.setitem(recipes.RECIPES, "mine", mine)
+    for verb in ("curate", "train", "generate", "serve", "export", "plan"):
+        assert main([verb, "mine", "--dry-run"]) == 0, verb
+        assert json.loads(capsys.readouterr().out)
+    assert main(["plan", "mine"]) == 0
+    assert "memory of a device" in capsys.readouterr().out
+
+
+def test_a_method_is_a_file_and_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Upside(CopyReference):
+        """Draws the reference on its head."""
+
+        def generate(self, requests):
+            return [picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM) for picture in super().generate(requests)]
+
+    module = ModuleType("dsd.baselines.upside")
+    module.upside = lambda setting: Upside(name=setting.name)  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "dsd.baselines.upside", module)
+    line = replace(methods.METHODS["copy"], builder="upside:upside")
+    monkeypatch.setitem(methods.METHODS, "upside", line)
+    assert main(["evaluate", "--subjects", "2", "--steps", "1", "--methods", "upside", "--out", str(tmp_path)]) == 0
+    assert "| upside |" in capsys.readouterr().out
