@@ -24,6 +24,8 @@ from dsd.backbones.flux.backbone import FluxBackbone, pack, unpack
 from dsd.backbones.protocol import Text, check_size
 from dsd.backbones.registry import family_of, load_backbone
 from dsd.errors import UserError
+from dsd.frames import Film
+from dsd.sampling import Sampling
 
 PROMPTS = ["a red cat at the beach", "a blue dog in the snow"]
 
@@ -283,3 +285,15 @@ def test_a_damaged_adapter_is_one_sentence(tmp_path) -> None:
     (tmp_path / "adapter.safetensors").write_bytes(b"not weights")
     with pytest.raises(UserError, match="damaged"):
         load_adapter(tmp_path)
+
+
+def test_an_adapter_from_before_films_is_read(tmp_path) -> None:
+    save_adapter(tmp_path, tiny.random_updates(plain().transformer), tiny.metadata())
+    path = tmp_path / "adapter.json"
+    old = json.loads(path.read_text())
+    old["canvas"] = {**old.pop("film"), "weights": [0.3, 1.0]}
+    for name in ("steps", "sampling"):
+        del old[name]
+    path.write_text(json.dumps(old))
+    assert load_metadata(tmp_path).film == Film.two_frame(0.3)
+    assert load_metadata(tmp_path).sampling == Sampling()
