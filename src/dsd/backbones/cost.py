@@ -21,7 +21,6 @@ from dsd.errors import UserError
 from dsd.models import resolve
 
 _META = torch.device("meta")
-_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dsd.recipes.registry import all_recipes, first
+from dsd.recipes.registry import first_and_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,7 @@ class Export:
 
 
 def variants() -> dict[str, tuple[str, Export]]:
-    named = {name: (recipe.summary, Export(adapter=recipe.adapter)) for name, recipe in all_recipes().items()}
-    return {"": ("", Export(adapter=first().adapter)), **named}
+    return first_and_named(lambda recipe: Export(adapter=recipe.adapter))
 
 
 def plan(command: Export) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from dsd.cli.drawing import Model
 from dsd.errors import UserError
 from dsd.recipes.recipe import Recipe
-from dsd.recipes.registry import all_recipes, first
+from dsd.recipes.registry import first_and_named
 
 _AT_ONCE = 8
 
@@ -41,8 +41,7 @@ class Generate:
 
 
 def variants() -> dict[str, tuple[str, Generate]]:
-    named = {name: (recipe.summary, _of(recipe)) for name, recipe in all_recipes().items()}
-    return {"": ("", _of(first())), **named}
+    return first_and_named(_of)
 
 
 def _of(recipe: Recipe) -> Generate:

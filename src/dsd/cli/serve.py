@@ -9,7 +9,7 @@ from PIL import Image
 from dsd.cli.drawing import Model
 from dsd.errors import import_extra
 from dsd.recipes.recipe import Recipe
-from dsd.recipes.registry import all_recipes, first
+from dsd.recipes.registry import first_and_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,7 @@ class Serve:
 
 
 def variants() -> dict[str, tuple[str, Serve]]:
-    named = {name: (recipe.summary, _of(recipe)) for name, recipe in all_recipes().items()}
-    return {"": ("", _of(first())), **named}
+    return first_and_named(_of)
 
 
 def _of(recipe: Recipe) -> Serve:

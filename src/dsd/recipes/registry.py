@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from dsd.config import did_you_mean
 from dsd.errors import UserError
 from dsd.plugins import added
 from dsd.recipes.published import flux2_klein, flux_dev, flux_schnell, sd35_medium
 from dsd.recipes.recipe import Recipe
+
+T = TypeVar("T")
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "flux-dev": flux_dev,
@@ -38,6 +41,11 @@ def all_recipes() -> dict[str, Recipe]:
 def first() -> Recipe:
     """The recipe of commands that are told none: of what is installed, the one that needs the least."""
     return next(iter(_builders().values()))()
+
+
+def first_and_named(of: Callable[[Recipe], T]) -> dict[str, tuple[str, T]]:
+    """Returns what a command makes of each recipe by name, with its summary, and under "" what it makes of `first`."""
+    return {"": ("", of(first()))} | {name: (recipe.summary, of(recipe)) for name, recipe in all_recipes().items()}
 
 
 def _builders() -> dict[str, Callable[[], Recipe]]:
