@@ -8,6 +8,8 @@ import tiny
 
 from dsd_world.models import clip, dino
 
+QUALITIES = ("identity", "prompt_following", "diversity", "vendi", "copy", "clip_i", "clip_t")
+"""The columns of the drawn world that pictures decide, whatever else is measured."""
 _WARM = range(50, 66)  # steps after the warm-up, so that a few are enough
 
 

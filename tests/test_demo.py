@@ -11,12 +11,10 @@ import curation_parts
 import pytest
 import tiny
 from chat_server import chat_server
-from evaluation_parts import agreement_encoder, identity_encoder
+from evaluation_parts import QUALITIES, agreement_encoder, identity_encoder
 from training_parts import small_config
 
 from dsd.errors import UserError
-from dsd.evaluate.measure import QUALITIES
-from dsd.evaluate.pictures import COSTS
 from dsd.sampling import Sampling
 from dsd_world import demo_stages
 from dsd_world.demo import Stages, demo
@@ -54,7 +52,7 @@ def test_the_loop_ends_with_a_report_and_a_summary(finished: Path):
     assert list(summary) == ["funnel", "train", "methods", "seconds"]
     assert list(summary["methods"]) == ["student", "teacher", "copy", "truth"]
     for scores in summary["methods"].values():
-        assert set(scores) >= {*QUALITIES, "dino_i", *COSTS}
+        assert set(scores) >= {*QUALITIES, "dino_i", "seconds_per_image", "prepare_seconds"}
         assert all(set(score) == {"mean", "low", "high"} for score in scores.values())
     assert list(summary["seconds"]) == ["captions", "curate", "train", "generate", "evaluate", "report"]
     assert summary["funnel"]["candidates"] == 6 * summary["funnel"]["sheets"] > 0

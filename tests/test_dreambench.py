@@ -1,29 +1,32 @@
-"""Claims about DreamBench++: its folder is read, its scripts could read ours, and its arithmetic is kept."""
+"""Claims about DreamBench++: its folder is read, its scripts could read ours, and its judge's arithmetic is kept."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from dsd.baselines.copy import CopyReference
-from dsd.baselines.protocol import Request
+from dsd.baselines.protocol import Request, SubjectMethod
 from dsd.chat.parse import parse_reply
 from dsd.chat.protocol import ChatRequest, ImagePart, Reply, TextPart
 from dsd.cli.main import main
 from dsd.errors import UserError
-from dsd.evaluate.dreambench.judge import ASPECTS, Aspect, Score, judge_samples, product, summarise
-from dsd.evaluate.dreambench.metrics import Encoders, measure
-from dsd.evaluate.dreambench.report import write
-from dsd.evaluate.dreambench.samples import PROMPTS, Collection, SampleFolder, draw_samples, read_collections
-from dsd.evaluate.dreambench.table import QUOTED, Row, findings
+from dsd.evaluate import compare, pictures
+from dsd.evaluate.benchmark import Benchmark
+from dsd.evaluate.benchmarks import dreambench
+from dsd.evaluate.benchmarks.dreambench import PROMPTS, QUOTED, read, write_samples
+from dsd.evaluate.claims import JUDGED, examine
 from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
-from dsd.evaluate.pictures import COSTS
+from dsd.evaluate.judge import ASPECTS, Judge
+from dsd.evaluate.measure import Ruler
+from dsd.evaluate.metrics.protocol import Bench
+from dsd.evaluate.metrics.registry import COSTS
+from dsd.evaluate.scores import Scores
 
 SUBJECTS = {"live_subject/animal/00": "kitten", "style/07": "Blue print"}
 
@@ -59,7 +62,7 @@ class Drawing:
 
 
 @dataclass
-class Judge:
+class Voice:
     """Says what it is told to, by aspect and prompt; texts go through the strict parser."""
 
     replies: dict[tuple[str, int], str] = field(default_factory=dict)
@@ -99,10 +102,10 @@ def independently_read(samples: Path) -> dict[str, dict[str, list[str]]]:
 
 
 def test_the_folder_is_read_as_its_own_scripts_name_it(data: Path) -> None:
-    animal, style = read_collections(data)
+    animal, style = read(data).subjects
     assert (animal.id, style.id) == ("live_subject_animal_00_kitten", "style_07_blue_print")
-    assert (animal.category, style.category, style.subject) == ("animal", "style", "Blue print")
-    assert animal.prompts[8] == "a kitten in scene 8"
+    assert (animal.groups, style.groups, style.subject) == (("animal",), ("style",), "Blue print")
+    assert animal.prompts[8] == "a kitten in scene 8" and animal.parts["imaginative"] == (*[False] * 7, True, True)
 
 
 @pytest.mark.parametrize(
@@ -117,11 +120,12 @@ def test_the_folder_is_read_as_its_own_scripts_name_it(data: Path) -> None:
 def test_a_damaged_folder_is_told(data: Path, spoil, words: str) -> None:
     spoil(data)
     with pytest.raises(UserError, match=words):
-        read_collections(data)
+        read(data)
 
 
 def test_samples_lie_as_the_benchmark_reads_them(data: Path, tmp_path: Path) -> None:
-    draw_samples(read_collections(data), Drawing(), tmp_path, pictures=2)
+    benchmark = read(data, pictures=2)
+    write_samples(benchmark, pictures.draw(benchmark, Drawing(), tmp_path), tmp_path)
     ((method, found),) = independently_read(tmp_path / "samples").items()
     assert method == "gs7.5-method-1"
     assert set(found) == {"live_subject_animal_00_kitten", "style_07_blue_print"}
@@ -129,114 +133,116 @@ def test_samples_lie_as_the_benchmark_reads_them(data: Path, tmp_path: Path) -> 
 
 
 def test_a_killed_drawing_repeats_no_finished_picture(data: Path, tmp_path: Path) -> None:
-    collections = read_collections(data)
+    benchmark = read(data)
     with pytest.raises(KeyboardInterrupt):
-        draw_samples(collections, Drawing(killed_at=9), tmp_path)
-    (tmp_path / "samples/gs7.5-method-1/tgt_image/live_subject_animal_00_kitten/4_0.jpg").unlink()
+        pictures.draw(benchmark, Drawing(killed_at=9), tmp_path)
+    next(tmp_path.rglob("live_subject_animal_00_kitten/prompt4-0-*.png")).unlink()
     again = Drawing()
-    draw_samples(collections, again, tmp_path)
+    pictures.draw(benchmark, again, tmp_path)
     assert again.prompts == ["a kitten in scene 4", *(f"a Blue print in scene {n}" for n in range(9))]
 
 
-def judged(data: Path, out: Path, judge: Judge) -> list[Score]:
-    collections = read_collections(data)
-    samples = draw_samples(collections, Drawing(), out)
-    return judge_samples(collections, samples, judge, out / "scores")
+def bench(data: Path, out: Path, voice: Voice) -> Bench:
+    return Bench(benchmark=read(data, pictures=2), judge=Judge(voice, out / "scores"))
+
+
+def judged(of: Bench, out: Path, method: SubjectMethod, name: str = "student") -> Scores:
+    place = pictures.draw(of.benchmark, method, out)
+    return Ruler(of).measure(name, pictures.read(of.benchmark, place))
 
 
 def test_replies_out_of_range_are_dropped_and_counted(data: Path, tmp_path: Path) -> None:
-    judge = Judge({
+    voice = Voice({
         ("keep", 0): '{"analysis": "more than all", "score": 5}',
         ("keep", 1): '{"analysis": "half", "score": 2.5}',
         ("keep", 2): "Score: 4",
         ("keep", 3): '{"analysis": "another one", "score": 0}',
     })  # fmt: skip
-    scores = judged(data, tmp_path, judge)
-    assert len(scores) == 2 * 9 * 3 * len(ASPECTS)
-    kept = summarise(scores, "concept_preservation")
-    assert kept is not None
-    assert (kept.dropped, kept.judged) == (2 * 3 * 3, 2 * 6 * 3)
-    assert kept.mean.mean == pytest.approx((0 + 5 * 3) / 6 / 4)
-    assert "not in the schema" in next(s.reason for s in scores if s.score is None)
-    assert len({request.seed for request in judge.asked}) == len(judge.asked), "each repeat is a new throw"
+    of = bench(data, tmp_path, voice)
+    row = judged(of, tmp_path, Drawing())
+    assert len(voice.asked) == 2 * PROMPTS * 3 * len(ASPECTS)
+    assert row.estimate("concept_preservation").mean == pytest.approx((0 + 5 * 3) / 6 / 4)
+    assert row.estimate("judge_dropped").mean == pytest.approx(3 / 9 / len(ASPECTS))
+    drawn = pictures.read(of.benchmark, next((tmp_path / "dreambench").iterdir()))
+    said = Judge(voice, tmp_path / "scores").scores(of.known[0], drawn[0])
+    assert "not in the schema" in next(s.reason for s in said if s.score is None)
+    assert len({request.seed for request in voice.asked}) == len(voice.asked), "each repeat is a new throw"
 
 
-def test_judged_collections_are_not_judged_again(data: Path, tmp_path: Path) -> None:
-    first = judged(data, tmp_path, Judge())
-    again = Judge({("keep", 0): '{"analysis": "x", "score": 0}'})
-    assert judged(data, tmp_path, again) == first and not again.asked
+def test_judged_collections_are_not_judged_again_and_another_judge_is_asked(data: Path, tmp_path: Path) -> None:
+    first = judged(bench(data, tmp_path, Voice()), tmp_path, Drawing())
+    again = Voice({("keep", 0): '{"analysis": "x", "score": 0}'})
+    assert judged(bench(data, tmp_path, again), tmp_path, Drawing()).runs == first.runs and not again.asked
+    other = Voice(revision="2")
+    judged(bench(data, tmp_path, other), tmp_path, Drawing())
+    assert other.asked, "what one judge said is not passed off as another's"
 
 
-def score(
-    aspect: Aspect, prompt: int, repeat: int, value: int | None, collection: str = "a", category="animal"
-) -> Score:
-    return Score(
-        aspect=aspect, collection=collection, category=category, prompt=prompt, repeat=repeat, score=value, reason=""
+def test_the_aggregate_is_the_benchmarks_own(data: Path, tmp_path: Path) -> None:
+    voice = Voice({
+        **{("follow", n): f'{{"analysis": "x", "score": {4 if n < 4 else 1}}}' for n in range(PROMPTS)},
+        ("keep", 0): '{"analysis": "x", "score": 1}',
+    })  # fmt: skip
+    row = judged(bench(data, tmp_path, voice), tmp_path, Drawing())
+    kept, followed = (1 + 8 * 3) / 9 / 4, (4 * 4 + 5 * 1) / 9 / 4
+    assert row.estimate("concept_preservation").mean == pytest.approx(kept)
+    assert row.estimate("judged_following").mean == pytest.approx(followed)
+    assert row.estimate("product").mean == pytest.approx(kept * followed)
+    assert row.estimate("concept_preservation/animal").mean == pytest.approx(kept)
+    kinds = ("photorealistic", "style transfer", "imaginative")
+    by_kind = [row.estimate(f"judged_following/{kind}").mean for kind in kinds]
+    assert by_kind == pytest.approx([1.0, 0.25, 0.25])
+
+
+def test_a_product_is_that_of_the_means() -> None:
+    runs = {"concept_preservation": [0.0, 1.0], "judged_following": [1.0, 0.0], "product": [0.0, 0.0]}
+    both = Scores(name="x", runs=[runs]).estimate("product")
+    assert both.mean == 0.25 and both.low <= both.mean <= both.high
+
+
+def test_the_table_has_intervals_and_says_what_is_quoted(data: Path, tmp_path: Path) -> None:
+    of = replace(
+        bench(data, tmp_path, Voice({("copied", 0): "no number"})),
+        identity=ImageEncoder("embedded:tiny-dino"),
+        agreement=PictureTextEncoder("embedded:tiny-clip"),
+        likeness={"dino_i": ImageEncoder("embedded:tiny-dino")},
     )
-
-
-def test_the_aggregate_is_the_benchmarks_own() -> None:
-    scores = [
-        score("concept_preservation", 0, 0, 4), score("concept_preservation", 1, 0, 2),
-        score("concept_preservation", 0, 1, 1), score("concept_preservation", 1, 1, None),
-        score("concept_preservation", 0, 0, 0, "b", "style"), score("concept_preservation", 0, 1, 3, "b", "style"),
-        score("prompt_following", 3, 0, 4), score("prompt_following", 4, 0, 1), score("prompt_following", 8, 0, 1),
-    ]  # fmt: skip
-    kept, followed = summarise(scores, "concept_preservation"), summarise(scores, "prompt_following")
-    assert kept is not None and followed is not None
-    assert kept.mean.mean == pytest.approx(((4 + 2 + 0) / 3 + (1 + 3) / 2) / 2 / 4)
-    assert kept.deviation == pytest.approx(0)
-    assert kept.by_kind == pytest.approx({"animal": (3 + 1) / 2 / 4, "style": (0 + 3) / 2 / 4})
-    assert (kept.judged, kept.dropped) == (5, 1)
-    assert followed.by_kind == pytest.approx({"photorealistic": 1.0, "style_transfer": 0.25, "imaginative": 0.25})
-    both = product(scores)
-    assert both is not None and both.mean == pytest.approx(0.5 * 0.5) and both.low <= both.mean <= both.high
-    assert summarise(scores, "concept_preservation_debiased") is None
-
-
-def row(name: str, data: Path, out: Path, judge: Judge, method: Drawing | CopyReference) -> tuple[Row, SampleFolder]:
-    collections = read_collections(data)
-    samples = draw_samples(collections, method, out, pictures=2)
-    encoders = Encoders(
-        likeness={"dino_i": ImageEncoder("embedded:tiny-dino")}, agreement=PictureTextEncoder("embedded:tiny-clip")
-    )
-    scores = judge_samples(collections, samples, judge, out / "scores" / name)
-    return Row(measured=measure(name, collections, samples, encoders), scores=scores), samples
-
-
-def test_the_table_has_intervals_and_says_which_rows_are_quoted(data: Path, tmp_path: Path) -> None:
-    mine, samples = row("student", data, tmp_path, Judge(), Drawing())
-    other, copies = row("teacher", data, tmp_path, Judge({("copied", 0): "no number"}), CopyReference())
-    found = write([mine, other], [samples, copies], read_collections(data), tmp_path, judge="judge 1")
+    rows = [judged(of, tmp_path, Drawing()), judged(of, tmp_path, CopyReference(), "teacher")]
+    places = {name: pictures.place_of(of.benchmark, m, tmp_path) for name, m in
+              (("student", Drawing()), ("teacher", CopyReference()))}  # fmt: skip
+    compared = compare.Compared(benchmark=of.benchmark, places=places, scores=rows, models={"judge": "judge 1"})
+    found = compare.write(
+        compared, tmp_path, name="dreambench", title="DreamBench++", introduction="", sections=[dreambench.quoted()],
+        more=dreambench.quoted_as_markdown(),
+    )  # fmt: skip
     table = json.loads((tmp_path / "table.json").read_text())
-    assert table["table"] == "dreambench" and table["judge"] == "judge 1" and table["commit"]
+    assert table["table"] == "dreambench" and table["models"]["judge"] == "judge 1" and table["commit"]
     lines = {(line["method"], line["metric"]): line for line in table["rows"]}
     for line in lines.values():
         assert line["low"] <= line["mean"] <= line["high"] and line["n"] and line["seeds"]
-    for aspect in ASPECTS:
-        assert (lines["student", aspect]["mean"], lines["student", aspect]["n"]) == (0.75, 54)
+    for metric in ("concept_preservation", "judged_following"):
+        assert (lines["student", metric]["mean"], lines["student", metric]["n"]) == (0.75, 2)
     assert lines["student", "product"]["mean"] == pytest.approx(0.75**2, abs=1e-4)
     assert lines["teacher", "dino_i"]["mean"] == pytest.approx(1, abs=0.02), "a copy is as like as can be"
     assert lines["teacher", "dino_i"]["mean"] > lines["student", "dino_i"]["mean"]
     assert lines["teacher", "vendi"]["mean"] == pytest.approx(1, abs=0.02) and lines["teacher", "diversity"]["n"] == 2
     assert "debiased concept preservation above the text-only model's" in [finding.claim for finding in found]
-    markdown = (tmp_path / "table.md").read_text().splitlines()
-    assert sum("(quoted)" in line for line in markdown) == len(QUOTED) == 7
-    assert markdown[2].startswith("| student | 0.75 [0.75, 0.75] | 0.75 [0.75, 0.75] | 0.56 [0.56, 0.56] |")
-    assert "teacher,dino_i,1.0" in (tmp_path / "table.csv").read_text()
+    assert "| Emu2, SDXL | 0.528 |" in (tmp_path / "table.md").read_text() and len(QUOTED) == 7
     page = (tmp_path / "index.html").read_text()
-    assert page.count("data:image/png") == 2 * 3 and "Emu2, SDXL (quoted)" in page
+    assert page.count("data:image/png") == 2 * 3 and "Emu2, SDXL" in page and "quoted from" in page
     assert all(q.product == pytest.approx(q.concept_preservation * q.prompt_following, abs=0.002) for q in QUOTED)
 
 
-def test_claims_rest_on_what_every_method_has_scores_for(data: Path, tmp_path: Path) -> None:
-    ids = [collection.id for collection in read_collections(data)]
-    good, _ = row("student", data, tmp_path, Judge(), Drawing())
-    cut = [Score(**{**vars(s), "score": None}) if s.collection == ids[0] else s for s in good.scores]
-    rows = [good, Row(measured=dataclasses.replace(good.measured, name="teacher"), scores=cut)]
-    found, compared = findings(rows, ids)
-    assert compared == 1 and found
-    assert findings([good, dataclasses.replace(rows[1], scores=[s for s in cut if s.score is None])], ids) == ([], 0)
+def test_claims_rest_on_what_both_methods_have_scores_for() -> None:
+    nan, column = float("nan"), "concept_preservation_debiased"
+    rows = [
+        Scores(name="student", runs=[{column: [0.9, 0.8, 0.9]}]),
+        Scores(name="teacher", runs=[{column: [nan, 0.2, 0.1]}]),
+    ]
+    (found,) = examine(rows, JUDGED)
+    assert found.difference.mean == pytest.approx(0.7)
+    nothing = Scores(name="teacher", runs=[{column: [nan, nan, nan]}])
+    assert examine([rows[0], nothing], JUDGED) == []
 
 
 def test_the_command_draws_and_a_copy_needs_no_model(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -244,7 +250,7 @@ def test_the_command_draws_and_a_copy_needs_no_model(data: Path, tmp_path: Path,
     assert main([*words, "--likeness", "dino_i=embedded:tiny-dino", "--agreement", "embedded:tiny-clip"]) == 0
     assert len(independently_read(tmp_path / "out/samples")) == 3
     table = json.loads((tmp_path / "out/table.json").read_text())
-    assert table["judge"] is None and "(quoted)" not in (tmp_path / "out/table.md").read_text(), "nobody judged"
+    assert "judge" not in table["models"] and "quoted" not in (tmp_path / "out/table.md").read_text(), "nobody judged"
     assert {line["metric"] for line in table["rows"]} == {"dino_i", "clip_i", "clip_t", *COSTS}
     capsys.readouterr()
     assert main([*words, "--likeness", "facebook/dino-vits16"]) == 2
@@ -254,8 +260,7 @@ def test_the_command_draws_and_a_copy_needs_no_model(data: Path, tmp_path: Path,
 
 
 def test_a_copy_is_the_source_itself(data: Path, tmp_path: Path) -> None:
-    collection: Collection = read_collections(data)[0]
-    draw_samples([collection], CopyReference(), tmp_path)
-    folder = tmp_path / "samples/copy-1"
-    source, target = (folder / kind / collection.id / "0_0.jpg" for kind in ("src_image", "tgt_image"))
+    benchmark: Benchmark = read(data)
+    folder = write_samples(benchmark, pictures.draw(benchmark, CopyReference(), tmp_path), tmp_path)
+    source, target = (folder / kind / benchmark.subjects[0].id / "0_0.jpg" for kind in ("src_image", "tgt_image"))
     assert source.read_bytes() == target.read_bytes()

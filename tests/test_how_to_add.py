@@ -1,4 +1,4 @@
-"""What CONTRIBUTING says of adding a family, a recipe and a method, carried out once."""
+"""What CONTRIBUTING says of adding a family, a recipe, a method and a metric, carried out once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from types import ModuleType
 
 import pytest
 import tiny
-from PIL import Image
+import torch
+from PIL import Image, ImageStat
 from training_parts import simple_pairs, small_config
 
 from dsd.backbones import registry as families
@@ -21,6 +22,8 @@ from dsd.backbones.flux.backbone import FluxBackbone
 from dsd.baselines import registry as methods
 from dsd.baselines.copy import CopyReference
 from dsd.cli.main import main
+from dsd.evaluate.metrics import registry as metrics
+from dsd.evaluate.metrics.protocol import Bench, Measure, Metric
 from dsd.generate.text_to_image import TextToImage
 from dsd.generate.two_frame import TwoFramePipeline, pipeline_class
 from dsd.recipes import registry as recipes
@@ -80,5 +83,33 @@ def test_a_method_is_a_file_and_a_line(
     monkeypatch.setitem(sys.modules, "dsd.baselines.upside", module)
     line = replace(methods.METHODS["copy"], builder="upside:upside")
     monkeypatch.setitem(methods.METHODS, "upside", line)
-    assert main(["evaluate", "--subjects", "2", "--steps", "1", "--methods", "upside", "--out", str(tmp_path)]) == 0
+    assert (
+        main(
+            ["evaluate", "--subjects", "2", "--steps", "1", "--methods", "upside", "--no-apart", "--out", str(tmp_path)]
+        )
+        == 0
+    )
     assert "| upside |" in capsys.readouterr().out
+
+
+def test_a_metric_is_a_file_and_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def on(bench: Bench) -> Measure:
+        """How bright the pictures are, beside the reference."""
+
+        def brightness(picture: Image.Image) -> float:
+            return ImageStat.Stat(picture.convert("L")).mean[0] / 255
+
+        return lambda known, drawn: torch.tensor(
+            [brightness(p) - brightness(known.subject.reference) for p in drawn.asked.images]
+        )
+
+    line = Metric(title="brighter", meaning="mean grey above the reference's", on=on, splits=frozenset({"groups"}))
+    monkeypatch.setitem(metrics.METRICS, "brighter", line)
+    assert main(["evaluate", "--subjects", "4", "--steps", "1", "--no-apart", "--out", str(tmp_path)]) == 0
+    assert "| brighter |" in capsys.readouterr().out
+    rows = {(r["method"], r["metric"]): r for r in json.loads((tmp_path / "table.json").read_text())["rows"]}
+    assert rows["copy", "brighter"]["mean"] == 0 and rows["copy", "brighter/characters"]["mean"] == 0
+    assert rows["truth", "brighter"]["mean"] != 0
+    assert "<b>brighter</b>: mean grey above" in (tmp_path / "index.html").read_text().replace("&#39;", "'")

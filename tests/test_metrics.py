@@ -6,9 +6,11 @@ import torch.nn.functional as F
 
 from dsd.errors import UserError
 from dsd.evaluate.bootstrap import bootstrap
-from dsd.evaluate.metrics.following import follows_prompt
+from dsd.evaluate.metrics.copying import copy_score
+from dsd.evaluate.metrics.diversity import diversity
 from dsd.evaluate.metrics.identity import IdentityScale
-from dsd.evaluate.metrics.likeness import copy_score, diversity, likeness
+from dsd.evaluate.metrics.likeness import likeness
+from dsd.evaluate.metrics.prompt_following import follows_prompt
 
 
 def unit(*shape: int, seed: int = 0, axis: int = -1) -> torch.Tensor:
@@ -45,19 +47,23 @@ def test_equal_input_gives_equal_intervals_and_none_is_an_error():
 
 
 def test_identity_is_0_for_strangers_and_1_for_the_true_individual():
-    references = unit(8, 16)
-    same = F.normalize(references[:, None] + 0.3 * unit(8, 4, 16, seed=1), dim=-1)
+    references = unit(8, 1, 16)
+    same = F.normalize(references + 0.3 * unit(8, 4, 16, seed=1), dim=-1)
     strangers = unit(8, 4, 16, seed=2)
-    scale = IdentityScale.of(references, same, strangers)
-    assert scale(references, strangers).mean().item() == pytest.approx(0, abs=1e-6)
-    assert scale(references, same).mean().item() == pytest.approx(1, abs=1e-6)
-    assert scale(references, references[:, None]).min() > scale(references, same).mean()
+    scale = IdentityScale.of(list(references), list(same), list(strangers))
+
+    def identity(pictures: torch.Tensor) -> torch.Tensor:
+        return torch.stack([scale(one, of_one) for one, of_one in zip(references, pictures, strict=True)])
+
+    assert identity(strangers).mean().item() == pytest.approx(0, abs=1e-6)
+    assert identity(same).mean().item() == pytest.approx(1, abs=1e-6)
+    assert identity(references).min() > identity(same).mean()
 
 
 def test_an_encoder_that_cannot_tell_individuals_apart_is_an_error():
-    features = unit(4, 8)
+    features = list(unit(4, 1, 8))
     with pytest.raises(UserError, match="similar"):
-        IdentityScale.of(features, -features[:, None], features[:, None])
+        IdentityScale.of(features, [-feature for feature in features], features)
 
 
 def test_a_prompt_is_followed_only_when_it_scores_above_every_distractor():
@@ -85,6 +91,7 @@ def test_diversity_does_not_depend_on_the_order_of_pictures():
 
 def test_the_copy_score_is_0_for_the_truth_and_1_for_the_reference():
     truth = torch.tensor([[0.5, 0.6], [0.4, 0.7]])
-    assert torch.allclose(copy_score(truth, truth), torch.zeros(2, 2))
-    assert copy_score(torch.ones(2, 2), truth).mean().item() == pytest.approx(1)
-    assert (copy_score(truth - 0.1, truth) < 0).all()
+    room = 1 - truth.mean()
+    assert torch.allclose(copy_score(truth, truth, room), torch.zeros(2, 2))
+    assert copy_score(torch.ones(2, 2), truth, room).mean().item() == pytest.approx(1)
+    assert (copy_score(truth - 0.1, truth, room) < 0).all()

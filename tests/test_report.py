@@ -7,9 +7,9 @@ from PIL import Image
 
 from dsd.evaluate.agreement import Agreement
 from dsd.evaluate.bootstrap import bootstrap
-from dsd.evaluate.measure import QUALITIES, Scores
-from dsd.evaluate.pictures import COSTS
+from dsd.evaluate.metrics.registry import METRICS
 from dsd.evaluate.report import PairView, Report, SheetRow, render
+from dsd.evaluate.scores import Scores
 
 VOID = {"meta", "img", "br"}
 
@@ -32,7 +32,7 @@ class Balanced(HTMLParser):
 
 def whole_report() -> Report:
     picture = Image.new("RGB", (8, 8), "red")
-    values = {metric: [0.1, 0.4, 0.3] for metric in (*QUALITIES, *COSTS)}
+    values = {metric: [0.1, 0.4, 0.3] for metric in METRICS}
     kept, rejected = [0.8, 0.9, 0.7], [0.2, 0.6]
     return Report(
         title="A <demo>",

@@ -14,8 +14,8 @@ from dsd.evaluate.bootstrap import (
     sign_flip_test,
 )
 from dsd.evaluate.claims import Claim, examine
-from dsd.evaluate.measure import Scores
-from dsd.evaluate.metrics.likeness import vendi
+from dsd.evaluate.metrics.diversity import vendi
+from dsd.evaluate.scores import Scores
 
 WIDE = [0.0, 5.0, -3.0, 1.0, 2.0, -4.0] * 3
 

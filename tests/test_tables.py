@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from evaluation_parts import QUALITIES
 from PIL import Image
 
 from dsd.baselines.copy import CopyReference
@@ -19,9 +20,8 @@ from dsd.data.records import Model, Pair, Reject, content_id
 from dsd.data.store import DatasetWriter
 from dsd.errors import UserError
 from dsd.evaluate.claims import Claim
-from dsd.evaluate.measure import QUALITIES
 from dsd.evaluate.metrics.identity import IdentityScale
-from dsd.evaluate.pictures import COSTS
+from dsd.evaluate.metrics.registry import COSTS
 from dsd.sampling import Sampling
 from dsd.train import environment
 from dsd_world import fixed

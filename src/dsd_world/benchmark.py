@@ -16,7 +16,6 @@ from dsd.backbones.registry import load_backbone
 from dsd.baselines.protocol import Request
 from dsd.evaluate.benchmark import Benchmark, Subject
 from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
-from dsd.evaluate.measure import EvaluateConfig
 from dsd.images import to_pil, to_tensor
 from dsd.models import resolve, revision_of
 from dsd_world.captions import scene_phrase, scene_phrases, subject_phrases
@@ -35,12 +34,6 @@ from dsd_world.individuals import (
     strangers,
 )
 
-MEASURES = EvaluateConfig(
-    identity_encoder="embedded:tiny-dino",
-    agreement_encoder="embedded:tiny-clip",
-    likeness_encoders={"dino_i": "embedded:tiny-dino"},
-)
-"""Both encoders measure, and have no part in curation or training."""
 PROMPTS = 4
 """Prompts a subject; none is at the reference's place, and no two are at the same one."""
 DISTRACTORS = 7
@@ -52,12 +45,12 @@ _FIRST_SAME, _FIRST_STRANGER, _FIRST_PROMPT = 1, 1 + _ANCHORS, 1 + 2 * _ANCHORS
 
 def identity_encoder() -> ImageEncoder:
     """tiny-dino."""
-    return ImageEncoder(MEASURES.identity_encoder)
+    return ImageEncoder("embedded:tiny-dino")
 
 
 def agreement_encoder() -> PictureTextEncoder:
     """tiny-clip."""
-    return PictureTextEncoder(MEASURES.agreement_encoder)
+    return PictureTextEncoder("embedded:tiny-clip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +104,7 @@ class DrawnBenchmark:
         scenes = [self.prompt_scenes(prompt) for prompt in range(PROMPTS)]
         truths = [to_pil(draw_panels(who, scene)) for scene in scenes]
         at_first = sample_scenes(self.split, self.index * _SLOTS).position
-        moved = torch.stack([scene.position != at_first for scene in scenes], 1).tolist()
+        moved = torch.stack([scene.position != at_first for scene in scenes], 1)
         beside = groups_beside(who) if self.beside_fixed else [()] * self.subjects
         words, phrases = subject_phrases(who), [scene_phrases(who, scene) for scene in scenes]
         subjects = [
@@ -127,7 +120,7 @@ class DrawnBenchmark:
                 same=tuple(pictures[n] for pictures in same),
                 strangers=tuple(pictures[n] for pictures in strange),
                 groups=(("objects" if bool(who.is_object[n]) else "characters"), *beside[n]),
-                moved=tuple(moved[n]),
+                parts={"moved": tuple(moved[n].tolist()), "unmoved": tuple((~moved[n]).tolist())},
             )
             for n in range(self.subjects)
         ]

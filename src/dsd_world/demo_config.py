@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from dsd.curate.config import CurateConfig
+from dsd.evaluate.config import EvaluateConfig
 from dsd.sampling import Sampling
 from dsd.train.config import TrainConfig
-from dsd_world.recipe import SAMPLING, TEACHER_GUIDANCE, tiny
+from dsd_world.recipe import SAMPLING, tiny
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +21,7 @@ class DemoConfig:
         shipped_student: a trained adapter to compare with; None leaves it out.
         subjects: held-out individuals, each asked for under four prompts.
         sampling: of students and teacher in the comparison.
-        teacher_guidance: true guidance of the text-only teacher.
-        identity_encoder: measures identity; nothing else in the loop uses it.
-        agreement_encoder: measures prompt following; nothing else in the loop uses it.
+        evaluate: what measures; nothing else in the loop uses it.
     """
 
     curate: CurateConfig = field(default_factory=lambda: tiny().curate)
@@ -30,6 +29,4 @@ class DemoConfig:
     shipped_student: str | None = "embedded:tiny-student"
     subjects: int = 32
     sampling: Sampling = SAMPLING
-    teacher_guidance: float = TEACHER_GUIDANCE
-    identity_encoder: str = "embedded:tiny-dino"
-    agreement_encoder: str = "embedded:tiny-clip"
+    evaluate: EvaluateConfig = field(default_factory=lambda: replace(tiny().evaluate, apart=False))

@@ -5,31 +5,29 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
 from dsd.baselines import registry
-from dsd.baselines.protocol import Drawing, SubjectMethod
+from dsd.baselines.protocol import Drawing
 from dsd.baselines.setting import Setting
 from dsd.curate.funnel import Funnel
 from dsd.curate.pipeline import curate
 from dsd.data.store import DatasetReader
 from dsd.errors import UserError
-from dsd.evaluate import pictures, report, tables
+from dsd.evaluate import compare, report, tables
 from dsd.evaluate.agreement import Agreement, agreement
-from dsd.evaluate.measure import EvaluateConfig
+from dsd.evaluate.compare import Competitor
 from dsd.files import write_atomic
 from dsd.log import console
 from dsd.models import resolve
 from dsd.train.trainer import train
-from dsd_world.benchmark import DrawnBenchmark, Truth
+from dsd_world.benchmark import DrawnBenchmark, Truth, identity_encoder
 from dsd_world.demo_config import DemoConfig
 from dsd_world.demo_data import judged_pairs, pair_views, training_curves
 from dsd_world.models.student import write_world_captions
 
 _CAPTIONS_FILE = "captions.parquet"
-_SHEET_ROWS = 12
 
 
 def write_captions(config: DemoConfig, out: Path) -> None:
@@ -47,7 +45,7 @@ def train_student(config: DemoConfig, out: Path) -> None:
     train(config.train, out / "dataset", out / "train")
 
 
-def methods(config: DemoConfig, out: Path) -> list[SubjectMethod]:
+def rows(config: DemoConfig, out: Path) -> list[Competitor]:
     """The table's rows; a shipped student whose weights are missing is left out with a warning."""
     setting = Setting(
         name="student",
@@ -56,11 +54,11 @@ def methods(config: DemoConfig, out: Path) -> list[SubjectMethod]:
             size=(config.curate.panel_size, config.curate.panel_size),
             max_sequence_length=config.train.max_sequence_length,
             sampling=config.sampling,
-            true_guidance=config.teacher_guidance,
+            true_guidance=config.evaluate.teacher_guidance,
         ),
         weights=str(out / "train" / "adapter"),
     )
-    rows = [registry.build("student", setting)]
+    methods = [("student", setting)]
     if config.shipped_student is not None:
         try:
             resolve(config.shipped_student)
@@ -68,33 +66,30 @@ def methods(config: DemoConfig, out: Path) -> list[SubjectMethod]:
             console.print(f"warning: the comparison goes on without the shipped student: {error}")
         else:
             shipped = dataclasses.replace(setting, name="shipped-student", weights=config.shipped_student)
-            rows.append(registry.build("student", shipped))
-    rows += [registry.build(name, dataclasses.replace(setting, name=name)) for name in ("teacher", "copy")]
-    return [*rows, Truth(drawn=_drawn(config))]
+            methods.append(("student", shipped))
+    plain = dataclasses.replace(setting, weights=None)
+    methods += [(name, dataclasses.replace(plain, name=name)) for name in ("teacher", "copy")]
+    return [
+        *(Competitor(name=s.name, build=partial(registry.build, method, s)) for method, s in methods),
+        Competitor(name="truth", build=partial(Truth, drawn=_drawn(config))),
+    ]
 
 
 def draw_pictures(config: DemoConfig, out: Path) -> None:
     """Every method draws the benchmark, subject by subject."""
     benchmark = _drawn(config).build()
-    for method in methods(config, out):
-        pictures.draw(benchmark, method, out / "evaluation" / "pictures")
+    for row in rows(config, out):
+        compare.drawn(row, benchmark, out / "evaluation", config.evaluate.apart)
 
 
 def measure(config: DemoConfig, out: Path) -> None:
-    """The table, and the agreement of kept and rejected pairs."""
-    benchmark, folder = _drawn(config).build(), out / "evaluation"
-    measures = EvaluateConfig(
-        identity_encoder=config.identity_encoder,
-        agreement_encoder=config.agreement_encoder,
-        likeness_encoders={"dino_i": config.identity_encoder},
-    )
-    ruler = measures.ruler(benchmark)
-    scores = [
-        ruler.measure(method.name, pictures.draw(benchmark, method, folder / "pictures"))
-        for method in methods(config, out)
-    ]
-    tables.write(scores, folder)
-    found = agreement(list(judged_pairs(out / "dataset")), ruler.identity)
+    """The table with its pictures, and the agreement of kept and rejected pairs."""
+    folder = out / "evaluation"
+    compared = compare.compare(config.evaluate, _drawn(config).build(), rows(config, out), folder)
+    tables.write(compared.scores, folder, models=compared.models)
+    shown = {name: str(place.relative_to(out)) for name, place in compared.places.items()}
+    write_atomic(folder / "places.json", json.dumps(shown) + "\n")
+    found = agreement(list(judged_pairs(out / "dataset")), identity_encoder())
     write_atomic(folder / "agreement.json", json.dumps(None if found is None else dataclasses.asdict(found)) + "\n")
 
 
@@ -155,16 +150,8 @@ def _drawn(config: DemoConfig) -> DrawnBenchmark:
 
 
 def _sheet(config: DemoConfig, out: Path) -> list[report.SheetRow]:
-    """A prompt of each of the first subjects."""
-    benchmark = _drawn(config).build()
-    shown: dict[str, list[list[Image.Image]]] = {}
-    for method in methods(config, out):
-        if method.name not in ("copy", "truth"):
-            shown[method.name] = pictures.draw(benchmark, method, out / "evaluation" / "pictures").pictures
-    rows = []
-    for number, subject in enumerate(benchmark.subjects[:_SHEET_ROWS]):
-        prompt = number % len(subject.prompts)
-        drawn = {name: of_method[number][prompt] for name, of_method in shown.items()}
-        columns = {"reference": subject.reference, **drawn, "truth": subject.truths[prompt]}
-        rows.append(report.SheetRow(prompt=subject.prompts[prompt], pictures=columns))
-    return rows
+    """A prompt of each of some subjects."""
+    places = json.loads((out / "evaluation" / "places.json").read_text())
+    return compare.sheet(
+        _drawn(config).build(), {name: out / place for name, place in places.items() if name != "copy"}
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dsd.baselines.protocol import Drawing
 from dsd.curate.config import CurateConfig
+from dsd.evaluate.config import EvaluateConfig
 from dsd.recipes.recipe import Recipe
 from dsd.sampling import Sampling
 from dsd.train.config import TrainConfig
@@ -51,6 +52,14 @@ def tiny() -> Recipe:
             sample_every=160,
             sampling=SAMPLING,
             checkpoint_every=160,
+        ),
+        evaluate=EvaluateConfig(
+            identity="embedded:tiny-dino",
+            agreement="embedded:tiny-clip",
+            likeness=("dino_i=embedded:tiny-dino",),
+            vision="embedded:tiny-vlm",
+            captioner="embedded:tiny-vlm",
+            teacher_guidance=TEACHER_GUIDANCE,
         ),
         adapter="embedded:tiny-student",
         tflops=0.1,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dsd.evaluate.config import EvaluateConfig
+
 if TYPE_CHECKING:
-    from dsd.baselines.protocol import SubjectMethod
+    from dsd.evaluate.compare import Competitor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compared:
+class Compared(EvaluateConfig):
     """What the methods of a comparison are told."""
 
     base: str | None = None
@@ -24,44 +27,22 @@ class Compared:
     """Dataset folder, as `dsd curate` writes it, that further methods are trained on."""
     recipe: str | None = None
     """Whose budget they are trained with."""
-    vision: str | None = None
-    """Image encoder of IP-Adapter, such as openai/clip-vit-large-patch14."""
     faces: str | None = None
     """Face pack of InstantID."""
-    captioner: str | None = None
-    """Chat model that captions the references of methods that are fitted to them; None for none."""
-    likeness: tuple[str, ...] = ()
-    """Vision models whose mean cosine with the reference is a column, as COLUMN=MODEL: dino_i=facebook/dino-vits16,
-    dinov2_i=facebook/dinov2-base."""
     steps: int | None = None
     """Denoising steps; what the first student was trained to be drawn with when left out, as the next two."""
     text_scale: float | None = None
     """True guidance by the text of methods that see a picture; 1 is off."""
     image_scale: float | None = None
     """True guidance by the picture, likewise; 1 is off."""
-    teacher_guidance: float = 1.0
-    """True guidance of methods that see none; 1 is off."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
 
 
-def likeness(command: Compared) -> dict[str, str]:
-    """The models of ``--likeness`` by their columns."""
-    from dsd.errors import UserError
-
-    models = {}
-    for given in command.likeness:
-        column, _, model = given.partition("=")
-        if not column or not model:
-            raise UserError(f'--likeness got "{given}", but must be COLUMN=MODEL, such as dino_i=facebook/dino-vits16')
-        models[column] = model
-    return models
-
-
 def methods(
     command: Compared, adapters: Sequence[str], out: Path, fits: Mapping[str, Any] | None = None
-) -> Iterator[SubjectMethod]:
-    """The students, the further methods, the text-only teacher, and the copied reference, one after the other.
+) -> list[Competitor]:
+    """The students, the further methods, the text-only teacher, and the copied reference.
 
     Args:
         command: what it was told.
@@ -76,9 +57,12 @@ def methods(
     from dsd.data.pairs import PairRows
     from dsd.devices import default_device
     from dsd.errors import UserError
+    from dsd.evaluate.compare import Competitor
     from dsd.models import resolve
     from dsd.recipes.registry import recipe
 
+    if not adapters or len(set(adapters)) < len(adapters):
+        raise UserError(f"--adapter got {list(adapters)}, but must name one student or several different ones")
     for method in command.methods:  # before anything is drawn
         registry.entry_of(method.partition("=")[0])
     metadata = load_metadata(resolve(adapters[0]))
@@ -113,9 +97,14 @@ def methods(
         captioner=command.captioner,
         fits=fits or {},
     )
-    names = ["student"] if len(adapters) == 1 else adapters
-    for name, adapter in zip(names, adapters, strict=True):
-        yield registry.build("student", replace(setting, name=name, weights=adapter))
-    for method in (*command.methods, "teacher", "copy"):
-        name, _, weights = method.partition("=")
-        yield registry.build(name, replace(setting, name=name, weights=weights or None))
+    names = ["student"] if len(adapters) == 1 else list(adapters)
+    students = [("student", name, adapter) for name, adapter in zip(names, adapters, strict=True)]
+    named = [method.partition("=") for method in (*command.methods, "teacher", "copy")]
+    return [
+        Competitor(
+            name=name,
+            build=partial(registry.build, method, replace(setting, name=name, weights=weights or None)),
+            trained=registry.entry_of(method).trained and not weights,
+        )
+        for method, name, weights in (*students, *((method, method, weights) for method, _, weights in named))
+    ]

@@ -1,17 +1,46 @@
-"""`dsd evaluate`: how well students keep identities and follow words."""
+"""`dsd evaluate RECIPE`: how well students keep identities and follow words, on your subjects or on a benchmark."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from dsd.cli.compared import Compared, likeness, methods
+from dsd.cli.compared import Compared, methods
 from dsd.cli.parse import Verb
 from dsd.plugins import added
-from dsd.recipes.registry import first
+from dsd.recipes.recipe import Recipe
+from dsd.recipes.registry import all_recipes, first
+
+if TYPE_CHECKING:
+    from dsd.evaluate.benchmark import Benchmark
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Compared):
+    """Draws your subjects with students, the text-only teacher and the copied reference, and measures the pictures.
+
+    Run the same command again to resume; pictures that are there are not drawn again.
+    """
+
+    data: Path | None = tyro.MISSING
+    """Folder of your subjects: a picture each, a folder of pictures each (methods are given the first by name), or
+    metadata.jsonl or metadata.csv with reference, subject and prompts."""
+    prompts: Path | None = None
+    """File of prompts, a line each, for the subjects that have none of their own; {subject} stands for what it is
+    called. Left out, prompts.txt in the folder."""
+    writer: str | None = None
+    """Chat model that sees each subject that has no prompts and writes some: openai:MODEL@BASE_URL or a folder."""
+    write: int = 8
+    """How many it writes for each."""
+    adapter: tuple[str, ...]
+    """The students: adapter folders, as training writes them. One is a row `student`, several go by their names."""
+    pictures: int = 2
+    """Pictures for each prompt; the first one is measured, all of them for diversity."""
+    out: Path
+    """Folder for the pictures, the table (JSON, CSV, Markdown) and index.html."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,38 +52,49 @@ class DreamBench(Compared):
 
     data: Path = tyro.MISSING
     """The benchmark's folder, with `images` and `captions`."""
-    judge: str | None = None
-    """Who scores: openai:MODEL@BASE_URL, replay:FILE or a folder; left out, pictures are drawn and not scored. It must
-    have no part in curation."""
-    agreement: str | None = None
-    """CLIP for the columns clip_i and clip_t, such as openai/clip-vit-base-patch32."""
     adapter: str
     """The student: an adapter folder, as training writes it."""
     pictures: int = 1
-    """Pictures for each prompt; the first one is scored."""
-    repeats: int = 3
-    """How often the judge is asked each question."""
+    """Pictures for each prompt; the first one is measured, all of them for diversity."""
     out: Path = Path("runs/dreambench")
     """Folder for samples, scores, the table (JSON, CSV, Markdown) and index.html."""
 
 
 def variants() -> dict[str, tuple[str, Any]]:
+    own = {name: (recipe.summary, evaluate_of(name, recipe)) for name, recipe in all_recipes().items()}
     more = [variants for module in _added() for variants in module.variants().items()]
     dreambench = DreamBench(adapter=first().adapter)
-    return {**dict(more), "dreambench": ("the public benchmark DreamBench++, drop-in", dreambench)}
+    return {**own, **dict(more), "dreambench": ("the public benchmark DreamBench++, drop-in", dreambench)}
+
+
+def evaluate_of(name: str, recipe: Recipe) -> Evaluate:
+    """The command of a recipe."""
+    out = Path("runs") / name / "evaluation"
+    return Evaluate(recipe=name, adapter=(recipe.adapter,), out=out, **asdict(recipe.evaluate))
 
 
 def plan(command: Any) -> list[str]:
-    if not isinstance(command, DreamBench):
+    if type(command) not in (Evaluate, DreamBench):
         return _owner(command).plan(command)
-    further = "".join(f", {method}" for method in command.methods)
-    scored = f"have {command.judge} score each picture {command.repeats} times" if command.judge else "score nothing"
     return [
-        f"draw {command.pictures} picture(s) for each of nine prompts of the collections in {command.data} with "
-        f"{command.adapter}{further} and the text-only teacher",
-        scored,
-        f"write samples, scores and the table beside the published one to {command.out}",
+        f"draw {command.pictures} picture(s) for each prompt of the subjects in {command.data} with {rows_of(command)}",
+        *plan_of_measuring(command),
+        f"write pictures, table and page to {command.out}",
     ]
+
+
+def rows_of(command: Evaluate | DreamBench) -> str:
+    """The methods, in words."""
+    students = command.adapter if isinstance(command.adapter, tuple) else (command.adapter,)
+    return ", ".join((*students, *command.methods, "the text-only teacher")) + " and the copied reference"
+
+
+def plan_of_measuring(command: Compared) -> list[str]:
+    """What measures, in words."""
+    named = {"identity": command.identity, "prompt following": command.agreement, **command.likeness_models}
+    measured = ", ".join(f"{what} by {model}" for what, model in named.items() if model)
+    judged = f"have {command.judge} score each picture {command.repeats} times" if command.judge else "have no judge"
+    return [f"measure {measured or 'seconds and memory alone'}, with 95 % bootstrap intervals", judged]
 
 
 def run(command: Any) -> None:
@@ -63,8 +103,44 @@ def run(command: Any) -> None:
     quiet_libraries()
     if isinstance(command, DreamBench):
         _dreambench(command)
+    elif type(command) is Evaluate:
+        evaluate(command)
     else:
         _owner(command).run(command)
+
+
+def evaluate(command: Evaluate, **more: Any) -> None:
+    """Evaluates on the user's own subjects.
+
+    Args:
+        command: what was given.
+        more: of `dsd.cli.compared.methods`.
+    """
+    from dsd.errors import UserError
+    from dsd.evaluate import compare, tables
+    from dsd.files import make_folder
+
+    if command.data is None:
+        raise UserError("--data is missing; give the folder of your subjects")
+    benchmark = _own_subjects(command, command.data)
+    out = make_folder(command.out)
+    compared = compare.compare(command, benchmark, methods(command, command.adapter, out, **more), out)
+    words = f"{len(benchmark.subjects)} subjects of {command.data}. Student: {' and '.join(command.adapter)}."
+    findings = compare.write(compared, out, name="own subjects", title="Evaluation", introduction=words)
+    print(tables.as_markdown(compared.scores), end="")
+    print(tables.claims_as_markdown(findings), end="")
+
+
+def _own_subjects(command: Evaluate, data: Path) -> Benchmark:
+    from dsd.chat.registry import load_chat
+    from dsd.evaluate.benchmarks import folder
+    from dsd.files import make_folder
+
+    benchmark = folder.read(data, command.prompts, pictures=command.pictures)
+    if command.writer is not None and not all(subject.prompts for subject in benchmark.subjects):
+        place = make_folder(command.out) / "prompts"
+        benchmark = folder.with_prompts(benchmark, load_chat(command.writer), command.write, place)
+    return folder.require_prompts(benchmark, data)
 
 
 def _added() -> list[Verb]:
@@ -78,30 +154,25 @@ def _owner(command: Any) -> Verb:
 
 
 def _dreambench(command: DreamBench) -> None:
-    from dsd.chat.registry import load_chat
-    from dsd.devices import default_device
-    from dsd.evaluate.dreambench.judge import judge_samples
-    from dsd.evaluate.dreambench.metrics import Encoders, measure
-    from dsd.evaluate.dreambench.report import write
-    from dsd.evaluate.dreambench.samples import draw_samples, read_collections
-    from dsd.evaluate.dreambench.table import Row, as_markdown
-    from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
+    from dsd.evaluate import compare, tables
+    from dsd.evaluate.benchmarks import dreambench
     from dsd.files import make_folder
 
-    collections = read_collections(command.data)
-    judge = None if command.judge is None else load_chat(command.judge)
-    encoders = Encoders(
-        likeness={column: ImageEncoder(model, default_device()) for column, model in likeness(command).items()},
-        agreement=None if command.agreement is None else PictureTextEncoder(command.agreement, default_device()),
-    )
+    benchmark = dreambench.read(command.data, command.pictures)
     out = make_folder(command.out)
-    rows, samples = [], []
-    for method in methods(command, (command.adapter,), out):
-        drawn = draw_samples(collections, method, out, pictures=command.pictures)
-        print(drawn.path)
-        place = out / "scores" / drawn.path.name
-        scores = judge_samples(collections, drawn, judge, place, repeats=command.repeats) if judge is not None else ()
-        rows.append(Row(measured=measure(method.name, collections, drawn, encoders), scores=scores))
-        samples.append(drawn)
-    found = write(rows, samples, collections, out, judge=None if judge is None else f"{judge.name} {judge.revision}")
-    print(as_markdown(rows, found), end="")
+    compared = compare.compare(command, benchmark, methods(command, (command.adapter,), out), out)
+    for place in compared.places.values():
+        print(dreambench.write_samples(benchmark, place, out))
+    words = f"{len(benchmark.subjects)} collections x {dreambench.PROMPTS} prompts; judge: {command.judge or 'none'}."
+    findings = compare.write(
+        compared,
+        out,
+        name="dreambench",
+        title="DreamBench++",
+        introduction=words,
+        sections=[dreambench.quoted()] if command.judge else [],
+        more=dreambench.quoted_as_markdown() if command.judge else "",
+    )
+    print(tables.as_markdown(compared.scores), end="")
+    print(dreambench.quoted_as_markdown() if command.judge else "", end="")
+    print(tables.claims_as_markdown(findings), end="")

@@ -26,7 +26,8 @@ from dsd.files import sha256_of
 from dsd.images import load_image
 from dsd.log import console
 
-_METADATA = ("metadata.jsonl", "metadata.csv")
+METADATA = ("metadata.jsonl", "metadata.csv")
+"""Files that describe the pictures beside them, a row each."""
 _UNITS = "units"
 _SAVED_TO_DISK = "state.json"
 _JOIN = " | "
@@ -94,9 +95,9 @@ def open_source(data: str | Path, columns: Columns | None = None, *, skip_bad_ro
     if (path / MANIFEST).is_file() or (path / _UNITS).is_dir():  # finished, or to be refused as unfinished
         reader = DatasetReader(path)
         return Source(examples=reader.pairs, fingerprint=sha256_of(path / MANIFEST)[:16], total=len(reader))
-    metadata = [path / name for name in _METADATA if (path / name).is_file()]
+    metadata = [path / name for name in METADATA if (path / name).is_file()]
     if metadata:
-        rows, where, digest = _metadata_rows(metadata[0]), str(metadata[0]), _digest_of(path)
+        rows, where, digest = metadata_rows(metadata[0]), str(metadata[0]), _digest_of(path)
     elif path.exists():
         rows, where, digest = _dataset_rows(path), str(path), _digest_of(path)
     elif str(data).count("/") == 1 and not path.is_absolute() and not str(data).startswith("."):
@@ -104,7 +105,7 @@ def open_source(data: str | Path, columns: Columns | None = None, *, skip_bad_ro
     else:
         raise UserError(
             f'there are no data at "{data}"; give a folder that `dsd curate` wrote, a folder of pictures with '
-            f"{' or '.join(_METADATA)}, a dataset's folder, a webdataset, or a hub id (owner/name)"
+            f"{' or '.join(METADATA)}, a dataset's folder, a webdataset, or a hub id (owner/name)"
         )
     reading = _Rows(rows=rows, where=where, folder=path, columns=columns, skip=skip_bad_rows)
     digest = hashlib.sha256(f"{digest} {columns}".encode()).hexdigest()[:16]
@@ -192,7 +193,9 @@ def _listed(cell: Any) -> Any:
     return cell
 
 
-def _metadata_rows(path: Path) -> Callable[[], Iterator[Row]]:
+def metadata_rows(path: Path) -> Callable[[], Iterator[Row]]:
+    """Starts to read the rows of a ``metadata.jsonl`` or ``.csv``; a cell of the latter may say a list as JSON."""
+
     def jsonl() -> Iterator[Row]:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
@@ -258,7 +261,7 @@ def _unreadable(name: str, error: Exception) -> UserError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return UserError(
         f'"{name}" cannot be read as a dataset ({reason}); give a folder that `dsd curate` wrote, a folder of pictures '
-        f"with {' or '.join(_METADATA)}, a dataset of the `datasets` library, or a webdataset"
+        f"with {' or '.join(METADATA)}, a dataset of the `datasets` library, or a webdataset"
     )
 
 
@@ -268,6 +271,6 @@ def _digest_of(path: Path) -> str:
     digest = hashlib.sha256()
     for file in files:
         name = file.name if file == path else file.relative_to(path).as_posix()
-        words = sha256_of(file) if file.name in _METADATA else str(file.stat().st_mtime_ns)
+        words = sha256_of(file) if file.name in METADATA else str(file.stat().st_mtime_ns)
         digest.update(f"{name}\0{file.stat().st_size}\0{words}\n".encode())
     return digest.hexdigest()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from dsd.evaluate.bootstrap import Estimate, bootstrap_difference, holm, sign_flip_test
-from dsd.evaluate.measure import Scores
+from dsd.evaluate.scores import Scores, in_both
 
 _LEVEL = 0.05
 
@@ -122,9 +124,21 @@ PAPER = (
 )  # fmt: skip
 """The comparisons of arXiv 2411.18616, section 4; the margins (0.9, 0.95, a hundredth) are our own."""
 
+_BY_JUDGE = {"identity": "concept_preservation_debiased", "prompt_following": "judged_following"}
+JUDGED = tuple(
+    replace(
+        claim,
+        metric=_BY_JUDGE[claim.metric],
+        text=claim.text.replace("identity", "debiased concept preservation").replace("following", "following, judged,"),
+    )
+    for claim in PAPER
+    if claim.metric in _BY_JUDGE
+)
+"""The same by a judge, where identity is its concept preservation with copying penalised."""
+
 
 def examine(scores: Sequence[Scores], claims: Sequence[Claim]) -> list[Finding]:
-    """Tests the claims whose two rows stand in the table and have the metric.
+    """Tests the claims whose two rows stand in the table and have the metric, over the subjects that have it in both.
 
     Args:
         scores: rows over the same subjects in the same order.
@@ -132,11 +146,12 @@ def examine(scores: Sequence[Scores], claims: Sequence[Claim]) -> list[Finding]:
     """
     rows = {row.name: row for row in scores}
     testable = [c for c in claims if all(n in rows and c.metric in rows[n].metrics for n in (c.method, c.against))]
-    differences = [_differences(claim, rows[claim.method], rows[claim.against]) for claim in testable]
+    values = [in_both(rows[c.method].by_run(c.metric), rows[c.against].by_run(c.metric)) for c in testable]
+    tested = [(claim, *pair) for claim, pair in zip(testable, values, strict=True) if pair[0][0]]
+    differences = [_differences(claim.factor, *pair) for claim, *pair in tested]
     corrected = holm([sign_flip_test(of_claim) for of_claim in differences])
     findings = []
-    for claim, of_claim, p in zip(testable, differences, corrected, strict=True):
-        first, second = (rows[name].by_run(claim.metric) for name in (claim.method, claim.against))
+    for (claim, first, second), of_claim, p in zip(tested, differences, corrected, strict=True):
         difference = bootstrap_difference(first, second, claim.factor)
         beyond = difference.high < 0 if claim.less else difference.low > 0
         signed = [-x if claim.less else x for x in of_claim]
@@ -147,6 +162,6 @@ def examine(scores: Sequence[Scores], claims: Sequence[Claim]) -> list[Finding]:
     return findings
 
 
-def _differences(claim: Claim, one: Scores, other: Scores) -> list[float]:
-    pairs = zip(one.values[claim.metric], other.values[claim.metric], strict=True)
-    return [a - claim.factor * b for a, b in pairs]
+def _differences(factor: float, first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> list[float]:
+    one, other = (np.mean(values, axis=0) for values in (first, second))
+    return (one - factor * other).tolist()

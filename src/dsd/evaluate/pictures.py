@@ -1,4 +1,4 @@
-"""Lets methods draw a benchmark, one file a picture, so that an interrupted evaluation repeats none."""
+"""Lets methods draw a benchmark, a file a picture with what it cost, so that an interrupted evaluation repeats none."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from dsd.baselines.protocol import Request, SubjectMethod
 from dsd.config import from_json, to_json
 from dsd.evaluate import memory
 from dsd.evaluate.benchmark import Benchmark
+from dsd.evaluate.metrics.protocol import Drawn, Pictures
 from dsd.files import write_atomic
 from dsd.images import load_image
 from dsd.log import progress
@@ -27,63 +28,52 @@ _PICTURES_AT_ONCE = 32
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Costs:
-    """What drawing took, by the table's columns.
-
-    Attributes:
-        seconds_per_image: for each subject, wall-clock seconds a picture, without preparing.
-        prepare_seconds: for each subject, wall-clock seconds of test-time work before its first picture.
-        peak_mib: for each subject, the most memory that preparing and drawing took, in MiB: of the GPU where there is
-            one, else of the whole process.
-    """
-
-    seconds_per_image: list[float]
-    prepare_seconds: list[float]
-    peak_mib: list[float]
-
-    def columns(self) -> dict[str, list[float]]:
-        """The columns by name."""
-        return asdict(self)
-
-
-COSTS = tuple(field.name for field in fields(Costs))
-"""The columns of what drawing took."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """All pictures of a method.
-
-    Attributes:
-        pictures: for each subject its prompts in order, then the repeats of the first prompt.
-        costs: what they took.
-    """
-
-    pictures: list[list[Image.Image]]
-    costs: Costs
-
-
-def draw(benchmark: Benchmark, method: SubjectMethod, folder: Path) -> Drawn:
+def draw(benchmark: Benchmark, method: SubjectMethod, folder: Path, *, memory: bool = False) -> Path:
     """Has a method draw everything that a benchmark asks for; what lies in the folder already is not drawn again.
 
     Args:
         benchmark: what to draw.
         method: who draws.
         folder: gets ``<benchmark>/<method>-<fingerprint>/<subject>/``.
+        memory: whether what this process takes tells of the method alone, and is noted.
+
+    Returns:
+        The method's folder, for `read`.
     """
     place = place_of(benchmark, method, folder)
-    requests = [benchmark.requests(n) for n in range(len(benchmark.subjects))]
-    with progress(description=f"drawing: {method.name}", total=len(requests)) as bar:
-        for some in chunks(requests, method.subjects_at_once):
-            flat = [request for of_subject in some for request in of_subject]
-            _draw_missing(method, [r for r in flat if not _path(place, r).exists()], place)
+    numbers = range(len(benchmark.subjects))
+    with progress(description=f"drawing: {method.name}", total=len(numbers)) as bar:
+        for some in chunks(numbers, method.subjects_at_once):
+            flat = [request for number in some for request in benchmark.requests(number)]
+            _draw_missing(method, [r for r in flat if not _path(place, r).exists()], place, memory)
             bar.advance(len(some))
-    read = [[_read(_path(place, request)) for request in of_subject] for of_subject in requests]
-    prepared = [_prepared(place / of_subject[0].subject_id) for of_subject in requests]
+    return place
+
+
+def read(benchmark: Benchmark, place: Path) -> list[Drawn]:
+    """What `draw` left, subject by subject.
+
+    Args:
+        benchmark: that was drawn.
+        place: as `draw` returned it.
+    """
+    return [_drawn(benchmark, number, place) for number in range(len(benchmark.subjects))]
+
+
+def _drawn(benchmark: Benchmark, number: int, place: Path) -> Drawn:
+    subject, requests = benchmark.subjects[number], benchmark.requests(number)
+    files = {(r.prompt_index, r.repeat): _read(_path(place, r)) for r in requests}
+    pictures = {which: file.picture for which, file in files.items()}
+    repeated = [
+        Pictures([pictures[prompt, repeat] for repeat in range(benchmark.repeats)])
+        for prompt in benchmark.of_repeated(subject)
+    ]
+    prepared = from_json(Prepared, (place / requests[0].subject_id / _PREPARED).read_text())
     return Drawn(
-        pictures=[[file.picture for file in of_subject] for of_subject in read],
-        costs=_costs(prepared, read),
+        asked=Pictures([pictures[prompt, 0] for prompt in range(len(subject.prompts))]),
+        repeated=repeated,
+        costs=_costs(prepared, list(files.values())),
+        key=place.name,
     )
 
 
@@ -115,12 +105,12 @@ class Picture:
     Attributes:
         picture: as drawn.
         seconds: wall clock, its share of the batch's.
-        peak_mib: most memory while it was drawn; see `dsd.evaluate.memory`.
+        peak_mib: most memory while it was drawn; see `dsd.evaluate.memory`. None where that tells of other work too.
     """
 
     picture: Image.Image
     seconds: float
-    peak_mib: float
+    peak_mib: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,11 +119,11 @@ class Prepared:
 
     Attributes:
         seconds: wall clock a subject.
-        peak_mib: most memory meanwhile; see `dsd.evaluate.memory`.
+        peak_mib: most memory meanwhile, likewise.
     """
 
     seconds: float
-    peak_mib: float
+    peak_mib: float | None
 
 
 def prepare(method: SubjectMethod, requests: Sequence[Request]) -> Prepared:
@@ -156,52 +146,50 @@ def as_drawn(method: SubjectMethod, requests: Sequence[Request]) -> Iterator[tup
             yield request, Picture(picture=picture, seconds=seconds, peak_mib=peak.mib)
 
 
-def costs(benchmark: Benchmark, method: SubjectMethod, subjects: int) -> Costs:
+def costs(benchmark: Benchmark, method: SubjectMethod, subjects: int) -> dict[str, list[float]]:
     """What a method costs for some subjects, one after the other, when nothing else runs; no picture is kept.
 
     Args:
         benchmark: whose first subject only warms up; the next ones are measured.
         method: who draws.
         subjects: to measure.
+
+    Returns:
+        For each column of `dsd.evaluate.metrics.costs` one value a subject.
     """
-    prepared, drawn = [], []
+    found = []
     for number in range(subjects + 1):
         requests = benchmark.requests(number)
-        prepared.append(prepare(method, requests))
-        drawn.append([picture for _, picture in as_drawn(method, requests)])
-    return _costs(prepared[1:], drawn[1:])
+        prepared = prepare(method, requests)
+        found.append(_costs(prepared, [picture for _, picture in as_drawn(method, requests)]))
+    return {column: [of_subject[column] for of_subject in found[1:]] for column in found[0]}
 
 
-def _costs(prepared: Sequence[Prepared], drawn: Sequence[Sequence[Picture]]) -> Costs:
-    return Costs(
-        seconds_per_image=[sum(picture.seconds for picture in of_subject) / len(of_subject) for of_subject in drawn],
-        prepare_seconds=[cost.seconds for cost in prepared],
-        peak_mib=[
-            max([cost.peak_mib, *(picture.peak_mib for picture in of_subject)])
-            for cost, of_subject in zip(prepared, drawn, strict=True)
-        ],
-    )
+def _costs(prepared: Prepared, drawn: Sequence[Picture]) -> dict[str, float]:
+    seconds = sum(picture.seconds for picture in drawn) / len(drawn)
+    peaks = [prepared.peak_mib, *(picture.peak_mib for picture in drawn)]
+    memory = {"peak_mib": max(filter(None, peaks))} if all(peaks) else {}
+    return {"seconds_per_image": seconds, "prepare_seconds": prepared.seconds, **memory}
 
 
-def _draw_missing(method: SubjectMethod, missing: Sequence[Request], place: Path) -> None:
+def _draw_missing(method: SubjectMethod, missing: Sequence[Request], place: Path, memory: bool) -> None:
     """Prepares the method for the subjects that lack pictures, and saves each picture as soon as it is there."""
     if not missing:
         return
     prepared = prepare(method, missing)
+    if not memory:
+        prepared = replace(prepared, peak_mib=None)
     for subject in {request.subject_id for request in missing}:
         write_atomic(place / subject / _PREPARED, to_json(prepared))
     for request, drawn in as_drawn(method, missing):
-        write_atomic(_path(place, request), _encoded(drawn))
-
-
-def _prepared(folder: Path) -> Prepared:
-    return from_json(Prepared, (folder / _PREPARED).read_text())
+        write_atomic(_path(place, request), _encoded(drawn if memory else replace(drawn, peak_mib=None)))
 
 
 def _encoded(drawn: Picture) -> bytes:
     notes, file = PngInfo(), io.BytesIO()
     notes.add_text(_SECONDS, f"{drawn.seconds:.6g}")
-    notes.add_text(_PEAK, f"{drawn.peak_mib:.6g}")
+    if drawn.peak_mib is not None:
+        notes.add_text(_PEAK, f"{drawn.peak_mib:.6g}")
     drawn.picture.save(file, format="PNG", pnginfo=notes)
     return file.getvalue()
 
@@ -209,7 +197,8 @@ def _encoded(drawn: Picture) -> bytes:
 def _read(path: Path) -> Picture:
     with Image.open(path) as file:
         picture = load_image(file)
-        return Picture(picture=picture, seconds=float(file.info[_SECONDS]), peak_mib=float(file.info[_PEAK]))
+        peak = float(file.info[_PEAK]) if _PEAK in file.info else None
+        return Picture(picture=picture, seconds=float(file.info[_SECONDS]), peak_mib=peak)
 
 
 def _path(place: Path, request: Request) -> Path:

@@ -13,27 +13,13 @@ from PIL import Image
 from dsd.evaluate import plots
 from dsd.evaluate.agreement import Agreement
 from dsd.evaluate.claims import Finding
-from dsd.evaluate.measure import Scores
+from dsd.evaluate.metrics.registry import metric_of
+from dsd.evaluate.scores import Scores
 from dsd.evaluate.tables import columns, title
 from dsd.images import encode_png
 from dsd.log import duration
 
 _CSS = Path(__file__).parent / "templates" / "report.css"
-_MEANING = {
-    "identity": "0 is a stranger of the same description, 1 the true individual",
-    "prompt_following": "share of pictures whose own prompt fits best among distractors",
-    "diversity": "one minus likeness of pictures under one prompt",
-    "vendi": "effective number of different pictures among those under one prompt",
-    "dino_i": "mean cosine of the picture's features with the reference's",
-    "dinov2_i": "the same by DINOv2",
-    "clip_i": "the same by a CLIP",
-    "clip_t": "mean cosine of that CLIP's features of picture and prompt",
-    "copy": "0 as like the reference as the truth is, 1 the reference itself",
-    "seconds_per_image": "wall clock of drawing, batched",
-    "prepare_seconds": "wall clock of fitting the method to a subject before its first picture; 0 is zero-shot",
-    "peak_mib": "most memory of the process while it fitted and drew, with all that was loaded",
-}
-_DIGITS = {"seconds_per_image": 3, "prepare_seconds": 3, "diversity": 3, "peak_mib": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,10 +175,10 @@ def _table(report: Report) -> str:
     for row in report.scores:
         cells = ""
         for metric in metrics:
-            e, digits = row.estimate(metric), _DIGITS.get(metric, 2)
+            e, digits = row.estimate(metric), metric_of(metric).digits
             cells += f"<td>{e.mean:.{digits}f}<small>{e.low:.{digits}f} to {e.high:.{digits}f}</small></td>"
         rows += f"<tr><th>{html.escape(row.name)}</th>{cells}</tr>"
-    legend = "".join(f"<p><b>{title(m)}</b>: {_MEANING[m]}.</p>" for m in metrics if m in _MEANING)
+    legend = "".join(f"<p><b>{title(m)}</b>: {metric_of(m).meaning}.</p>" for m in metrics if metric_of(m).meaning)
     chart = ""
     if "identity" in metrics:
         chart = plots.intervals({row.name: row.estimate("identity") for row in report.scores}, bounds=(0.0, 1.0))

@@ -10,30 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from dsd.evaluate.claims import PAPER, Claim, Finding, examine
-from dsd.evaluate.measure import Scores
+from dsd.evaluate.metrics.registry import metric_of
+from dsd.evaluate.scores import Scores, from_plain, plain
 from dsd.files import write_atomic
 from dsd.train import environment
-
-TITLES = {
-    "identity": "identity",
-    "prompt_following": "prompt following",
-    "diversity": "diversity",
-    "vendi": "Vendi",
-    "copy": "copy score",
-    "dino_i": "DINO-I",
-    "dinov2_i": "DINOv2-I",
-    "clip_i": "CLIP-I",
-    "clip_t": "CLIP-T",
-    "seconds_per_image": "seconds a picture",
-    "prepare_seconds": "seconds a subject",
-    "peak_mib": "peak MiB",
-}
 
 
 def title(metric: str) -> str:
     """A column's heading."""
-    name, _, group = metric.partition("/")
-    return TITLES.get(name, name.replace("_", " ")) + (f", {group}" if group else "")
+    return metric_of(metric).title
 
 
 def columns(scores: Sequence[Scores]) -> list[str]:
@@ -58,7 +43,7 @@ def as_dict(
         models: the revisions of those that every number rests on, by name.
     """
     rows = [
-        {"method": row.name, "metric": metric, **row.estimate(metric).as_dict(), "n": len(row.by_run(metric)[0])}
+        {"method": row.name, "metric": metric, **row.estimate(metric).as_dict(), "n": row.count(metric)}
         | {"seeds": row.seeds_of(metric)}
         for row in scores
         for metric in row.metrics
@@ -110,6 +95,7 @@ def write(
     name: str = "main",
     claims: Sequence[Claim] = PAPER,
     models: Mapping[str, str] | None = None,
+    more: str = "",
 ) -> list[Finding]:
     """Writes ``table.json``, ``table.csv``, ``table.md`` and each subject's values in ``subjects.json``.
 
@@ -119,6 +105,7 @@ def write(
         name: of the table.
         claims: to test.
         models: see `as_dict`.
+        more: Markdown that ``table.md`` ends with.
 
     Returns:
         What became of the claims.
@@ -126,8 +113,10 @@ def write(
     findings = examine(scores, claims)
     write_atomic(folder / "table.json", json.dumps(as_dict(scores, findings, name, models), indent=2) + "\n")
     write_atomic(folder / "table.csv", as_csv(scores))
-    write_atomic(folder / "table.md", "\n".join(filter(None, [as_markdown(scores), claims_as_markdown(findings)])))
-    values = {row.name: {"seeds": list(row.seeds), "runs": [dict(run) for run in row.runs]} for row in scores}
+    write_atomic(
+        folder / "table.md", "\n".join(filter(None, [as_markdown(scores), claims_as_markdown(findings), more]))
+    )
+    values = {row.name: {"seeds": list(row.seeds), "runs": plain(row.runs)} for row in scores}
     write_atomic(folder / "subjects.json", json.dumps(values) + "\n")
     return findings
 
@@ -135,4 +124,4 @@ def write(
 def read(folder: Path) -> list[Scores]:
     """The rows as `write` left them."""
     values = json.loads((folder / "subjects.json").read_text())
-    return [Scores(name=name, runs=row["runs"], seeds=row["seeds"]) for name, row in values.items()]
+    return [Scores(name=name, runs=from_plain(row["runs"]), seeds=row["seeds"]) for name, row in values.items()]

@@ -4,7 +4,8 @@ others.
 The paper's GPT-4o and Gemini-1.5 are named as OpenAI-compatible servers; any other one, local or not, takes their place
 with `--curate.chat` and `--curate.judge`. A sheet of which half the pairs survive gives six ordered pairs, so 100 000
 captions leave room for sheets that are refused. What the paper leaves open is chosen here: warm-up, condition dropout
-(both guidances need it), the noise density, and how the batch is worked through.
+(both guidances need it), the noise density, how the batch is worked through, and the encoders of DreamBooth's and
+DreamBench++'s evaluations.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dsd.curate.config import CurateConfig
+from dsd.evaluate.config import EvaluateConfig
 from dsd.recipes.recipe import Recipe
 from dsd.sampling import Sampling
 from dsd.train.config import TrainConfig
@@ -63,6 +65,12 @@ def flux_dev() -> Recipe:
             sampling=Sampling(steps=28, guidance=3.5),
             checkpoint_every=1000,
             mixed_precision="bf16",
+        ),
+        evaluate=EvaluateConfig(
+            identity="facebook/dinov2-base",
+            agreement="openai/clip-vit-base-patch32",
+            likeness=("dino_i=facebook/dino-vits16",),
+            vision="openai/clip-vit-large-patch14",
         ),
         adapter="runs/flux-dev/train/adapter",
     )
@@ -117,5 +125,6 @@ def _with(
             paper.curate, teacher=base, steps=teacher_steps, true_guidance=true_guidance, sheet_text_tokens=text_tokens
         ),
         train=replace(paper.train, base=base, max_sequence_length=text_tokens, sampling=sampling),
+        evaluate=replace(paper.evaluate, teacher_guidance=true_guidance),
         adapter=f"runs/{name}/train/adapter",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsd.curate.config import CurateConfig
+from dsd.evaluate.config import EvaluateConfig
 from dsd.train.config import TrainConfig
 
 
@@ -15,7 +16,8 @@ class Recipe:
     Attributes:
         summary: One line for `--help`.
         curate: Phases 1 and 2.
-        train: Phase 3.
+        train: Phase 3, and how its student is drawn with.
+        evaluate: What measures it.
         tflops: Peak of one device that it is made for, in 10^12 operations a second; an H100 in bfloat16 has 989.
         adapter: The finished student that is drawn with when no other is named: what training writes by default, or one
             that is shipped.
@@ -24,5 +26,6 @@ class Recipe:
     summary: str
     curate: CurateConfig
     train: TrainConfig
+    evaluate: EvaluateConfig
     adapter: str
     tflops: float = 989.0

@@ -3,42 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tyro
 
-from dsd.cli.compared import Compared, likeness, methods
-from dsd_world.recipe import TEACHER_GUIDANCE
+from dsd.cli.compared import methods
+from dsd.cli.evaluate import Evaluate, evaluate, evaluate_of, plan_of_measuring, rows_of
+from dsd_world.recipe import tiny
 from dsd_world.tables.config import TablesConfig, ablation_rows, budget_rows, main_rows, quick
-
-if TYPE_CHECKING:
-    from dsd.baselines.protocol import SubjectMethod
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Compared):
-    """Draws held-out individuals of the world with students, the teacher and the bounds, and writes the table.
+class EvaluateInWorld(Evaluate):
+    """Draws held-out individuals of the world, or your own subjects, with students, the teacher and the bounds.
 
     Run the same command again to resume; pictures that are there are not drawn again.
     """
 
-    adapter: tuple[str, ...] = ("embedded:tiny-student",)
-    """The students: adapter folders, as training writes them. One is a row `student`, several go by their names."""
-    recipe: str | None = "tiny"
-    """Whose budget further methods are trained with."""
-    vision: str | None = "embedded:tiny-vlm"
-    """Image encoder of IP-Adapter."""
-    captioner: str | None = "embedded:tiny-vlm"
-    """Chat model that captions the references of methods that are fitted to them; None for none."""
-    teacher_guidance: float = TEACHER_GUIDANCE
-    """True guidance of methods that see none; 1 is off."""
     subjects: int = 64
-    """Held-out individuals, each known from one picture and asked for in four scenes."""
-    out: Path = Path("runs/evaluation")
-    """Folder for the pictures, the table (JSON, CSV, Markdown) and index.html."""
+    """Held-out individuals, each known from one picture and asked for in four scenes; without --data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +60,18 @@ class Table:
         return self.out or Path("runs/tables-quick" if self.quick else "runs/tables")
 
 
-Command = Evaluate | Table
+Command = EvaluateInWorld | Table
 _ALL = "all"
 _ROWS = {"main": main_rows, "ablations": ablation_rows, "budget": budget_rows}
 
 
 def variants() -> dict[str, tuple[str, Command]]:
+    recipe = tiny()
+    given = dataclasses.asdict(evaluate_of("tiny", recipe)) | {"adapter": (recipe.adapter,), "data": None}
+    command = EvaluateInWorld(**given)
     return {
-        "": ("", Evaluate()),
+        "": ("", dataclasses.replace(command, out=Path("runs/evaluation"))),
+        "tiny": (recipe.summary, command),
         "main": ("the paper's comparison with other methods", _of("main")),
         "ablations": ("the paper's ablations", _of("ablations")),
         "budget": ("how much identity each stage loses, and what the judge is worth", _of("budget")),
@@ -93,11 +82,12 @@ def variants() -> dict[str, tuple[str, Command]]:
 def plan(command: Command) -> list[str]:
     if isinstance(command, Table):
         return _plan_of_table(command)
-    further = "".join(f", {method}" for method in command.methods)
+    asked = (
+        f"{command.subjects} held-out individuals x 4 prompts" if command.data is None else f"those of {command.data}"
+    )
     return [
-        f"draw {command.subjects} held-out individuals x 4 prompts with {' and '.join(command.adapter)}{further}, the "
-        "text-only teacher, the copied reference and the world itself",
-        "measure identity, prompt following, diversity, copying and seconds, with 95 % bootstrap intervals",
+        f"draw {asked} with {rows_of(command)}" + ("" if command.data else ", and the world itself"),
+        *plan_of_measuring(command),
         f"write the table and the page to {command.out}",
     ]
 
@@ -156,30 +146,21 @@ def _names(command: Table) -> list[str]:
     return list(_ROWS) if command.table == _ALL else [command.table]
 
 
-def _drawn_world(command: Evaluate) -> None:
-    from dsd.errors import UserError
-    from dsd.evaluate import tables
-    from dsd.evaluate.measure import evaluate
-    from dsd.evaluate.report import Report, render
-    from dsd.files import make_folder, write_atomic
-    from dsd_world.benchmark import MEASURES, DrawnBenchmark, Truth
+def _drawn_world(command: EvaluateInWorld) -> None:
+    from dsd.evaluate import compare, tables
+    from dsd.files import make_folder
+    from dsd_world.benchmark import DrawnBenchmark, Truth
     from dsd_world.fits import FITS
 
-    if not command.adapter or len(set(command.adapter)) < len(command.adapter):
-        raise UserError(f"--adapter got {list(command.adapter)}, but must name one student or several different ones")
+    if command.data is not None:
+        evaluate(command, fits=FITS)
+        return
     out = make_folder(command.out)
-    drawn = DrawnBenchmark(subjects=command.subjects)
-
-    def rows() -> Iterator[SubjectMethod]:
-        yield from methods(command, command.adapter, out, FITS)
-        yield Truth(drawn=drawn)
-
-    config = MEASURES
-    config = dataclasses.replace(config, likeness_encoders={**config.likeness_encoders, **likeness(command)})
-    scores = evaluate(config, drawn.build(), rows(), out)
-    findings = tables.write(scores, out)
-    introduction = f"Student: {' and '.join(command.adapter)}."
-    report = Report(title="Evaluation", introduction=introduction, scores=scores, findings=findings)
-    write_atomic(out / "index.html", render(report))
-    print(tables.as_markdown(scores), end="")
+    drawn = DrawnBenchmark(subjects=command.subjects, repeats=command.pictures)
+    rows = methods(command, command.adapter, out, FITS)
+    rows.append(compare.Competitor(name="truth", build=partial(Truth, drawn=drawn)))
+    compared = compare.compare(command, drawn.build(), rows, out)
+    words = f"Student: {' and '.join(command.adapter)}."
+    findings = compare.write(compared, out, name="main", title="Evaluation", introduction=words)
+    print(tables.as_markdown(compared.scores), end="")
     print(tables.claims_as_markdown(findings), end="")

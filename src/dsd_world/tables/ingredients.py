@@ -20,16 +20,18 @@ from dsd.curate.pipeline import curate
 from dsd.data.pairs import PairRows
 from dsd.data.records import Example
 from dsd.evaluate.benchmark import Benchmark
+from dsd.evaluate.compare import bench_of
 from dsd.evaluate.measure import Ruler
 from dsd.files import write_atomic
 from dsd.train.config import TrainConfig
 from dsd.train.trainer import latent_cache
-from dsd_world.benchmark import MEASURES, DecodedTruth, DrawnBenchmark, Truth, identity_encoder
+from dsd_world.benchmark import DecodedTruth, DrawnBenchmark, Truth, identity_encoder
 from dsd_world.captions import panel_captions
 from dsd_world.drawn_pairs import drawn_pairs
 from dsd_world.fits import FITS
 from dsd_world.individuals import sample_individuals, sample_scenes
 from dsd_world.models.student import FIRST_CAPTION, write_world_captions
+from dsd_world.recipe import tiny
 from dsd_world.tables.candidates import Candidate, candidates
 from dsd_world.tables.config import Row, Source, TablesConfig
 from dsd_world.training import train_model
@@ -59,7 +61,7 @@ class Ingredients:
     @cached_property
     def ruler(self) -> Ruler:
         """The benchmark's measure."""
-        return MEASURES.ruler(self.benchmark, Faces(self.faces))
+        return Ruler(bench_of(tiny().evaluate, self.benchmark, self.out, Faces(self.faces)))
 
     @cached_property
     def faces(self) -> str:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from dsd.evaluate import pictures
-from dsd.evaluate.measure import Scores
-from dsd.evaluate.pictures import COSTS as COST_COLUMNS
+from dsd.evaluate.metrics.registry import COSTS as COST_COLUMNS
+from dsd.evaluate.scores import Scores, from_plain, plain
+from dsd.evaluate.workers import apart
 from dsd.runs import Ledger
 from dsd.train import environment
 from dsd.train.config import TrainConfig
 from dsd_world.tables.config import Row, TablesConfig
 from dsd_world.tables.ingredients import Ingredients
-from dsd_world.tables.workers import apart
 
 SCORES, COSTS = "scores", "costs"
 """Folders of what each training got, and of what drawing with it takes."""
@@ -49,9 +49,8 @@ def measure(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig) 
     if found is not None:
         return found
     method, folder = ingredients.method(row, seed, budget), ingredients.out / "pictures"
-    drawn = pictures.draw(ingredients.benchmark, method, folder)
-    (run,) = ingredients.ruler.measure(row.name, drawn).runs
-    place = pictures.place_of(ingredients.benchmark, method, folder)
+    place = pictures.draw(ingredients.benchmark, method, folder)
+    (run,) = plain(ingredients.ruler.measure(row.name, pictures.read(ingredients.benchmark, place)).runs)
     values = {
         metric: run[metric] for metric in run if metric not in COST_COLUMNS
     }  # those were taken while other jobs ran
@@ -89,7 +88,7 @@ def with_costs(
 
 def _costs(config: TablesConfig, out: Path, row: Row, seed: int, budget: TrainConfig) -> dict[str, list[float]]:
     ingredients = Ingredients(config, out)
-    return pictures.costs(ingredients.benchmark, ingredients.method(row, seed, budget), config.costed).columns()
+    return pictures.costs(ingredients.benchmark, ingredients.method(row, seed, budget), config.costed)
 
 
 def find(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig) -> Measured | None:
@@ -104,7 +103,7 @@ def _name(ingredients: Ingredients, row: Row, seed: int, budget: TrainConfig) ->
 
 def _read(ingredients: Ingredients, row: Row, seed: int, content: dict[str, Any]) -> Measured:
     return Measured(
-        scores=Scores(name=row.name, runs=[content["scores"]], seeds=(seed,)),
+        scores=Scores(name=row.name, runs=from_plain([content["scores"]]), seeds=(seed,)),
         place=ingredients.out / "pictures" / content["pictures"],
         machine=content["machine"],
     )

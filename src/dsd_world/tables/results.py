@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dsd.evaluate.benchmarks.dreambench import quoted_as_markdown
 from dsd.evaluate.claims import Finding
-from dsd.evaluate.dreambench.table import quoted_as_markdown
-from dsd.evaluate.pictures import COSTS
+from dsd.evaluate.metrics.registry import COSTS, metric_of
 from dsd.evaluate.tables import claims_as_markdown, markdown, title
 from dsd.files import write_atomic
 from dsd_world.fixed import OTHER_KINDS, OTHER_PATTERNS
@@ -32,7 +32,6 @@ of pictures that tiny-clip finds nearest to their own prompt among eight; copy i
 reference as the truth is, and 1 for the reference itself. A claim holds when its whole paired interval lies on its
 side and p, corrected for all claims of the table (Holm), is below 0.05; the win rate is the share of individuals on
 which it holds. Seconds and memory are those of one individual after the other when nothing else runs."""
-_DIGITS = {"peak_mib": 0}
 _TITLES = {"main": "Main table", "ablations": "Ablations", "budget": "Error budget"}
 
 
@@ -119,5 +118,5 @@ def _columns(rows: Mapping[str, Mapping[str, Mapping[str, Any]]], metrics: Seque
 
 
 def _cell(metric: str, row: Mapping[str, Any]) -> str:
-    digits = _DIGITS.get(metric, 2)
+    digits = min(2, metric_of(metric).digits)
     return f"{row['mean']:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"

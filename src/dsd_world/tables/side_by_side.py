@@ -6,17 +6,16 @@ on both, and the more cores there are the more is gained.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import as_completed
 from pathlib import Path
 
+from dsd.evaluate.workers import pool_of, stop
 from dsd.log import console
 from dsd.train.config import TrainConfig
 from dsd_world.tables import measured
 from dsd_world.tables.config import Row, TablesConfig
 from dsd_world.tables.ingredients import Ingredients
-from dsd_world.tables.workers import pool_of
 
 Job = tuple[Row, int]
 """A row and the seed of its training."""
@@ -45,9 +44,7 @@ def make(ingredients: Ingredients, jobs: Sequence[Job], budget: TrainConfig, wor
         for future in as_completed([pool.submit(_make, *made_of, some, budget) for some in together.values()]):
             future.result()
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
+        stop(pool)
         raise
     pool.shutdown()
 

@@ -11,9 +11,9 @@ from typing import Any
 from dsd import runs
 from dsd.config import to_json
 from dsd.errors import UserError
-from dsd.evaluate import pictures, report, tables
+from dsd.evaluate import compare, report, tables
 from dsd.evaluate.claims import PAPER, Claim, Finding
-from dsd.evaluate.measure import Scores
+from dsd.evaluate.scores import Scores
 from dsd.files import make_folder, write_atomic
 from dsd.log import console
 from dsd.models import embedded_folder, revision_of
@@ -25,7 +25,6 @@ from dsd_world.tables.config import Row, TablesConfig, ablation_rows, budget_row
 from dsd_world.tables.ingredients import Ingredients
 from dsd_world.tables.measured import Measured, find, measure, with_costs
 
-_SHEET_ROWS = 12
 _USED = ("tiny-flux", "tiny-vlm", "tiny-dino", "tiny-clip")
 
 
@@ -202,7 +201,7 @@ def make_table(
     page = report.Report(
         title=table.title,
         introduction=table.introduction,
-        sheet=_sheet(ingredients, {name: of_row[0].place for name, of_row in found.items()}),
+        sheet=compare.sheet(ingredients.benchmark, {name: of_row[0].place for name, of_row in found.items()}),
         scores=scores,
         findings=findings,
         sections=sections,
@@ -210,18 +209,6 @@ def make_table(
     )
     write_atomic(folder / "index.html", report.render(page))
     return scores, findings
-
-
-def _sheet(ingredients: Ingredients, places: dict[str, Path]) -> list[report.SheetRow]:
-    """A prompt of each of the first subjects, drawn by the first training of every row."""
-    rows = []
-    for number, subject in enumerate(ingredients.benchmark.subjects[:_SHEET_ROWS]):
-        prompt = number % len(subject.prompts)
-        request = ingredients.benchmark.requests(number)[prompt]
-        drawn = {name: pictures.picture_of(place, request) for name, place in places.items()}
-        columns = {"reference": subject.reference, **drawn}
-        rows.append(report.SheetRow(prompt=subject.prompts[prompt], pictures=columns))
-    return rows
 
 
 def _settings(name: str, config: TablesConfig, rows: Sequence[Row]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsd.errors import UserError
+from dsd.evaluate.encoders import ImageEncoder
+from dsd.evaluate.metrics.protocol import Bench, Drawn, Known, Measure, Metric, needs, there
 
 
 @dataclass(frozen=True)
@@ -26,16 +29,21 @@ class IdentityScale:
     @classmethod
     def of(
         cls,
-        references: Float[Tensor, "subjects d"],
-        same: Float[Tensor, "subjects k d"],
-        strangers: Float[Tensor, "subjects m d"],
+        references: Sequence[Float[Tensor, "1 d"]],
+        same: Sequence[Float[Tensor, "k d"]],
+        strangers: Sequence[Float[Tensor, "m d"]],
     ) -> IdentityScale:
-        """Measures the anchors on normalised features.
+        """Measures the anchors on normalised features, subject by subject.
 
         Raises:
             UserError: when strangers look as similar as the true individuals: the encoder cannot tell them apart.
         """
-        low, high = (torch.einsum("sd,skd->sk", references, others).mean().item() for others in (strangers, same))
+        low, high = (
+            torch.cat([(of_one @ of_other.T).flatten() for of_one, of_other in zip(references, others, strict=True)])
+            .mean()
+            .item()
+            for others in (strangers, same)
+        )
         if high <= low:
             raise UserError(
                 f"the identity encoder finds strangers (cosine {low:.3f}) as similar to the references as the true "
@@ -43,12 +51,38 @@ class IdentityScale:
             )
         return cls(low, high)
 
-    def __call__(
-        self, references: Float[Tensor, "subjects d"], pictures: Float[Tensor, "subjects k d"]
-    ) -> Float[Tensor, "subjects k"]:
-        """Identity of pictures of each subject."""
-        return self.of_cosines(torch.einsum("sd,skd->sk", references, pictures))
+    @classmethod
+    def by(cls, encoder: ImageEncoder, subjects: Sequence[Known]) -> IdentityScale:
+        """Measures the anchors of a benchmark with an encoder."""
+        return cls.of(
+            [known.reference.pooled(encoder) for known in subjects],
+            [known.same.pooled(encoder) for known in subjects],
+            [known.strangers.pooled(encoder) for known in subjects],
+        )
+
+    def __call__(self, reference: Float[Tensor, "1 d"], pictures: Float[Tensor, "k d"]) -> Float[Tensor, " k"]:
+        """Identity of pictures of a subject."""
+        return self.of_cosines(pictures @ reference[0])
 
     def of_cosines(self, cosines: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Identity of pairs of pictures by their cosine; 0 and 1 are the anchors, values outside are possible."""
         return (cosines - self.stranger) / (self.same - self.stranger)
+
+
+def _on(bench: Bench) -> Measure:
+    encoder: ImageEncoder = there(bench.identity)
+    scale = IdentityScale.by(encoder, bench.known)
+
+    def measure(known: Known, drawn: Drawn) -> Tensor:
+        return scale(known.reference.pooled(encoder), drawn.asked.pooled(encoder))
+
+    return measure
+
+
+METRIC = Metric(
+    title="identity",
+    meaning="0 is a stranger of the same description, 1 the true individual",
+    needs=needs("identity", "others"),
+    on=_on,
+    splits=frozenset({"groups", "parts"}),
+)

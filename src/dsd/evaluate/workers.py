@@ -1,4 +1,4 @@
-"""Processes that work for the tables."""
+"""Processes of their own for parts of an evaluation."""
 
 from __future__ import annotations
 
@@ -37,8 +37,21 @@ def apart(work: Callable[Given, Value], *args: Given.args, **kwargs: Given.kwarg
         *args: that can be pickled, as the result can.
         **kwargs: likewise.
     """
-    with pool_of(1) as pool:
+    pool = pool_of(1)
+    try:
         return pool.submit(work, *args, **kwargs).result()
+    except BaseException:
+        stop(pool)
+        raise
+    finally:
+        pool.shutdown(wait=False)
+
+
+def stop(pool: ProcessPoolExecutor) -> None:
+    """Ends the work of a pool at once; what it has written goes on from there at the next start."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in multiprocessing.active_children():
+        process.terminate()
 
 
 def _start(parent: int, threads: int) -> None:

@@ -1,0 +1,1 @@
+"""What methods are measured on, one a file: a reader that gives a `dsd.evaluate.benchmark.Benchmark`."""
