@@ -16,9 +16,9 @@ from dsd_world.recipe import DRAWING
 benchmark = DrawnBenchmark(subjects=8).build()
 student = TwoFrameStudent.load("embedded:tiny-flux", "embedded:tiny-student", DRAWING)
 with tempfile.TemporaryDirectory() as folder:
-    drawn = pictures.draw(benchmark, student, Path(folder)).pictures
+    drawn = pictures.read(benchmark, pictures.draw(benchmark, student, Path(folder)))
 rows = [
-    [subject.reference, *of_student[: len(subject.prompts)], subject.truths[-1]]
+    [subject.reference, *of_student.asked.images, subject.truths[-1]]
     for subject, of_student in zip(benchmark.subjects, drawn, strict=True)
 ]
 labels = ["reference", "1", "2", "3", "4", "truth of 4"]
