@@ -94,7 +94,8 @@ class TwoFramePipeline(_Stock):
             warn_of_another_base(metadata, base, folder)
             if is_full(folder):
                 kwargs["transformer"] = load(backbone.transformer_class(), folder, subfolder=FULL_FOLDER, dtype=dtype)
-        pipeline = load_pipeline(_Stocks(own), resolve(base), dtype=dtype, **kwargs)
+        stock: Any = super(TwoFramePipeline, own)  # whose loading knows nothing of an adapter
+        pipeline = load_pipeline(own, resolve(base), stock.from_pretrained, dtype=dtype, **kwargs)
         if folder is not None and not is_full(folder):
             if fuse:
                 apply_adapter(backbone.from_pipeline(pipeline), folder)
@@ -311,14 +312,6 @@ class TwoFramePipeline(_Stock):
         unit = unit if output_type == "pt" else unit.permute(0, 2, 3, 1)
         unit = unit if count == 1 else unit.unflatten(0, (-1, count))
         return unit if output_type == "pt" else unit.numpy()
-
-
-class _Stocks:
-    """The stock loading of a class whose own `from_pretrained` also takes an adapter."""
-
-    def __init__(self, own: Any) -> None:
-        self.load_config = own.load_config
-        self.from_pretrained = super(TwoFramePipeline, own).from_pretrained  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @functools.cache
