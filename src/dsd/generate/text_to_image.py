@@ -46,7 +46,7 @@ class TextToImage:
 
     @property
     def backbone(self) -> StockBackbone:
-        """The pipeline's own networks behind the protocol that training uses."""
+        """The pipeline's own networks as training sees them."""
         return backbone_class(self.family).from_pipeline(self.pipeline)
 
     def draw(

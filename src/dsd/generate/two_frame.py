@@ -26,7 +26,7 @@ from dsd.backbones.adapter import (
     require_family,
     warn_of_another_base,
 )
-from dsd.backbones.protocol import Text, check_size
+from dsd.backbones.protocol import Text
 from dsd.backbones.registry import TWO_FRAME, backbone_class, family_of
 from dsd.backbones.stock import StockBackbone
 from dsd.config import to_json
@@ -196,7 +196,7 @@ class TwoFramePipeline(_Stock):
 
     @property
     def backbone(self) -> StockBackbone:
-        """The pipeline's own networks behind the protocol that training uses."""
+        """The pipeline's own networks as training sees them."""
         return backbone_class(self.family).from_pipeline(self)
 
     @property
@@ -244,7 +244,7 @@ class TwoFramePipeline(_Stock):
             step = self.backbone.pixels_per_token
             default = (max(step, reference.height // step * step), max(step, reference.width // step * step))
         size = (default[0] if height is None else height, default[1] if width is None else width)
-        check_size(self.backbone, *size)
+        self.backbone.check_size(*size)
         return size
 
     def _sampling(
