@@ -125,7 +125,7 @@ def _column(names: list[str], path: str) -> str:
 
 
 def _parquet(file: IO[bytes], path: str) -> Iterator[str | None]:
-    # Not by `datasets`: it reads whole row groups with all columns, pictures too, before the first caption.
+    # By pyarrow: `datasets` reads all columns, pictures too, unless it is told one before it says which there are.
     with pq.ParquetFile(file) as table:
         column = _column(table.schema_arrow.names, path)
         kind = table.schema_arrow.field(column).type
