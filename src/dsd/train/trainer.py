@@ -16,6 +16,7 @@ from dsd.backbones.registry import load_backbone
 from dsd.backbones.stock import StockBackbone
 from dsd.data.latents import CacheKey, LatentCache, build_cache, fingerprint, is_complete
 from dsd.data.pairs import ids_of
+from dsd.data.records import Example
 from dsd.data.sources import Source, open_source
 from dsd.errors import UserError
 from dsd.files import make_folder
