@@ -21,7 +21,7 @@ from dsd.backbones.adapter import (
     save_full,
 )
 from dsd.backbones.flux.backbone import FluxBackbone, pack, unpack
-from dsd.backbones.protocol import Text, check_size
+from dsd.backbones.protocol import Text
 from dsd.backbones.registry import family_of, load_backbone
 from dsd.errors import UserError
 from dsd.frames import Film
@@ -188,9 +188,9 @@ def test_parts_can_be_left_out() -> None:
 
 
 def test_sizes_that_do_not_fit_name_the_closest_that_does() -> None:
-    check_size(plain(), 32, 64)
+    plain().check_size(32, 64)
     with pytest.raises(UserError, match="closest size is 32x64"):
-        check_size(plain(), 33, 61)
+        plain().check_size(33, 61)
 
 
 def test_unknown_models_are_refused_in_one_sentence(tmp_path) -> None:

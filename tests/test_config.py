@@ -64,6 +64,15 @@ def test_fields_left_out_take_their_defaults():
         ('{"out": "x", "flag": 1}', ["Outer.flag", "true or false"]),
         ('{"out": "x", "inner": {"rank": 1.5}}', ["Outer.inner.rank", "whole number"]),
         ('{"out": "x", "inner": {"size": [1, 2, 3]}}', ["Outer.inner.size", "list of 2"]),
+        ('{"out": "x", "inner": {"rank": true}}', ["Outer.inner.rank is True", "whole number"]),
+        ('{"out": "x", "inner": {"rank": "1"}}', ["Outer.inner.rank is '1'", "whole number"]),
+        ('{"out": "x", "rate": "1"}', ["Outer.rate", "a number"]),
+        ('{"out": "x", "inner": {"size": [1]}}', ["Outer.inner.size is [1]", "longer list"]),
+        ('{"out": "x", "inner": {"names": ["a", 2]}}', ["Outer.inner.names[1] is 2", "text"]),
+        ('{"out": "x", "targets": "some"}', ["Outer.targets", "'all' or a list"]),
+        ('{"out": "x", "weights": {"a": null}}', ["Outer.weights.a is None", "a number"]),
+        ('{"out": "x", "optional": {"rnak": 3}}', ["Outer.optional has no field", 'did you mean "rank"?']),
+        ('{"oot": "x"}', ['Outer has no field "oot"', 'did you mean "out"?']),
         ("{}", ['lacks the field "out"']),
         ("{", ["must hold JSON"]),
         ("[]", ["an object"]),
@@ -74,6 +83,21 @@ def test_a_wrong_config_is_told_in_one_sentence(text, words):
         from_json(Outer, text)
     assert all(word in str(error.value) for word in words), error.value
     assert "\n" not in str(error.value)
+
+
+@dataclass(frozen=True)
+class Even:
+    number: int
+
+    def __post_init__(self) -> None:
+        if self.number % 2:
+            raise UserError(f"{self.number} is odd; give an even number")
+
+
+def test_what_a_config_says_of_its_own_values_comes_through():
+    assert from_json(Even, '{"number": 2}') == Even(2)
+    with pytest.raises(UserError, match=r"^3 is odd; give an even number$"):
+        from_json(Even, '{"number": 3}')
 
 
 def test_did_you_mean_offers_the_nearest_or_lists_all():

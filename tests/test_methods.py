@@ -16,11 +16,11 @@ from training_parts import FRAME, simple_pairs, small_config
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from dsd.backbones.flux.backbone import FluxBackbone
+from dsd.backbones.flux.ip_adapter import WEIGHTS_FILE
 from dsd.baselines import registry
 from dsd.baselines.conditioned import Conditioned
 from dsd.baselines.dreambooth import Tuning
 from dsd.baselines.faces import CROP, Faces, Found, aligned, draw_landmarks
-from dsd.baselines.ip_adapter import WEIGHTS_FILE
 from dsd.baselines.protocol import Drawing, Request
 from dsd.baselines.setting import Setting
 from dsd.baselines.textual_inversion import Inversion

@@ -70,7 +70,7 @@ def test_every_tag_is_closed():
 def test_words_of_models_cannot_become_markup():
     page = render(whole_report())
     assert "not &lt;the&gt; same" in page and "<the>" not in page
-    assert "&quot;cat&quot; &amp; more" in page
+    assert "&#34;cat&#34; &amp; more" in page
 
 
 def test_every_part_is_on_the_page_and_empty_parts_are_left_out():

@@ -165,6 +165,22 @@ def test_a_damaged_picture_is_a_bad_row(tmp_path: Path) -> None:
         list(open_source(folder).examples())
 
 
+@pytest.mark.parametrize("layout", [jsonl_in, csv_in])
+def test_a_byte_order_mark_is_no_part_of_a_column_s_name(layout: Any, tmp_path: Path) -> None:
+    folder = Path(layout(tmp_path / "own"))
+    (path,) = folder.glob("metadata.*")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(list(open_source(folder).examples())) == ROWS
+
+
+def test_a_table_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    folder = Path(csv_in(tmp_path / "own"))
+    path = folder / "metadata.csv"
+    path.write_bytes(path.read_bytes().replace(b"a red cat", b"a r\xe9d cat"))
+    with pytest.raises(UserError, match=r'metadata\.csv" is no table with a header, in UTF-8'):
+        list(open_source(folder).examples())
+
+
 def test_another_column_s_name_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='no column "ref", only "reference", "target", "caption"; name yours with'):
         list(open_source(jsonl_in(tmp_path / "own"), Columns(reference="ref")).examples())

@@ -13,7 +13,8 @@ from training_parts import shake, small_config, task_in
 
 from dsd.backbones.adapter import apply_adapter, load_adapter, load_metadata
 from dsd.backbones.flux.backbone import FluxBackbone, pack
-from dsd.backbones.protocol import Backbone, Text
+from dsd.backbones.protocol import Text
+from dsd.backbones.stock import StockBackbone
 from dsd.errors import UserError
 from dsd.train import trainer
 from dsd.train.adapter import target_names
@@ -36,7 +37,7 @@ def inputs() -> tuple[Tensor, Tensor, Text, Tensor]:
 
 
 @torch.no_grad()
-def velocity(backbone: Backbone, inputs: tuple[Tensor, Tensor, Text, Tensor]) -> Tensor:
+def velocity(backbone: StockBackbone, inputs: tuple[Tensor, Tensor, Text, Tensor]) -> Tensor:
     latents, sigma, text, condition = inputs
     return backbone.velocity(latents, sigma, text, condition=condition)
 

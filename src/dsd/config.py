@@ -2,7 +2,7 @@
 
 A config is a frozen dataclass, possibly nested. `to_json` and `from_json` are inverse to each other for fields of
 these types: bool, int, float, str, `Path`, `Literal`, `Optional` and other unions, tuples, lists, dicts with text
-keys, and further dataclasses.
+keys, and further dataclasses. Types are strict: "1" and true are no numbers.
 """
 
 from __future__ import annotations
@@ -10,18 +10,29 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
-import types
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, NewType, TypeVar, get_args, get_type_hints
 
 from dsd.errors import UserError
+
+if TYPE_CHECKING:  # imported where it is used: `dsd --help` is quick
+    from pydantic import TypeAdapter
+    from pydantic_core import ErrorDetails
 
 Config = TypeVar("Config")
 
 _HOW = "how it runs"
-_NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+_WANTED = {
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "too_long": "a list of {max_length}",
+    "missing": "a longer list",
+}  # by pydantic's type of an error, where its own words are not everyone's
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
@@ -62,9 +73,11 @@ def to_json(config: Any) -> str:
         config: An instance of a dataclass.
 
     Raises:
-        TypeError: A field holds something that JSON cannot say.
+        ValueError: A field holds something that JSON cannot say.
     """
-    return json.dumps(_plain(config), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    from pydantic_core import to_jsonable_python
+
+    return json.dumps(to_jsonable_python(config), indent=2, ensure_ascii=False) + "\n"
 
 
 def from_json(cls: type[Config], text: str) -> Config:
@@ -77,111 +90,70 @@ def from_json(cls: type[Config], text: str) -> Config:
     Raises:
         UserError: Not JSON, an unknown or missing field, or a value of another type; the message names the field.
     """
+    from pydantic import ValidationError
+
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"a {cls.__name__} file must hold JSON, but it does not parse: {error}") from error
-    return _build(value, cls, cls.__name__)
+        return _adapter(cls).validate_json(text)
+    except ValidationError as error:
+        raise UserError(_sentence(cls, error.errors(include_url=False), text)) from error
 
 
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise TypeError(f"a config field cannot hold {value!r} of type {type(value).__name__}")
+@cache
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    from pydantic import ConfigDict, TypeAdapter
+
+    # A dataclass may not be given a config; under another name it may, and hands it to those inside it.
+    named: Any = NewType("named", cls)  # pyright: ignore[reportGeneralTypeIssues]
+    return TypeAdapter(named, config=ConfigDict(extra="forbid", strict=True))
 
 
-def _build(value: Any, kind: Any, where: str) -> Any:
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return value
-    if origin in (Union, types.UnionType):
-        return _build_union(value, arguments, where)
-    if origin is Literal:
-        for option in arguments:
-            if value == option and type(value) is type(option):
-                return option
-        raise UserError(f"{where} is {value!r}, but must be one of {', '.join(map(repr, arguments))}")
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _build_dataclass(value, kind, where)
-    for sequence in (tuple, list):
-        if sequence in (origin, kind):
-            return _build_sequence(value, sequence, arguments, where)
-    if origin is dict or kind is dict:
-        _require(isinstance(value, dict), value, "an object", where)
-        item_kind = arguments[1] if arguments else Any
-        return {key: _build(item, item_kind, f"{where}.{key}") for key, item in value.items()}
-    return _build_scalar(value, kind, where)
+def _sentence(cls: type, errors: Sequence[ErrorDetails], text: str) -> str:
+    """What is wrong first: a field that is not known, else the deepest value, where a union's options may all fail."""
+    if errors[0]["type"] == "json_invalid":
+        return f"a {cls.__name__} file must hold JSON, but it does not parse: {errors[0]['msg']}"
+    steps = [_steps(error["loc"], json.loads(text)) for error in errors]
+    unknown = [error["type"] == "unexpected_keyword_argument" for error in errors]
+    first = max(range(len(errors)), key=lambda number: (unknown[number], len(steps[number])))
+    error, path = errors[first], steps[first]
+    if unknown[first]:
+        *path, name = path
+        return f'{_named(cls, path)} has no field "{name}"; {did_you_mean(str(name), _fields(cls, path))}'
+    if error["type"] == "missing" and isinstance(error["loc"][-1], str):
+        return f'{_named(cls, path)} lacks the field "{error["loc"][-1]}"; add it'
+    wanted = dict.fromkeys(_wanted(one) for one, at in zip(errors, steps, strict=True) if at == path)
+    return f"{_named(cls, path)} is {error['input']!r}, but must be {' or '.join(wanted)}"
 
 
-def _build_union(value: Any, options: tuple[Any, ...], where: str) -> Any:
-    exact = [option for option in options if type(value) is option]
-    failures = []
-    for option in (*exact, *options):
-        try:
-            return _build(value, option, where)
-        except UserError as error:
-            failures.append(str(error))
-    raise UserError(failures[-1] if len(options) > 2 else failures[0])
+def _wanted(error: ErrorDetails) -> str:
+    if error["type"] in _WANTED:
+        return _WANTED[error["type"]].format_map(error.get("ctx", {}))
+    return error["msg"].removeprefix("Input should be ")
 
 
-def _build_dataclass(value: Any, cls: type, where: str) -> Any:
-    _require(isinstance(value, dict), value, "an object", where)
-    hints = get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    for key in value:
-        if key not in fields:
-            raise UserError(f'{where} has no field "{key}"; {did_you_mean(key, fields)}')
-    for name, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and name not in value:
-            raise UserError(f'{where} lacks the field "{name}"; add it')
-    return cls(**{name: _build(item, hints[name], f"{where}.{name}") for name, item in value.items()})
+def _steps(location: Sequence[int | str], value: Any) -> list[int | str]:
+    """Keys and indices of a location, without the names of a union's options in between."""
+    steps = []
+    for step in location:
+        keys: Any = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+        if step in keys:
+            steps.append(step)
+            value = value[step]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    return steps
 
 
-def _build_sequence(value: Any, kind: type, arguments: tuple[Any, ...], where: str) -> Any:
-    _require(isinstance(value, list), value, "a list", where)
-    if kind is tuple and arguments and arguments[-1] is not Ellipsis:
-        _require(len(value) == len(arguments), value, f"a list of {len(arguments)}", where)
-        kinds: Iterable[Any] = arguments
-    else:
-        kinds = [arguments[0] if arguments else Any] * len(value)
-    return kind(
-        _build(item, item_kind, f"{where}[{index}]")
-        for index, (item, item_kind) in enumerate(zip(value, kinds, strict=False))
-    )
+def _named(cls: type, path: Sequence[int | str]) -> str:
+    return cls.__name__ + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
 
 
-def _build_scalar(value: Any, kind: Any, where: str) -> Any:
-    if kind is type(None):
-        _require(value is None, value, "null", where)
-        return None
-    if kind is bool:
-        _require(isinstance(value, bool), value, "true or false", where)
-        return value
-    if kind is int:
-        _require(isinstance(value, int) and not isinstance(value, bool), value, "a whole number", where)
-        return value
-    if kind is float:
-        if isinstance(value, str) and value in _NOT_FINITE:
-            return _NOT_FINITE[value]
-        _require(isinstance(value, (int, float)) and not isinstance(value, bool), value, "a number", where)
-        return float(value)
-    if kind in (str, Path):
-        _require(isinstance(value, str), value, "text", where)
-        return kind(value)
-    raise TypeError(f"{where} has the type {kind!r}, which a config cannot hold")
+def _fields(kind: Any, path: Sequence[int | str]) -> set[str]:
+    """Names of the fields that an object at the path may have."""
+    kinds = [kind]
+    for step in path:
+        hints = [get_type_hints(cls) for kind in kinds for cls in _dataclasses(kind)]
+        kinds = [fields[step] for fields in hints if step in fields] or kinds
+    return {field.name for kind in kinds for cls in _dataclasses(kind) for field in dataclasses.fields(cls)}
 
 
-def _require(holds: bool, value: Any, wanted: str, where: str) -> None:
-    if not holds:
-        raise UserError(f"{where} is {value!r}, but must be {wanted}")
+def _dataclasses(kind: Any) -> list[Any]:
+    """A dataclass itself, or those within a union, list, tuple or dict."""
+    return [kind] if dataclasses.is_dataclass(kind) else [cls for part in get_args(kind) for cls in _dataclasses(part)]

@@ -18,8 +18,8 @@ def import_extra(module: str, extra: str) -> ModuleType:
     """Imports a library that only an extra installs.
 
     Args:
-        module: What to import, such as `ray.data`.
-        extra: The name of the extra, such as `cluster`.
+        module: What to import, such as `fastapi`.
+        extra: The name of the extra, such as `serve`.
 
     Raises:
         UserError: The library is not installed; the message names the extra.

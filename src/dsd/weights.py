@@ -51,12 +51,15 @@ def load(cls: Any, name: str, *, optional: Collection[str] = (), strict: bool = 
     return network
 
 
-def load_pipeline(cls: Any, name: str, *, dtype: torch.dtype, absent: Collection[str] = (), **given: Any) -> Any:
+def load_pipeline(
+    cls: Any, name: str, assemble: Any = None, *, dtype: torch.dtype, absent: Collection[str] = (), **given: Any
+) -> Any:
     """Reads a diffusers pipeline, each of its networks by `load`.
 
     Args:
         cls: The pipeline's class.
         name: A folder in its layout, or a hub id.
+        assemble: Makes the pipeline of its components; the class's `from_pretrained` by default.
         dtype: Of all weights.
         absent: Components to leave out.
         **given: Components that are there already, and what else the pipeline's `from_pretrained` takes.
@@ -77,7 +80,7 @@ def load_pipeline(cls: Any, name: str, *, dtype: torch.dtype, absent: Collection
         kind = getattr(importlib.import_module(entry[0]), entry[1], None)
         if isinstance(kind, type) and issubclass(kind, nn.Module):
             given[component] = load(kind, name, subfolder=component, dtype=dtype, use_safetensors=True)
-    return cls.from_pretrained(name, dtype=dtype, **given)
+    return (assemble or cls.from_pretrained)(name, dtype=dtype, **given)
 
 
 def require_finite(network: nn.Module, where: str) -> None:

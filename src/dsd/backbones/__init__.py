@@ -1,1 +1,1 @@
-"""What differs between transformer families, each in one file behind the `Backbone` protocol."""
+"""What differs between transformer families, each in a folder behind `dsd.backbones.stock.StockBackbone`."""

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dsd.backbones.protocol import Backbone
+from dsd.backbones.stock import StockBackbone
 from dsd.config import from_json, to_json
 from dsd.errors import UserError
 from dsd.files import atomic_folder
@@ -114,7 +114,7 @@ def save_adapter(folder: Path | str, updates: Mapping[str, LowRank], metadata: A
         updates: For each changed linear layer, by its name in the transformer (such as
             "transformer_blocks.0.attn.to_q"), its change. The patch embedding is one of them:
             ``LowRank.exact(trained.weight - widened.weight, trained.bias - widened.bias)``, where ``widened`` is what
-            `Backbone.widen` made before training.
+            `StockBackbone.widen` made before training.
         metadata: What it was trained for.
     """
     from safetensors.torch import save_file
@@ -195,7 +195,7 @@ def load_adapter(folder: Path | str) -> tuple[dict[str, LowRank], AdapterMetadat
     return updates, metadata
 
 
-def apply_adapter(backbone: Backbone, folder: Path | str) -> AdapterMetadata:
+def apply_adapter(backbone: StockBackbone, folder: Path | str) -> AdapterMetadata:
     """Widens a backbone and adds an adapter to its weights in place (fused: sampling costs nothing extra).
 
     Args:

@@ -1,16 +1,14 @@
-"""What the rest of the code may ask of a transformer family."""
+"""What families and the rest of the code hand each other: encoded prompts, and where layers are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-
-from dsd.errors import UserError
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -65,132 +63,3 @@ class Layers:
     blocks: tuple[str, ...]
     not_matrices: tuple[str, ...]
     published: Mapping[str, Mapping[str, tuple[str, dict[str, Any]]]] = field(default_factory=dict)
-
-
-class Backbone(Protocol):
-    """A text-to-image model as the method sees it: spatial latents of frames in, their velocity out."""
-
-    @property
-    def family(self) -> str:
-        """The name of the family in the registry; that of its folder."""
-        ...
-
-    @property
-    def layers(self) -> Layers:
-        """Where things are in its transformer."""
-        ...
-
-    @property
-    def transformer(self) -> nn.Module:
-        """The network that is trained; a stock diffusers model."""
-        ...
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels of the latents."""
-        ...
-
-    @property
-    def pixels_per_latent(self) -> int:
-        """Height and width in pixels of one latent."""
-        ...
-
-    @property
-    def pixels_per_token(self) -> int:
-        """Height and width in pixels of one token; every picture's sides are multiples of it."""
-        ...
-
-    @property
-    def takes_guidance(self) -> bool:
-        """Whether the model is guidance-distilled, so that `velocity` needs `guidance`."""
-        ...
-
-    @property
-    def is_widened(self) -> bool:
-        """Whether the patch embedding takes a condition beside the noisy latents."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """Where the transformer computes."""
-        ...
-
-    def tokens_per(self, height: int, width: int) -> int:
-        """Image tokens of one frame of so many pixels."""
-        ...
-
-    def shift(self, tokens: int, steps: int) -> float:
-        """How far the family shifts sigmas, for `dsd.flow.shift_sigmas`, in training and in sampling.
-
-        Args:
-            tokens: Image tokens of all frames together.
-            steps: Denoising steps of sampling, which some families' shift depends on.
-        """
-        ...
-
-    def encode_text(self, prompts: Sequence[str], max_tokens: int) -> Text:
-        """Encodes prompts, padded or cut to ``max_tokens`` tokens; the empty prompt is "no text"."""
-        ...
-
-    def encode(
-        self, images: Float[Tensor, "b 3 h w"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "b c h/p w/p"]:
-        """Normalised float32 latents of pictures in [-1, 1]: the posterior's mode, or a sample by a generator."""
-        ...
-
-    def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h*p w*p"]:
-        """Pictures in [-1, 1] of normalised latents."""
-        ...
-
-    def velocity(
-        self,
-        latents: Float[Tensor, "b f c h w"],
-        sigma: Float[Tensor, " b"],
-        text: Text,
-        condition: Float[Tensor, "b f c h w"] | None = None,
-        guidance: float | None = None,
-    ) -> Float[Tensor, "b f c h w"]:
-        """One evaluation of the transformer.
-
-        Args:
-            latents: Noisy latents of all frames; those that are drawn stand last.
-            sigma: Noise level of each, in [0, 1].
-            text: One prompt each.
-            condition: Latents of what is given, of the same shape; only for a widened model, where None is "no image"
-                (all zeros).
-            guidance: The embedded guidance of a guidance-distilled model, which needs it; others ignore it.
-        """
-        ...
-
-    def arguments(
-        self,
-        latents: Float[Tensor, "b f c h w"],
-        sigma: Float[Tensor, " b"],
-        text: Text,
-        condition: Float[Tensor, "b f c h w"] | None = None,
-        guidance: float | None = None,
-    ) -> dict[str, Any]:
-        """What `velocity` hands to the transformer."""
-        ...
-
-    def widen(self) -> None:
-        """Widens the patch embedding with zero weights: `velocity` then takes a condition and gives what it gave.
-
-        Does nothing when the model is widened already.
-        """
-        ...
-
-
-def check_size(backbone: Backbone, height: int, width: int) -> None:
-    """Makes sure that a picture's sides in pixels are whole numbers of tokens.
-
-    Raises:
-        UserError: They are not; the message names the closest size that works.
-    """
-    step = backbone.pixels_per_token
-    if height < step or width < step or height % step or width % step:
-        near = tuple(max(step, round(side / step) * step) for side in (height, width))
-        raise UserError(
-            f"a picture of {height}x{width} pixels (height x width) does not fit this model: both sides must be "
-            f"multiples of {step}, the closest size is {near[0]}x{near[1]}"
-        )

@@ -1,7 +1,7 @@
 """Which family a model folder belongs to, and where the family is.
 
 A family is a folder beside this file with three files (`layers.py`: where things are in its transformer; `backbone.py`:
-its networks behind `Backbone`; `pipeline.py`: how its stock pipeline draws) and a line in `FAMILIES`.
+its networks behind `StockBackbone`; `pipeline.py`: how its stock pipeline draws) and a line in `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def family_of(name: str) -> str:
 
 
 def backbone_class(family: str) -> type[StockBackbone]:
-    """The class behind `Backbone` of a family."""
+    """The `StockBackbone` of a family."""
     return _module(family, "backbone").BACKBONE
 
 
@@ -59,7 +59,7 @@ def layers_of(family: str) -> Layers:
 
 
 def drawing_of(family: str) -> Any:
-    """The module that says how the family's stock pipeline draws."""
+    """The module that says how the family's stock pipeline draws: its `own_arguments`, and `text_length`."""
     return _module(family, "pipeline")
 
 

@@ -20,14 +20,14 @@ _TEXT_TOKENS = 512
 
 
 class StockBackbone:
-    """A `dsd.backbones.protocol.Backbone` over a pipeline's components; a family says what is its own.
+    """A text-to-image model as the method sees it: spatial latents of frames in, their velocity out.
 
-    Text is encoded by the pipeline's own code. Components that a job does not need may be left out of
-    `from_pretrained`; calling what needs them is then an error.
+    It drives the components of a stock pipeline, whose own code encodes text; a family says what is its own. Components
+    that a job does not need may be left out of `from_pretrained`; calling what needs them is then an error.
 
     Attributes:
-        family: See `Backbone`.
-        layers: See `Backbone`.
+        family: The name of the family in the registry; that of its folder.
+        layers: Where things are in its transformer.
         pipeline_class: The family's stock text-to-image pipeline.
         vae_class: The class of its autoencoder.
         text_components: The pipeline's components that encode text.
@@ -85,7 +85,7 @@ class StockBackbone:
 
     @property
     def transformer(self) -> Any:
-        """The network that is trained."""
+        """The network that is trained; a stock diffusers model."""
         return _present(self.pipeline.transformer, "transformer")
 
     @property
@@ -110,12 +110,12 @@ class StockBackbone:
 
     @property
     def pixels_per_token(self) -> int:
-        """Height and width in pixels of one token."""
+        """Height and width in pixels of one token; every picture's sides are multiples of it."""
         return self.patch * self.pixels_per_latent
 
     @property
     def takes_guidance(self) -> bool:
-        """Whether the transformer is guidance-distilled."""
+        """Whether the model is guidance-distilled, so that `velocity` needs `guidance`."""
         return bool(self.transformer.config.get("guidance_embeds", False))
 
     @property
@@ -127,13 +127,32 @@ class StockBackbone:
         """Image tokens of one frame of so many pixels."""
         return (height // self.pixels_per_token) * (width // self.pixels_per_token)
 
+    def check_size(self, height: int, width: int) -> None:
+        """Makes sure that a picture's sides in pixels are whole numbers of tokens.
+
+        Raises:
+            UserError: They are not; the message names the closest size that works.
+        """
+        step = self.pixels_per_token
+        if height < step or width < step or height % step or width % step:
+            near = tuple(max(step, round(side / step) * step) for side in (height, width))
+            raise UserError(
+                f"a picture of {height}x{width} pixels (height x width) does not fit this model: both sides must be "
+                f"multiples of {step}, the closest size is {near[0]}x{near[1]}"
+            )
+
     def shift(self, tokens: int, steps: int) -> float:
-        """The shift of the pipeline's scheduler; see `Backbone.shift`."""
+        """How far the family shifts sigmas, for `dsd.flow.shift_sigmas`, in training and in sampling.
+
+        Args:
+            tokens: Image tokens of all frames together.
+            steps: Denoising steps of sampling, which some families' shift depends on.
+        """
         return self.resolution_shift.shift(tokens)
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str], max_tokens: int) -> Text:
-        """Prompts by the pipeline's own encoders, padded or cut to ``max_tokens`` tokens.
+        """Prompts by the pipeline's own encoders, padded or cut to ``max_tokens``; the empty one is "no text".
 
         Raises:
             UserError: ``max_tokens`` is not within 1 and 512.
@@ -195,7 +214,16 @@ class StockBackbone:
         condition: Float[Tensor, "b f c h w"] | None = None,
         guidance: float | None = None,
     ) -> Float[Tensor, "b f c h w"]:
-        """One evaluation of the transformer; see `Backbone.velocity`."""
+        """One evaluation of the transformer.
+
+        Args:
+            latents: Noisy latents of all frames; those that are drawn stand last.
+            sigma: Noise level of each, in [0, 1].
+            text: One prompt each.
+            condition: Latents of what is given, of the same shape; only for a widened model, where None is "no image"
+                (all zeros).
+            guidance: The embedded guidance of a guidance-distilled model, which needs it; others ignore it.
+        """
         return self.evaluated(self.arguments(latents, sigma, text, condition, guidance), latents)
 
     @abstractmethod
@@ -228,9 +256,10 @@ class StockBackbone:
 
     @torch.no_grad()
     def widen(self) -> None:
-        """Doubles the input features of the patch embedding, with zero weights for the condition.
+        """Doubles the input features of the patch embedding, with zero weights: `velocity` then takes a condition.
 
-        Exactly the published model's ``c_embedder`` folded into ``x_embedder``, and what diffusers' control LoRA does.
+        It gives what it gave before, and a model that is widened already stays as it is. Exactly the published model's
+        ``c_embedder`` folded into ``x_embedder``, and what diffusers' control LoRA does.
         """
         if self.is_widened:
             return

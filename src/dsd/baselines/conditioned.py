@@ -72,7 +72,7 @@ class Conditioner(Protocol):
         keep: Bool[Tensor, " b"],
         guidance: float | None,
     ) -> Float[Tensor, "b c h w"]:
-        """One evaluation; see `dsd.backbones.protocol.Backbone.velocity`.
+        """One evaluation; see `dsd.backbones.stock.StockBackbone.velocity`.
 
         Args:
             latents: noisy latents of one frame.

@@ -26,7 +26,6 @@ from dsd.backbones.registry import part_of
 from dsd.backbones.stock import StockBackbone
 from dsd.baselines.conditioned import Conditioned, Look, conditioned
 from dsd.baselines.faces import Faces, draw_landmarks
-from dsd.baselines.ip_adapter import WEIGHTS_FILE
 from dsd.baselines.setting import Setting
 from dsd.errors import UserError
 from dsd.images import to_tensor
@@ -53,8 +52,8 @@ class InstantID:
         self.not_matrices = self.control.NOT_MATRICES
         vector = faces.find([Image.new("RGB", (size[1], size[0]))]).identity.shape[1]
         folder = None if weights is None else Path(resolve(weights))
-        self.attention.install(backbone, None if folder is None else load_file(folder / WEIGHTS_FILE), vector)
-        own = self.control
+        attention, own = self.attention, self.control
+        attention.install(backbone, None if folder is None else load_file(folder / attention.WEIGHTS_FILE), vector)
         network: Any = own.copy_of(backbone) if folder is None else own.load(str(folder / _NETWORK))
         self.network = network.to(backbone.device, backbone.transformer.dtype)
 
@@ -90,7 +89,8 @@ class InstantID:
 
     def save(self, folder: Path) -> None:
         """Writes ``ip_adapter.safetensors`` and ``identitynet/``."""
-        save_file(self.attention.state_of(self.attention.trained_of(self.backbone)), folder / WEIGHTS_FILE)
+        attention = self.attention
+        save_file(attention.state_of(attention.trained_of(self.backbone)), folder / attention.WEIGHTS_FILE)
         self.network.save_pretrained(folder / _NETWORK)
 
 

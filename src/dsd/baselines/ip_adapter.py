@@ -29,7 +29,6 @@ from dsd.baselines.vision import Vision
 from dsd.errors import UserError
 from dsd.models import resolve
 
-WEIGHTS_FILE = "ip_adapter.safetensors"
 _QUERIES = 16  # tokens of Plus
 
 
@@ -78,7 +77,7 @@ class IPAdapter:
 
     def save(self, folder: Path) -> None:
         """Writes ``ip_adapter.safetensors``, for diffusers' `load_ip_adapter` (of Plus, for this class alone)."""
-        save_file(self.own.state_of(self.trained), folder / WEIGHTS_FILE)
+        save_file(self.own.state_of(self.trained), folder / self.own.WEIGHTS_FILE)
 
     def _install_resampler(self, weights: str | Mapping[str, Tensor] | None) -> None:
         transformer: Any = self.backbone.transformer
@@ -93,7 +92,7 @@ class IPAdapter:
         )
         if weights is None:
             return
-        tensors = weights if isinstance(weights, Mapping) else load_file(_file(weights))
+        tensors = weights if isinstance(weights, Mapping) else load_file(Path(resolve(weights)) / self.own.WEIGHTS_FILE)
         for part, module in self.trained.items():
             prefix = "image_proj." if part == "image_proj" else f"ip_adapter.{part}."
             found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
@@ -128,7 +127,3 @@ def _method(setting: Setting, *, plus: bool, sees: Any) -> Conditioned:
         )
     vision = Vision(setting.vision, backbone.device)
     return conditioned(setting, backbone, adapter, adapter, sees=sees)
-
-
-def _file(weights: str) -> str:
-    return str(Path(resolve(weights)) / WEIGHTS_FILE)

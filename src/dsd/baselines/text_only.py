@@ -56,7 +56,7 @@ class TextOnly:
 
     @property
     def backbone(self) -> StockBackbone:
-        """Its networks behind the protocol that training uses."""
+        """Its networks as training sees them."""
         return self.model.backbone
 
     def prepare(self, requests: Sequence[Request]) -> None:

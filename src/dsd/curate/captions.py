@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import io
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import IO
 
 import fsspec
 import pyarrow as pa
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from datasketch import MinHash, MinHashLSH
 
 from dsd.data.records import Caption
+from dsd.data.tables import rows_of
 from dsd.errors import UserError
 
 COLUMNS = ("text", "caption", "captions", "prompt")
@@ -70,7 +70,7 @@ def read_captions(path: str, limit: int) -> Captions:
                     if len(taken) == limit:
                         break
     except UnicodeDecodeError as error:
-        raise UserError(f'"{path}" is not UTF-8 text ({error.reason} at byte {error.start}); convert it') from error
+        raise UserError(f'"{path}" is not UTF-8 text ({error.reason}); convert it') from error
     except (OSError, ImportError, pa.ArrowException) as error:
         raise UserError(
             f'cannot read captions from "{path}" ({error}); give a file that exists and is whole'
@@ -125,6 +125,7 @@ def _column(names: list[str], path: str) -> str:
 
 
 def _parquet(file: IO[bytes], path: str) -> Iterator[str | None]:
+    # By pyarrow: `datasets` reads all columns, pictures too, unless it is told one before it says which there are.
     with pq.ParquetFile(file) as table:
         column = _column(table.schema_arrow.names, path)
         kind = table.schema_arrow.field(column).type
@@ -134,50 +135,26 @@ def _parquet(file: IO[bytes], path: str) -> Iterator[str | None]:
             yield from batch.column(0).to_pylist()
 
 
-def _table(delimiter: str) -> Callable[[IO[bytes], str], Iterator[str | None]]:
-    def read(file: IO[bytes], path: str) -> Iterator[str | None]:
-        try:
-            rows = csv.DictReader(_lines(file), delimiter=delimiter)
-            column = _column(list(rows.fieldnames or ()), path)
-            for row in rows:
-                yield row[column]
-        except csv.Error as error:
-            raise UserError(f'"{path}" is no table with a header ({error}); give one') from error
-
-    return read
-
-
-def _json_lines(file: IO[bytes], path: str) -> Iterator[str | None]:
+def _table(file: IO[bytes], path: str) -> Iterator[str | None]:
     column = None
-    for number, line in enumerate(_lines(file), start=1):
-        if not line.strip():
-            continue
-        try:
-            row: Any = json.loads(line)
-        except ValueError as error:
-            raise UserError(f'line {number} of "{path}" is no JSON ({error}); write one object a line') from error
-        if not isinstance(row, dict):
-            raise UserError(f'line {number} of "{path}" is no JSON object; write one a line')
+    for number, row in enumerate(rows_of(file, path), start=1):
+        if isinstance(row, UserError):
+            raise UserError(f'"{path}", row {number}: {row}')
         column = column or _column(list(row), path)
         value = row.get(column)
         if value is not None and not isinstance(value, str):
-            raise UserError(f'"{column}" in line {number} of "{path}" is {value!r}, but captions must be text')
+            raise UserError(f'"{column}" in row {number} of "{path}" is {value!r}, but captions must be text')
         yield value
 
 
 def _text(file: IO[bytes], path: str) -> Iterator[str | None]:
-    yield from _lines(file)
-
-
-def _lines(file: IO[bytes]) -> Iterator[str]:
-    for number, line in enumerate(file):
-        yield line.decode("utf-8-sig" if number == 0 else "utf-8")
+    yield from io.TextIOWrapper(file, encoding="utf-8-sig")
 
 
 _READERS: dict[str, Callable[[IO[bytes], str], Iterator[str | None]]] = {
     ".parquet": _parquet,
-    ".csv": _table(","),
-    ".tsv": _table("\t"),
-    ".jsonl": _json_lines,
+    ".csv": _table,
+    ".tsv": _table,
+    ".jsonl": _table,
     ".txt": _text,
 }

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dsd import runs
-from dsd.backbones.protocol import Backbone, Text, check_size
+from dsd.backbones.protocol import Text
+from dsd.backbones.stock import StockBackbone
 from dsd.data.records import Example
 from dsd.errors import UserError
 from dsd.files import write_atomic
@@ -86,7 +87,7 @@ def is_complete(folder: Path, key: CacheKey) -> bool:
 
 def build_cache(
     examples: Iterable[Example],
-    backbone: Backbone,
+    backbone: StockBackbone,
     folder: Path,
     key: CacheKey,
     *,
@@ -181,14 +182,14 @@ class LatentCache:
 
 
 @torch.no_grad()
-def _encode_empty(backbone: Backbone, key: CacheKey, example: Example) -> bytes:
+def _encode_empty(backbone: StockBackbone, key: CacheKey, example: Example) -> bytes:
     black = -torch.ones_like(to_tensor(_fitted(example.targets[0], key.frame_size))).to(backbone.device)
     text = backbone.encode_text([""], key.max_sequence_length)
     return save(_plain({"frame": backbone.encode(black), **_text_tensors(text)}))
 
 
 @torch.no_grad()
-def _encode_shard(examples: Sequence[Example], backbone: Backbone, key: CacheKey) -> bytes:
+def _encode_shard(examples: Sequence[Example], backbone: StockBackbone, key: CacheKey) -> bytes:
     frames: dict[bytes, int] = {}
     images: list[Tensor] = []
 
@@ -203,7 +204,7 @@ def _encode_shard(examples: Sequence[Example], backbone: Backbone, key: CacheKey
     if len({image.shape for image in images}) > 1:
         sizes = sorted({f"{image.shape[2]}x{image.shape[3]}" for image in images})
         raise UserError(f"the examples' pictures differ in size ({', '.join(sizes)}); give train.frame_size")
-    check_size(backbone, *images[0].shape[2:])
+    backbone.check_size(*images[0].shape[2:])
     captions = list(dict.fromkeys(example.caption for example in examples))
     texts = [backbone.encode_text(c, key.max_sequence_length) for c in _chunks(captions, _ENCODED_AT_ONCE)]
     tensors = {
@@ -243,7 +244,7 @@ def _form(examples: Sequence[Example], before: tuple[int, int] | None) -> tuple[
     return wanted
 
 
-def _encode(backbone: Backbone, images: list[Tensor]) -> Tensor:
+def _encode(backbone: StockBackbone, images: list[Tensor]) -> Tensor:
     return backbone.encode(torch.cat(images).to(backbone.device))
 
 

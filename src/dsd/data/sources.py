@@ -10,17 +10,17 @@ A reference or a target is a picture, or a list of them where an example has sev
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from PIL import Image
 
 from dsd.data.records import Example, content_id
+from dsd.data.tables import Row, rows_of
 from dsd.errors import UserError
 from dsd.files import sha256_of
 from dsd.images import load_image
@@ -31,8 +31,6 @@ METADATA = ("metadata.jsonl", "metadata.csv")
 _UNITS = "units"
 _SAVED_TO_DISK = "state.json"
 _JOIN = " | "
-Row: TypeAlias = "Mapping[str, Any] | UserError"
-"""A row, or why there is none in its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,27 +194,14 @@ def _listed(cell: Any) -> Any:
 def metadata_rows(path: Path) -> Callable[[], Iterator[Row]]:
     """Starts to read the rows of a ``metadata.jsonl`` or ``.csv``; a cell of the latter may say a list as JSON."""
 
-    def jsonl() -> Iterator[Row]:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    yield UserError(f"line {number} is no JSON ({error}); write an object a line")
-                    continue
-                if isinstance(row, dict):
-                    yield row
-                else:
-                    yield UserError(f"line {number} holds {row!r}, but must hold an object of columns")
+    def rows() -> Iterator[Row]:
+        with path.open("rb") as file:
+            for row in rows_of(file, str(path)):
+                if path.suffix == ".csv" and not isinstance(row, UserError):
+                    row = {name: _listed(cell) for name, cell in row.items()}
+                yield row
 
-    def table() -> Iterator[Row]:
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                yield {name: _listed(cell) for name, cell in row.items() if name is not None}
-
-    return jsonl if path.suffix == ".jsonl" else table
+    return rows
 
 
 def _dataset_rows(path: Path) -> Callable[[], Iterator[Row]]:

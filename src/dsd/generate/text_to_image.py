@@ -46,7 +46,7 @@ class TextToImage:
 
     @property
     def backbone(self) -> StockBackbone:
-        """The pipeline's own networks behind the protocol that training uses."""
+        """The pipeline's own networks as training sees them."""
         return backbone_class(self.family).from_pipeline(self.pipeline)
 
     def draw(
@@ -73,10 +73,13 @@ class TextToImage:
             generators: One a picture.
             **more: What a method adds to the pipeline's arguments.
         """
-        return drawing_of(self.family).text_to_image(
-            self.pipeline, prompts, size=size, steps=steps, true_guidance=true_guidance, guidance=guidance,
-            max_sequence_length=max_sequence_length, generators=generators, **more,
-        )  # fmt: skip
+        own = drawing_of(self.family).own_arguments(
+            len(prompts), steps=steps, true_guidance=true_guidance, guidance=guidance
+        )
+        return self.pipeline(
+            prompt=list(prompts), height=size[0], width=size[1], num_inference_steps=steps,
+            max_sequence_length=max_sequence_length, generator=list(generators), **own, **more,
+        ).images  # fmt: skip
 
     def text_length(self, prompt: str) -> int:
         """Tokens of a prompt in the encoder that reads it whole."""

@@ -26,7 +26,7 @@ from dsd.backbones.adapter import (
     require_family,
     warn_of_another_base,
 )
-from dsd.backbones.protocol import Text, check_size
+from dsd.backbones.protocol import Text
 from dsd.backbones.registry import TWO_FRAME, backbone_class, family_of
 from dsd.backbones.stock import StockBackbone
 from dsd.config import to_json
@@ -94,7 +94,8 @@ class TwoFramePipeline(_Stock):
             warn_of_another_base(metadata, base, folder)
             if is_full(folder):
                 kwargs["transformer"] = load(backbone.transformer_class(), folder, subfolder=FULL_FOLDER, dtype=dtype)
-        pipeline = load_pipeline(_Stocks(own), resolve(base), dtype=dtype, **kwargs)
+        stock: Any = super(TwoFramePipeline, own)  # whose loading knows nothing of an adapter
+        pipeline = load_pipeline(own, resolve(base), stock.from_pretrained, dtype=dtype, **kwargs)
         if folder is not None and not is_full(folder):
             if fuse:
                 apply_adapter(backbone.from_pipeline(pipeline), folder)
@@ -195,7 +196,7 @@ class TwoFramePipeline(_Stock):
 
     @property
     def backbone(self) -> StockBackbone:
-        """The pipeline's own networks behind the protocol that training uses."""
+        """The pipeline's own networks as training sees them."""
         return backbone_class(self.family).from_pipeline(self)
 
     @property
@@ -243,7 +244,7 @@ class TwoFramePipeline(_Stock):
             step = self.backbone.pixels_per_token
             default = (max(step, reference.height // step * step), max(step, reference.width // step * step))
         size = (default[0] if height is None else height, default[1] if width is None else width)
-        check_size(self.backbone, *size)
+        self.backbone.check_size(*size)
         return size
 
     def _sampling(
@@ -311,14 +312,6 @@ class TwoFramePipeline(_Stock):
         unit = unit if output_type == "pt" else unit.permute(0, 2, 3, 1)
         unit = unit if count == 1 else unit.unflatten(0, (-1, count))
         return unit if output_type == "pt" else unit.numpy()
-
-
-class _Stocks:
-    """The stock loading of a class whose own `from_pretrained` also takes an adapter."""
-
-    def __init__(self, own: Any) -> None:
-        self.load_config = own.load_config
-        self.from_pretrained = super(TwoFramePipeline, own).from_pretrained  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @functools.cache

@@ -1,4 +1,8 @@
-"""Averaged weights: the ones that are evaluated and exported."""
+"""Averaged weights: the ones that are evaluated and exported.
+
+Averaging is torch's; its `AveragedModel` would copy frozen weights too, and diffusers' `EMAModel` keeps the trained
+ones on the CPU while the averages are in place, and counts steps of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Ema:
@@ -22,13 +27,12 @@ class Ema:
         self._named, self._parameters = parameters, list(parameters.values())
         self.average = {name: p.detach().clone() for name, p in parameters.items()} if decay else {}
 
-    @torch.no_grad()
     def update(self, step: int) -> None:
         """Follows the weights after a step (counted from 0), with the decay warmed up as (1 + step) / (10 + step)."""
         if not self.average:
             return
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self._parameters], 1 - decay)
+        get_ema_multi_avg_fn(decay)(list(self.average.values()), [p.detach() for p in self._parameters], step)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dsd.backbones.protocol import Backbone, Text
+from dsd.backbones.protocol import Text
+from dsd.backbones.stock import StockBackbone
 from dsd.data.latents import Samples
 from dsd.generate.draw import draw, shown
 from dsd.images import contact_sheet, to_pil
@@ -15,7 +16,9 @@ from dsd.train.step import Objective
 
 
 @torch.no_grad()
-def draw_targets(backbone: Backbone, objective: Objective, samples: Samples, sampling: Sampling, seed: int) -> Tensor:
+def draw_targets(
+    backbone: StockBackbone, objective: Objective, samples: Samples, sampling: Sampling, seed: int
+) -> Tensor:
     """Latents (b, t, c, h, w) of the frames to draw, from each sample's references and caption as a user would.
 
     Args:
@@ -38,7 +41,7 @@ def draw_targets(backbone: Backbone, objective: Objective, samples: Samples, sam
 
 @torch.no_grad()
 def sample_sheet(
-    backbone: Backbone, objective: Objective, samples: Samples, captions: list[str], sampling: Sampling, seed: int
+    backbone: StockBackbone, objective: Objective, samples: Samples, captions: list[str], sampling: Sampling, seed: int
 ) -> Image.Image:
     """A sheet with a row for each sample: references, drawings, targets; see `draw_targets`."""
     film = objective.film

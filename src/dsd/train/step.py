@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dsd import flow
-from dsd.backbones.protocol import Backbone, Text
+from dsd.backbones.protocol import Text
+from dsd.backbones.stock import StockBackbone
 from dsd.data.latents import Samples
 from dsd.frames import Film
 
@@ -69,7 +70,7 @@ def draw(objective: Objective, count: int, generator: torch.Generator) -> Draw:
     )
 
 
-def losses(backbone: Backbone, objective: Objective, samples: Samples, draw: Draw) -> dict[str, Tensor]:
+def losses(backbone: StockBackbone, objective: Objective, samples: Samples, draw: Draw) -> dict[str, Tensor]:
     """The objective on a batch (DESIGN section 2, phase 3).
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from dsd.backbones.protocol import Backbone
+from dsd.backbones.stock import StockBackbone
 from dsd.data.latents import LatentCache, Samples
 from dsd.errors import UserError
 from dsd.files import make_folder, write_atomic
@@ -88,7 +88,7 @@ class TwoFrameTask:
     def __init__(
         self,
         config: TrainConfig,
-        backbone: Backbone,
+        backbone: StockBackbone,
         adapter: Adapter,
         cache: LatentCache,
         accelerator: Accelerator,

@@ -12,10 +12,11 @@ from diffusers.models.modeling_utils import ModelMixin
 
 from dsd import runs
 from dsd.backbones.adapter import AdapterMetadata, is_of_another_base, load_metadata, save_adapter, save_full
-from dsd.backbones.protocol import Backbone
 from dsd.backbones.registry import load_backbone
+from dsd.backbones.stock import StockBackbone
 from dsd.data.latents import CacheKey, LatentCache, build_cache, fingerprint, is_complete
 from dsd.data.pairs import ids_of
+from dsd.data.records import Example
 from dsd.data.sources import Source, open_source
 from dsd.errors import UserError
 from dsd.files import make_folder
@@ -102,7 +103,7 @@ def is_finished(config: TrainConfig, out: Path) -> bool:
     return metadata is not None and metadata.steps in (0, config.steps)
 
 
-def attach(config: TrainConfig, backbone: Backbone) -> adapters.Adapter:
+def attach(config: TrainConfig, backbone: StockBackbone) -> adapters.Adapter:
     """Widens the backbone's patch embedding and makes trainable what the config says."""
     backbone.widen()
     if config.gradient_checkpointing:

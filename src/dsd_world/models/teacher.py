@@ -80,6 +80,7 @@ STRIPS = Part("strips", (1, 2), by_device(3_000, 10_000), by_device(16, 128), SH
 CYCLE = (PANELS, SHEETS, PANELS, SHEETS, STRIPS)
 _DRAWN_AT_ONCE, _ENCODED_AT_ONCE = by_device(96, 2048), by_device(16, 256)  # panels
 HELD_PANELS = 256
+_SAMPLING_STEPS = 16  # of samples
 
 
 def new_pipeline(vae: AutoencoderKL) -> FluxPipeline:
@@ -288,7 +289,7 @@ class TeacherTask:
 
     def _loss(self, latents: Tensor, ids: TokenIds, generator: torch.Generator) -> Tensor:
         sides = [side * self.backbone.pixels_per_latent for side in latents.shape[2:]]
-        shift = self.backbone.resolution_shift.shift(self.backbone.tokens_per(*sides))
+        shift = self.backbone.shift(self.backbone.tokens_per(*sides), _SAMPLING_STEPS)
         sigma = flow.sample_sigmas(len(latents), "logit-normal", shift, generator)
         noise = torch.randn(latents.shape, generator=generator, device=self.device)
         text = ids.encoded(self.backbone.pipeline)
@@ -365,7 +366,7 @@ class TeacherTask:
             rows.append(
                 pipeline(
                     prompts, negative_prompt=[""] * count, true_cfg_scale=2.5, height=size[0], width=size[1],
-                    num_inference_steps=16, max_sequence_length=part.text_tokens,
+                    num_inference_steps=_SAMPLING_STEPS, max_sequence_length=part.text_tokens,
                     generator=torch.Generator().manual_seed(0),
                 ).images  # pyright: ignore[reportAttributeAccessIssue]
             )  # fmt: skip

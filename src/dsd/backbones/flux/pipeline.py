@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
-from PIL import Image
 
-
-def text_to_image(
-    pipeline: Any,
-    prompts: Sequence[str],
-    *,
-    size: tuple[int, int],
-    steps: int,
-    true_guidance: float,
-    guidance: float,
-    max_sequence_length: int,
-    generators: Sequence[torch.Generator],
-    **more: Any,
-) -> list[Image.Image]:
-    """See `dsd.generate.text_to_image.TextToImage.draw`; ``more`` is passed on to the pipeline."""
-    return pipeline(
-        list(prompts),
-        negative_prompt=[""] * len(prompts) if true_guidance != 1 else None,
-        true_cfg_scale=true_guidance,
-        guidance_scale=guidance,
-        height=size[0],
-        width=size[1],
-        num_inference_steps=steps,
-        max_sequence_length=max_sequence_length,
-        generator=list(generators),
-        **more,
-    ).images
+def own_arguments(count: int, *, steps: int, true_guidance: float, guidance: float) -> dict[str, Any]:
+    """What the stock pipeline is told of guidance, embedded and true."""
+    return {
+        "negative_prompt": [""] * count if true_guidance != 1 else None,
+        "true_cfg_scale": true_guidance,
+        "guidance_scale": guidance,
+    }
 
 
 def text_length(pipeline: Any, prompt: str) -> int:

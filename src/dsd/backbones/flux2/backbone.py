@@ -45,7 +45,7 @@ class Flux2Backbone(StockBackbone):
         return _PATCH * super().pixels_per_latent
 
     def shift(self, tokens: int, steps: int) -> float:
-        """The family's empirical shift, which depends on the number of steps too; see `Backbone.shift`."""
+        """The family's empirical shift, which depends on the number of steps too."""
         return math.exp(compute_empirical_mu(tokens, steps))
 
     def _encoded(self, prompts: list[str], max_tokens: int) -> Text:

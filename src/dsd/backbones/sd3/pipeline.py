@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
 
 
-def text_to_image(
-    pipeline: Any,
-    prompts: Sequence[str],
-    *,
-    size: tuple[int, int],
-    steps: int,
-    true_guidance: float,
-    guidance: float,
-    max_sequence_length: int,
-    generators: Sequence[torch.Generator],
-    **more: Any,
-) -> list[Image.Image]:
-    """See `dsd.generate.text_to_image.TextToImage.draw`; ``more`` is passed on to the pipeline.
+def own_arguments(count: int, *, steps: int, true_guidance: float, guidance: float) -> dict[str, Any]:
+    """What the stock pipeline is told of guidance, of which there is no embedded one, and of sigmas.
 
-    The family has no embedded guidance. Sigmas are given, for the stock pipeline's own end before the last step of
-    `dsd.flow.schedule`.
+    They are given, for the stock pipeline's own end before the last step of `dsd.flow.schedule`.
     """
-    return pipeline(
-        list(prompts),
-        negative_prompt=[""] * len(prompts) if true_guidance != 1 else None,
-        guidance_scale=true_guidance,
-        height=size[0],
-        width=size[1],
-        num_inference_steps=steps,
-        sigmas=np.linspace(1.0, 1 / steps, steps).tolist(),
-        max_sequence_length=max_sequence_length,
-        generator=list(generators),
-        **more,
-    ).images
+    return {
+        "negative_prompt": [""] * count if true_guidance != 1 else None,
+        "guidance_scale": true_guidance,
+        "sigmas": np.linspace(1.0, 1 / steps, steps).tolist(),
+    }
 
 
 def text_length(pipeline: Any, prompt: str) -> int:
