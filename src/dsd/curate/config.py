@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsd.config import how_it_runs
+from dsd.curate.tasks.registry import DEFAULT, find, task_of
 from dsd.errors import UserError
 
 
@@ -13,6 +14,7 @@ class CurateConfig:
     """Settings of phases 1 and 2. The defaults fit the embedded models on two CPU cores.
 
     Attributes:
+        task: what a sheet shows and what its panels become; see `dsd.curate.tasks`.
         captions: file with a caption a row: ``.parquet``, ``.csv`` or ``.jsonl`` with a column ``TEXT`` (or
             ``caption``), or ``.txt`` with one a line; local or any address that fsspec knows.
         units: how many units of work to do at most.
@@ -23,15 +25,15 @@ class CurateConfig:
         templates: prompts for them: ``default`` (large models), ``compact`` (small ones), or a folder.
         chain_of_thought: describe both subjects before deciding; otherwise decide at once.
         votes: how often each pair is judged; of several, which think at random, the majority decides.
-        themes: four scenes that every sheet shows in place of those that the chat model thinks of for it; empty for its
-            own. What training on few themes costs is one of the paper's ablations.
+        themes: scenes that every sheet shows in place of those that the chat model thinks of for it, one a panel; empty
+            for its own. What training on few themes costs is one of the paper's ablations.
         subjects: with themes: subjects that take turns, in place of captions and what the chat model writes after them,
             so that the same few prompts are drawn again and again with other seeds; neither is used then. What training
             without captions and language model costs is another one.
         chat_batch: questions asked at once of a local model, or in flight to a server.
         teacher: text-to-image model that draws the sheets: ``embedded:NAME``, a folder or a hub id.
         teacher_batch: sheets drawn at once.
-        panel_size: height and width of a panel in pixels; a sheet has twice as much.
+        panel_size: height and width of a panel in pixels; a sheet has as many as the task lays out.
         steps: denoising steps of a sheet.
         true_guidance: classifier-free guidance scale of the teacher; 1 turns it off and halves the time.
         guidance: embedded guidance value, for guidance-distilled teachers; others ignore it.
@@ -41,6 +43,7 @@ class CurateConfig:
         seed: of everything random.
     """
 
+    task: str = DEFAULT
     captions: str
     units: int
     unit_size: int
@@ -77,10 +80,11 @@ class CurateConfig:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if self.true_guidance < 1:
             raise UserError(f"true_guidance is {self.true_guidance}, but must be at least 1 (1 turns it off)")
-        if len(self.themes) not in (0, 4):
-            raise UserError(f"themes are {len(self.themes)} scenes, but a sheet has 4; give 4 or none")
+        find(self.task)
+        if self.themes and len(self.themes) != (panels := task_of(self.task).layout.panels):
+            raise UserError(f"themes are {len(self.themes)} scenes, but a sheet has {panels}; give {panels} or none")
         if self.subjects and not self.themes:
-            raise UserError("subjects are given without themes; give the four scenes too that they are drawn in")
+            raise UserError("subjects are given without themes; give the scenes too that they are drawn in")
         if not all(words.strip() for words in (*self.subjects, *self.themes)):
             raise UserError("one of the subjects or themes is empty; give words for each")
         if not 0 <= self.near_copy_threshold < 1:

@@ -8,8 +8,6 @@ from typing import Any
 
 from dsd.errors import UserError
 
-PAIRS_PER_SHEET = 6
-
 
 @dataclass(frozen=True, kw_only=True)
 class Funnel:
@@ -21,11 +19,12 @@ class Funnel:
         prompts_failed: captions without one, by reason.
         sheets: cut into panels.
         sheets_refused: drawn and refused, by reason.
-        candidates: unordered pairs of panels of one sheet.
+        candidates: of the sheets, as the task counts them, such as unordered pairs of panels.
         kept: of them.
         rejected: of them, by reason.
         failed: of them for want of an answer, by reason.
         captions_skipped: rows of the caption file that were not taken, by reason; of the whole curation only.
+        pairs: rows for training that the kept candidates became, such as each pair in both orders.
     """
 
     captions: int = 0
@@ -38,24 +37,23 @@ class Funnel:
     rejected: Mapping[str, int] = field(default_factory=dict)
     failed: Mapping[str, int] = field(default_factory=dict)
     captions_skipped: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def pairs(self) -> int:
-        """Rows for training: each kept pair in both orders."""
-        return 2 * self.kept
+    pairs: int = 0
 
     def __add__(self, other: Funnel) -> Funnel:
         return Funnel(**{f.name: _sum(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)})
 
-    def reconcile(self) -> None:
+    def reconcile(self, candidates: int) -> None:
         """Proves that every caption, sheet and candidate is accounted for.
+
+        Args:
+            candidates: of a sheet.
 
         Raises:
             RuntimeError: something was lost or counted twice; the message holds the sums.
         """
         _require("captions", self.captions, self.grid_prompts + sum(self.prompts_failed.values()))
         _require("grid prompts", self.grid_prompts, self.sheets + sum(self.sheets_refused.values()))
-        _require("candidates", self.candidates, PAIRS_PER_SHEET * self.sheets)
+        _require("candidates", self.candidates, candidates * self.sheets)
         parts = self.kept + sum(self.rejected.values()) + sum(self.failed.values())
         _require("candidates", self.candidates, parts)
 
@@ -74,7 +72,7 @@ class Funnel:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        return asdict(self) | {"pairs": self.pairs}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Funnel:
@@ -84,7 +82,7 @@ class Funnel:
             UserError: other fields than a funnel has.
         """
         try:
-            return cls(**{name: value for name, value in values.items() if name != "pairs"})
+            return cls(**values)
         except TypeError as error:
             raise UserError(f"this is no funnel ({error}); curate again") from error
 

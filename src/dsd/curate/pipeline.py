@@ -22,7 +22,8 @@ from dsd.curate.config import CurateConfig
 from dsd.curate.funnel import Funnel
 from dsd.curate.grids import Teacher
 from dsd.curate.prompts import repeated
-from dsd.curate.templates import PLACES, Templates
+from dsd.curate.tasks.registry import task_of
+from dsd.curate.templates import Templates
 from dsd.curate.units import FOLDER, Unit, UnitLedger, UnitRecord, split_into_units
 from dsd.curate.work import Models, do_unit
 from dsd.data.records import Caption
@@ -117,16 +118,16 @@ def _work(
 
 def _load(config: CurateConfig) -> Models:
     quiet_libraries()
-    templates = Templates.load(config.templates)
+    templates = Templates.load(config.templates, config.task)
     judge: ChatModel = load_chat(config.judge, batch_size=config.chat_batch)
     same = config.judge == config.chat or config.subjects  # then nobody writes
     chat = judge if same else load_chat(config.chat, batch_size=config.chat_batch)
-    return Models(chat=chat, judge=judge, teacher=Teacher(config), templates=templates)
+    return Models(task=task_of(config.task), chat=chat, judge=judge, teacher=Teacher(config), templates=templates)
 
 
 def _sources(models: Models) -> dict[str, str]:
     """What else the content depends on: the models behind the names, and the prompts."""
-    labels = {f"templates/{kind}": getattr(models.templates, kind).label for kind in PLACES}
+    labels = {f"templates/{kind}": template.label for kind, template in models.templates.items()}
     return {
         "chat": models.chat.revision,
         "judge": models.judge.revision,
@@ -138,7 +139,7 @@ def _sources(models: Models) -> dict[str, str]:
 def _finish(records: Sequence[UnitRecord], captions: Captions, config: CurateConfig, out: Path) -> Funnel:
     funnel = sum((record.funnel for record in records), Funnel(captions_skipped=captions.skipped))
     shards = [shard for record in records for shard in record.shards]
-    funnel.reconcile()
+    funnel.reconcile(task_of(config.task).candidates)
     _reconcile_rows(funnel, out, [shard.path for shard in shards])
     recipe: dict[str, Any] = json.loads(to_json(config))
     recipe["revisions"] = runs.sources_of(out)

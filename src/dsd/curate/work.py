@@ -9,24 +9,24 @@ from dataclasses import dataclass
 from PIL import Image
 
 from dsd.chat.protocol import ChatFailure, ChatModel
-from dsd.curate import judge as judging
-from dsd.curate import pairs as pairing
 from dsd.curate.config import CurateConfig
 from dsd.curate.funnel import Funnel
 from dsd.curate.grids import Teacher
 from dsd.curate.panels import Described, RefusedSheet, cut, describe
 from dsd.curate.prompts import fixed_grid_prompts, write_grid_prompts
+from dsd.curate.tasks.protocol import Outcome, Task
 from dsd.curate.templates import Templates
 from dsd.curate.units import Unit, UnitRows
-from dsd.data.records import Grid, GridPrompt, Pair, Reject, Sheet
+from dsd.data.records import Grid, GridPrompt, Reject, Sheet
 
 Cut = list[Image.Image] | RefusedSheet
 
 
 @dataclass(frozen=True, kw_only=True)
 class Models:
-    """Everyone who works on a unit."""
+    """Everyone who works on a unit, and on what."""
 
+    task: Task
     chat: ChatModel
     judge: ChatModel
     teacher: Teacher
@@ -47,20 +47,22 @@ def do_unit(unit: Unit, config: CurateConfig, models: Models, tell: Callable[[st
     if config.subjects:
         written = fixed_grid_prompts(unit.captions, config.themes, models.templates)
     else:
-        written = write_grid_prompts(unit.captions, models.chat, models.templates, unit.seed, config.themes)
+        written = write_grid_prompts(
+            unit.captions, models.chat, models.templates, models.task.writer, unit.seed, config.themes
+        )
     prompts = [prompt for prompt in written if isinstance(prompt, GridPrompt)]
     tell("drawing sheets")
     grids = models.teacher.draw(prompts, unit.seed)
-    cuts = [cut(grid, config.panel_size) for grid in grids]
+    cuts = [cut(grid, config.panel_size, models.task.layout) for grid in grids]
     tell("describing panels")
     sheets = _describe(grids, cuts, models, unit.seed)
-    tell("judging pairs")
-    kept, rejects = _judge(sheets, config, models, unit.seed)
+    tell("judging candidates")
+    outcomes = models.task.judge(sheets, models.judge, models.templates, config, unit.seed)
     return UnitRows(
-        pairs=tuple(kept),
-        rejects=tuple(rejects),
+        pairs=tuple(pair for outcome in outcomes if not isinstance(outcome, Reject) for pair in outcome),
+        rejects=tuple(outcome for outcome in outcomes if isinstance(outcome, Reject)),
         sheets=tuple(_sheets(unit, written, grids, cuts, sheets)),
-        funnel=_count(written, cuts, kept, rejects),
+        funnel=_count(written, cuts, outcomes),
     )
 
 
@@ -74,38 +76,6 @@ def _describe(grids: Sequence[Grid], cuts: Sequence[Cut], models: Models, seed: 
     ]
     described = iter(describe(pictures, models.judge, models.templates, seed))
     return [[] if isinstance(panels, RefusedSheet) else [next(described) for _ in panels] for panels in cuts]
-
-
-def _judge(
-    sheets: Sequence[Sequence[Described]], config: CurateConfig, models: Models, seed: int
-) -> tuple[list[Pair], list[Reject]]:
-    who = judging.judge_of(models.judge, models.templates, config.chain_of_thought, config.votes)
-    kept: list[Pair] = []
-    rejects: list[Reject] = []
-    waiting: list[judging.Candidate] = []
-    for candidate in (candidate for panels in sheets for candidate in judging.candidates(panels)):
-        pictures = candidate.first.panel.image, candidate.second.panel.image
-        if judging.near_copy(*pictures, config.near_copy_threshold):
-            rejects.append(pairing.copied(candidate, who))
-        elif failure := pairing.undescribed(candidate):
-            rejects.append(pairing.without_description(candidate, failure, who))
-        else:
-            waiting.append(candidate)
-    verdicts = judging.judge_pairs(
-        waiting,
-        models.judge,
-        models.templates,
-        chain_of_thought=config.chain_of_thought,
-        seed=seed,
-        votes=config.votes,
-    )
-    for candidate, verdict in zip(waiting, verdicts, strict=True):
-        outcome = pairing.settle(candidate, verdict, who)
-        if isinstance(outcome, Reject):
-            rejects.append(outcome)
-        else:
-            kept += outcome
-    return kept, rejects
 
 
 def _sheets(
@@ -130,21 +100,21 @@ def _sheets(
     return rows
 
 
-def _count(
-    written: Sequence[GridPrompt | ChatFailure], cuts: Sequence[Cut], kept: Sequence[Pair], rejects: Sequence[Reject]
-) -> Funnel:
+def _count(written: Sequence[GridPrompt | ChatFailure], cuts: Sequence[Cut], outcomes: Sequence[Outcome]) -> Funnel:
     refused = Counter(panels.reason for panels in cuts if isinstance(panels, RefusedSheet))
-    sizes = [len(panels) for panels in cuts if not isinstance(panels, RefusedSheet)]
+    rejects = [outcome for outcome in outcomes if isinstance(outcome, Reject)]
+    kept = [outcome for outcome in outcomes if not isinstance(outcome, Reject)]
     return Funnel(
         captions=len(written),
         grid_prompts=len(cuts),
         prompts_failed=_sorted(Counter(p.reason for p in written if isinstance(p, ChatFailure))),
-        sheets=len(sizes),
+        sheets=len(cuts) - refused.total(),
         sheets_refused=_sorted(refused),
-        candidates=sum(size * (size - 1) // 2 for size in sizes),
-        kept=len(kept) // 2,
+        candidates=len(outcomes),
+        kept=len(kept),
         rejected=_sorted(Counter(reject.reason for reject in rejects if reject.outcome == "rejected")),
         failed=_sorted(Counter(reject.reason for reject in rejects if reject.outcome == "failed")),
+        pairs=sum(map(len, kept)),
     )
 
 
