@@ -42,9 +42,14 @@ def plan(command: Curate) -> list[str]:
         prompts = [
             f"repeat {len(config.subjects)} subjects in {len(config.themes)} scenes {count:,} times, without captions"
         ]
-    return [
+    sheets = [
         *prompts,
         f"draw a sheet of each, panels of {config.panel_size} pixels, with {config.teacher} in {config.steps} steps",
+    ]
+    if config.sheets_from:
+        sheets = [f"take the {count:,} sheets of {config.sheets_from}"]
+    return [
+        *sheets,
         f"cut the sheets, and let {config.judge} judge their panels for the task {config.task}, {how}",
         f"write kept pairs, rejects with their reasons, and the funnel to {command.out}",
     ]

@@ -8,6 +8,9 @@ from dsd.config import how_it_runs
 from dsd.curate.tasks.registry import DEFAULT, find, task_of
 from dsd.errors import UserError
 
+JUDGED_BY = ("judge", "templates", "chain_of_thought", "votes", "sheets_from", "near_copy_threshold")
+"""Settings that decide nothing about the sheets."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CurateConfig:
@@ -38,6 +41,8 @@ class CurateConfig:
         true_guidance: classifier-free guidance scale of the teacher; 1 turns it off and halves the time.
         guidance: embedded guidance value, for guidance-distilled teachers; others ignore it.
         sheet_text_tokens: text tokens that a sheet's text is padded or cut to.
+        sheets_from: folder of another curation whose sheets are judged in place of drawing; its settings must be the
+            same but for those of `JUDGED_BY`. Empty to draw.
         near_copy_threshold: two panels are the same picture, and rejected, when the mean absolute difference of
             their pixels is below this share of the full range, and their perceptual hashes agree too.
         seed: of everything random.
@@ -62,6 +67,7 @@ class CurateConfig:
     true_guidance: float
     guidance: float = 3.5
     sheet_text_tokens: int
+    sheets_from: str = ""
     near_copy_threshold: float = 0.03
     seed: int = 0
 

@@ -1,7 +1,9 @@
-"""The unit of work: a fixed slice of the captions with a seed of its own, committed whole.
+"""The unit of work: a fixed slice of the captions with a seed of its own, committed twice.
 
-A unit's shards are written under temporary names, synced and renamed; only then its record is, in the same way. What
-has no record is done anew and gives the same bytes, since they depend on the config and the unit's number alone.
+First its sheets are, as the shard of its grids. Then it is judged: that shard is written once more, with what was said
+of the panels, and the others are. Shards are written under temporary names, synced and renamed; only then the unit's
+record is, in the same way. What has no record is done anew and gives the same bytes, since they depend on the config
+and the unit's number alone.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from dsd.curate.funnel import Funnel
 from dsd.curate.seeds import derive_seed
 from dsd.data.records import Caption, Pair, Reject, Sheet
 from dsd.data.rows import Kind
-from dsd.data.store import DatasetWriter, Shard
+from dsd.data.store import DatasetWriter, Shard, shard_path
 from dsd.runs import Ledger
 
 FOLDER = "units"
@@ -39,7 +41,7 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitRows:
-    """What a unit gave."""
+    """What a judged unit gave."""
 
     pairs: tuple[Pair, ...]
     rejects: tuple[Reject, ...]
@@ -49,7 +51,7 @@ class UnitRows:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitRecord:
-    """What is known of a finished unit."""
+    """What is known of a judged unit."""
 
     number: int
     shards: tuple[Shard, ...]
@@ -67,15 +69,24 @@ def split_into_units(captions: Sequence[Caption], config: CurateConfig) -> list[
 
 
 class UnitLedger:
-    """The records of finished units, in the dataset's folder."""
+    """What is finished of each unit, in the dataset's folder."""
 
     def __init__(self, folder: Path) -> None:
         self._records = Ledger(folder / FOLDER)
         self._writer = DatasetWriter(folder)
         self._dataset = folder
 
+    def find_sheets(self, number: int) -> Path | None:
+        """The file of a unit's sheets, if they are drawn; it is written whole, so that it needs no record."""
+        path = shard_path(self._dataset, "grids", number)
+        return path if path.is_file() else None
+
+    def commit_sheets(self, number: int, sheets: Sequence[Sheet]) -> Path:
+        """Writes a unit's sheets."""
+        return self._dataset / self._writer.write_shard("grids", number, sheets).path
+
     def find(self, number: int) -> UnitRecord | None:
-        """The record of a unit, if it is finished and its shards are there.
+        """The record of a unit, if it is judged and its shards are there.
 
         Raises:
             UserError: the record is damaged.
@@ -86,7 +97,7 @@ class UnitLedger:
         return record
 
     def commit(self, number: int, rows: UnitRows) -> UnitRecord:
-        """Writes a unit's shards, and then its record."""
+        """Writes a judged unit's shards, and then its record."""
         parts: tuple[tuple[Kind, Sequence[Pair] | Sequence[Reject] | Sequence[Sheet]], ...] = (
             ("pairs", rows.pairs),
             ("rejects", rows.rejects),

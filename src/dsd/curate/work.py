@@ -1,69 +1,135 @@
-"""The work of one unit: each stage takes the whole unit at once, so that models see large batches."""
+"""The two works of a curation: every unit's sheets are drawn, and every unit's sheets are judged.
+
+Each stage of a unit takes it whole, so that models see large batches. Sheets are committed before anything is asked
+about them: neither a kill nor another judge has them drawn again.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from PIL import Image
 
-from dsd.chat.protocol import ChatFailure, ChatModel
-from dsd.curate.config import CurateConfig
+from dsd.chat.protocol import ChatFailure
 from dsd.curate.funnel import Funnel
-from dsd.curate.grids import Teacher
+from dsd.curate.models import Models
 from dsd.curate.panels import Described, RefusedSheet, cut, describe
 from dsd.curate.prompts import fixed_grid_prompts, write_grid_prompts
-from dsd.curate.tasks.protocol import Outcome, Task
-from dsd.curate.templates import Templates
-from dsd.curate.units import Unit, UnitRows
-from dsd.data.records import Grid, GridPrompt, Reject, Sheet
+from dsd.curate.tasks.protocol import Outcome
+from dsd.curate.units import Unit, UnitLedger, UnitRecord, UnitRows
+from dsd.data.records import Caption, Grid, GridPrompt, Reject, Sheet
+from dsd.data.rows import to_sheet
+from dsd.data.store import read_shard, shard_path
 
 Cut = list[Image.Image] | RefusedSheet
+_NO_PROMPT = "no grid prompt: "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Models:
-    """Everyone who works on a unit, and on what."""
+class Drawing:
+    """Captions to sheets, a `dsd.curate.executors.protocol.Work`; a unit's record is the file that holds them.
 
-    task: Task
-    chat: ChatModel
-    judge: ChatModel
-    teacher: Teacher
-    templates: Templates
+    Attributes:
+        units: all of them.
+        models: who writes and draws.
+        ledger: of the dataset.
+    """
+
+    units: Sequence[Unit]
+    models: Models
+    ledger: UnitLedger
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def find(self, number: int) -> Path | None:
+        """The file of a unit's sheets, if they are drawn."""
+        return self.ledger.find_sheets(number)
+
+    def do(self, number: int) -> Path:
+        """Has the sheets of a unit written and drawn."""
+        return self.ledger.commit_sheets(number, draw(self.units[number], self.models))
 
 
-def do_unit(unit: Unit, config: CurateConfig, models: Models, tell: Callable[[str], None]) -> UnitRows:
-    """Does all stages of a unit.
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """Sheets to pairs, a `dsd.curate.executors.protocol.Work`.
+
+    Attributes:
+        units: all of them.
+        models: who describes and judges.
+        ledger: of the dataset.
+        drawn: folder of the dataset whose sheets are judged.
+    """
+
+    units: Sequence[Unit]
+    models: Models
+    ledger: UnitLedger
+    drawn: Path
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def find(self, number: int) -> UnitRecord | None:
+        """The record of a unit that is judged."""
+        return self.ledger.find(number)
+
+    def do(self, number: int) -> UnitRecord:
+        """Has the sheets of a unit described and judged."""
+        sheets = list(read_shard(shard_path(self.drawn, "grids", number), to_sheet))
+        return self.ledger.commit(number, judge(sheets, self.units[number].seed, self.models))
+
+
+def draw(unit: Unit, models: Models) -> list[Sheet]:
+    """Captions to sheets, one for each, whatever became of it; none has descriptions yet.
 
     Args:
         unit: which captions, and the seed.
-        config: the settings.
-        models: who writes, draws and judges.
-        tell: is told each stage as it begins.
+        models: who writes and draws.
     """
-    tell("writing grid prompts")
+    config, templates = models.config, models.templates
     written: Sequence[GridPrompt | ChatFailure]
     if config.subjects:
-        written = fixed_grid_prompts(unit.captions, config.themes, models.templates)
+        written = fixed_grid_prompts(unit.captions, config.themes, templates)
     else:
         written = write_grid_prompts(
-            unit.captions, models.chat, models.templates, models.task.writer, unit.seed, config.themes
+            unit.captions, models.chat, templates, models.task.writer, unit.seed, config.themes
         )
-    prompts = [prompt for prompt in written if isinstance(prompt, GridPrompt)]
-    tell("drawing sheets")
-    grids = models.teacher.draw(prompts, unit.seed)
-    cuts = [cut(grid, config.panel_size, models.task.layout) for grid in grids]
-    tell("describing panels")
-    sheets = _describe(grids, cuts, models, unit.seed)
-    tell("judging candidates")
-    outcomes = models.task.judge(sheets, models.judge, models.templates, config, unit.seed)
+    grids = models.teacher.draw([prompt for prompt in written if isinstance(prompt, GridPrompt)], unit.seed)
+    drawn = {grid.prompt: grid for grid in grids}
+    return [_drawn(caption, prompt, drawn) for caption, prompt in zip(unit.captions, written, strict=True)]
+
+
+def judge(sheets: Sequence[Sheet], seed: int, models: Models) -> UnitRows:
+    """Sheets to rows: they are cut, their panels described, and the task's candidates judged.
+
+    Args:
+        sheets: of one unit; what was said of their panels before is not looked at.
+        seed: of the unit.
+        models: who describes and judges.
+    """
+    config, task = models.config, models.task
+    grids = [sheet.grid for sheet in sheets if sheet.grid is not None]
+    cuts = [cut(grid, config.panel_size, task.layout) for grid in grids]
+    described = _describe(grids, cuts, models, seed)
+    outcomes = task.judge(described, models.judge, models.templates, config, seed)
+    rows = iter(zip(cuts, described, strict=True))
+    sheets = [sheet if sheet.grid is None else _told(sheet, *next(rows)) for sheet in sheets]
     return UnitRows(
         pairs=tuple(pair for outcome in outcomes if not isinstance(outcome, Reject) for pair in outcome),
         rejects=tuple(outcome for outcome in outcomes if isinstance(outcome, Reject)),
-        sheets=tuple(_sheets(unit, written, grids, cuts, sheets)),
-        funnel=_count(written, cuts, outcomes),
+        sheets=tuple(sheets),
+        funnel=_count(sheets, outcomes),
     )
+
+
+def _drawn(caption: Caption, prompt: GridPrompt | ChatFailure, drawn: dict[str, Grid]) -> Sheet:
+    if isinstance(prompt, ChatFailure):
+        return Sheet(caption=caption, prompt=None, grid=None, reason=f"{_NO_PROMPT}{prompt.reason}")
+    return Sheet(caption=caption, prompt=prompt, grid=drawn[prompt.id])
 
 
 def _describe(grids: Sequence[Grid], cuts: Sequence[Cut], models: Models, seed: int) -> list[list[Described]]:
@@ -78,45 +144,30 @@ def _describe(grids: Sequence[Grid], cuts: Sequence[Cut], models: Models, seed: 
     return [[] if isinstance(panels, RefusedSheet) else [next(described) for _ in panels] for panels in cuts]
 
 
-def _sheets(
-    unit: Unit,
-    written: Sequence[GridPrompt | ChatFailure],
-    grids: Sequence[Grid],
-    cuts: Sequence[Cut],
-    described: Sequence[Sequence[Described]],
-) -> list[Sheet]:
-    """A row for each caption of the unit, whatever became of it."""
-    drawn = iter(zip(grids, cuts, described, strict=True))
-    rows = []
-    for caption, prompt in zip(unit.captions, written, strict=True):
-        if isinstance(prompt, ChatFailure):
-            reason = f"no grid prompt: {prompt.reason}"
-            rows.append(Sheet(caption=caption, prompt=None, grid=None, reason=reason))
-            continue
-        grid, panels, words = next(drawn)
-        descriptions = tuple(one.panel.description for one in words)
-        reason = panels.reason if isinstance(panels, RefusedSheet) else ""
-        rows.append(Sheet(caption=caption, prompt=prompt, grid=grid, descriptions=descriptions, reason=reason))
-    return rows
+def _told(sheet: Sheet, panels: Cut, described: Sequence[Described]) -> Sheet:
+    """A drawn sheet with what became of it."""
+    reason = panels.reason if isinstance(panels, RefusedSheet) else ""
+    return replace(sheet, descriptions=tuple(one.panel.description for one in described), reason=reason)
 
 
-def _count(written: Sequence[GridPrompt | ChatFailure], cuts: Sequence[Cut], outcomes: Sequence[Outcome]) -> Funnel:
-    refused = Counter(panels.reason for panels in cuts if isinstance(panels, RefusedSheet))
+def _count(sheets: Sequence[Sheet], outcomes: Sequence[Outcome]) -> Funnel:
+    drawn = [sheet.reason for sheet in sheets if sheet.grid is not None]
+    unwritten = [sheet.reason.removeprefix(_NO_PROMPT) for sheet in sheets if sheet.grid is None]
     rejects = [outcome for outcome in outcomes if isinstance(outcome, Reject)]
     kept = [outcome for outcome in outcomes if not isinstance(outcome, Reject)]
     return Funnel(
-        captions=len(written),
-        grid_prompts=len(cuts),
-        prompts_failed=_sorted(Counter(p.reason for p in written if isinstance(p, ChatFailure))),
-        sheets=len(cuts) - refused.total(),
-        sheets_refused=_sorted(refused),
+        captions=len(sheets),
+        grid_prompts=len(drawn),
+        prompts_failed=_counted(unwritten),
+        sheets=drawn.count(""),
+        sheets_refused=_counted(reason for reason in drawn if reason),
         candidates=len(outcomes),
         kept=len(kept),
-        rejected=_sorted(Counter(reject.reason for reject in rejects if reject.outcome == "rejected")),
-        failed=_sorted(Counter(reject.reason for reject in rejects if reject.outcome == "failed")),
+        rejected=_counted(reject.reason for reject in rejects if reject.outcome == "rejected"),
+        failed=_counted(reject.reason for reject in rejects if reject.outcome == "failed"),
         pairs=sum(map(len, kept)),
     )
 
 
-def _sorted(counts: Counter[str]) -> dict[str, int]:
-    return dict(sorted(counts.items()))
+def _counted(reasons: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(reasons).items()))

@@ -68,6 +68,31 @@ class Manifest:
         return sum(shard.rows for shard in self.of(kind))
 
 
+def shard_path(folder: Path, kind: Kind, number: int) -> Path:
+    """Where shard `number` of a kind is, or will be."""
+    return folder / kind / f"{number:05d}.parquet"
+
+
+def read_shard(path: Path, read: Callable[[dict[str, Any]], Record]) -> Iterator[Record]:
+    """The records of a shard, in order.
+
+    Args:
+        path: of the shard.
+        read: makes a record of a row.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    if not path.is_file():
+        raise UserError(f'"{path}" is missing from the dataset; copy the dataset again')
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=64):
+                yield from map(read, batch.to_pylist())
+    except pa.ArrowException as error:
+        raise UserError(f'"{path}" is damaged ({error}); copy the dataset again') from error
+
+
 class DatasetWriter:
     """Writes shards, each whole or not at all, and at the end what makes them a dataset.
 
@@ -86,7 +111,7 @@ class DatasetWriter:
         """
         if not records:
             raise ValueError(f"shard {number} of {kind} would be empty")
-        path = self.folder / kind / f"{number:05d}.parquet"
+        path = shard_path(self.folder, kind, number)
         write_atomic(path, to_parquet(kind, records))
         name = path.relative_to(self.folder).as_posix()
         return Shard(path=name, kind=kind, rows=len(records), sha256=sha256_of(path))
@@ -140,24 +165,13 @@ class DatasetReader:
             UserError: a shard is missing or has other bytes.
         """
         for shard in self.manifest.shards:
-            if sha256_of(self._path(shard)) != shard.sha256:
-                raise UserError(f'"{self.folder / shard.path}" is not what the manifest says; copy the dataset again')
+            path = self.folder / shard.path
+            if not path.is_file() or sha256_of(path) != shard.sha256:
+                raise UserError(f'"{path}" is missing or not what the manifest says; copy the dataset again')
 
     def _records(self, kind: Kind, read: Callable[[dict[str, Any]], Record]) -> Iterator[Record]:
         for shard in self.manifest.of(kind):
-            path = self._path(shard)
-            try:
-                with pq.ParquetFile(path) as file:
-                    for batch in file.iter_batches(batch_size=64):
-                        yield from map(read, batch.to_pylist())
-            except pa.ArrowException as error:
-                raise UserError(f'"{path}" is damaged ({error}); copy the dataset again') from error
-
-    def _path(self, shard: Shard) -> Path:
-        path = self.folder / shard.path
-        if not path.is_file():
-            raise UserError(f'"{path}" is missing from the dataset; copy the dataset again')
-        return path
+            yield from read_shard(self.folder / shard.path, read)
 
 
 def _read_manifest(folder: Path) -> Manifest:
