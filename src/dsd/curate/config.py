@@ -8,7 +8,16 @@ from dsd.config import how_it_runs
 from dsd.curate.tasks.registry import DEFAULT, find, task_of
 from dsd.errors import UserError
 
-JUDGED_BY = ("judge", "templates", "chain_of_thought", "votes", "sheets_from", "near_copy_threshold")
+JUDGED_BY = (
+    "judge",
+    "templates",
+    "chain_of_thought",
+    "votes",
+    "references",
+    "targets",
+    "sheets_from",
+    "near_copy_threshold",
+)
 """Settings that decide nothing about the sheets."""
 
 
@@ -41,6 +50,9 @@ class CurateConfig:
         true_guidance: classifier-free guidance scale of the teacher; 1 turns it off and halves the time.
         guidance: embedded guidance value, for guidance-distilled teachers; others ignore it.
         sheet_text_tokens: text tokens that a sheet's text is padded or cut to.
+        references: panels that are given in an example.
+        targets: panels to draw in it. With more than one of either, examples are films of panels that are all kept with
+            one another.
         sheets_from: folder of another curation whose sheets are judged in place of drawing; its settings must be the
             same but for those of `JUDGED_BY`. Empty to draw.
         near_copy_threshold: two panels are the same picture, and rejected, when the mean absolute difference of
@@ -67,6 +79,8 @@ class CurateConfig:
     true_guidance: float
     guidance: float = 3.5
     sheet_text_tokens: int
+    references: int = 1
+    targets: int = 1
     sheets_from: str = ""
     near_copy_threshold: float = 0.03
     seed: int = 0
@@ -76,6 +90,8 @@ class CurateConfig:
             "units",
             "unit_size",
             "votes",
+            "references",
+            "targets",
             "chat_batch",
             "teacher_batch",
             "panel_size",
@@ -89,9 +105,19 @@ class CurateConfig:
         find(self.task)
         if self.themes and len(self.themes) != (panels := task_of(self.task).layout.panels):
             raise UserError(f"themes are {len(self.themes)} scenes, but a sheet has {panels}; give {panels} or none")
+        if self.frames > 2 and self.frames > (most := task_of(self.task).most_frames):
+            raise UserError(
+                f"references are {self.references} and targets {self.targets}, but examples of the task "
+                f"{self.task} have at most {most} frames; give fewer"
+            )
         if self.subjects and not self.themes:
             raise UserError("subjects are given without themes; give the scenes too that they are drawn in")
         if not all(words.strip() for words in (*self.subjects, *self.themes)):
             raise UserError("one of the subjects or themes is empty; give words for each")
         if not 0 <= self.near_copy_threshold < 1:
             raise UserError(f"near_copy_threshold is {self.near_copy_threshold}, but must be a share in [0, 1)")
+
+    @property
+    def frames(self) -> int:
+        """Of an example, references and targets together."""
+        return self.references + self.targets

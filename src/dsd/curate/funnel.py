@@ -24,7 +24,8 @@ class Funnel:
         rejected: of them, by reason.
         failed: of them for want of an answer, by reason.
         captions_skipped: rows of the caption file that were not taken, by reason; of the whole curation only.
-        pairs: rows for training that the kept candidates became, such as each pair in both orders.
+        pairs: rows that the kept candidates became, such as each pair in both orders.
+        films: examples of more than two frames that the pairs became; None where the pairs are trained on.
     """
 
     captions: int = 0
@@ -38,6 +39,7 @@ class Funnel:
     failed: Mapping[str, int] = field(default_factory=dict)
     captions_skipped: Mapping[str, int] = field(default_factory=dict)
     pairs: int = 0
+    films: int | None = None
 
     def __add__(self, other: Funnel) -> Funnel:
         return Funnel(**{f.name: _sum(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)})
@@ -68,11 +70,12 @@ class Funnel:
             **{f"failed: {reason}": count for reason, count in self.failed.items()},
             "kept": self.kept,
             "pairs": self.pairs,
+            **({} if self.films is None else {"films": self.films}),
         }
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Funnel:
@@ -89,16 +92,19 @@ class Funnel:
     def lines(self) -> list[str]:
         """The funnel as text, one stage a line."""
         share = f" ({self.kept / self.candidates:.0%} of them)" if self.candidates else ""
+        films = "" if self.films is None else f", {self.films:,} films"
         return [
             f"{self.captions:>8,} captions" + _aside("skipped", self.captions_skipped),
             f"{self.grid_prompts:>8,} grid prompts" + _aside("failed", self.prompts_failed),
             f"{self.sheets:>8,} sheets cut" + _aside("refused", self.sheets_refused),
             f"{self.candidates:>8,} candidates" + _aside("rejected", self.rejected) + _aside("failed", self.failed),
-            f"{self.kept:>8,} kept{share}, {self.pairs:,} pairs to train on",
+            f"{self.kept:>8,} kept{share}, {self.pairs:,} pairs{films} to train on",
         ]
 
 
 def _sum(one: Any, other: Any) -> Any:
+    if one is None or other is None:
+        return other if one is None else one
     if isinstance(one, int):
         return one + other
     return {reason: one.get(reason, 0) + other.get(reason, 0) for reason in sorted({*one, *other})}

@@ -28,7 +28,7 @@ from dsd.curate.units import FOLDER, Unit, UnitLedger, UnitRecord, split_into_un
 from dsd.curate.work import Drawing, Judging
 from dsd.data.records import Caption
 from dsd.data.rows import Kind
-from dsd.data.store import FUNNEL, MANIFEST, DatasetWriter
+from dsd.data.store import FUNNEL, MANIFEST, DatasetWriter, Shard
 from dsd.errors import UserError
 from dsd.files import make_folder, write_atomic
 from dsd.log import console, progress
@@ -137,37 +137,37 @@ def _finish(records: Sequence[UnitRecord], captions: Captions, config: CurateCon
     funnel = sum((record.funnel for record in records), Funnel(captions_skipped=captions.skipped))
     shards = [shard for record in records for shard in record.shards]
     funnel.reconcile(task_of(config.task).candidates)
-    _reconcile_rows(funnel, out, [shard.path for shard in shards])
+    _reconcile_rows(funnel, out, shards)
     recipe: dict[str, Any] = json.loads(to_json(config))
     recipe["revisions"] = runs.sources_of(out)
     DatasetWriter(out).finish(shards, recipe, funnel.to_dict())
     return funnel
 
 
-def _reconcile_rows(funnel: Funnel, out: Path, shards: Sequence[str]) -> None:
-    """Proves that the rows on disk are those of the funnel, and that no pair is there twice.
+def _reconcile_rows(funnel: Funnel, out: Path, shards: Sequence[Shard]) -> None:
+    """Proves that the rows on disk are those of the funnel, and that none to train on is there twice.
 
     Raises:
         RuntimeError: they are not.
     """
     ids: list[str] = []
     outcomes: Counter[tuple[str, str]] = Counter()
-    grids = 0
+    counts: Counter[Kind] = Counter()
     for shard in shards:
-        if shard.startswith("rejects"):
-            rows = pq.read_table(out / shard, columns=["id", "outcome", "reason"]).to_pylist()
+        columns = ["id", "outcome", "reason"] if shard.kind == "rejects" else ["id"]
+        rows = pq.read_table(out / shard.path, columns=columns).to_pylist()
+        counts[shard.kind] += len(rows)
+        if shard.kind == "rejects":
             outcomes.update((row["outcome"], row["reason"]) for row in rows)
+        if shard.kind != "grids":
             ids += [row["id"] for row in rows]
-        elif shard.startswith("pairs"):
-            ids += pq.read_table(out / shard, columns=["id"]).column("id").to_pylist()
-        else:
-            grids += pq.read_metadata(out / shard).num_rows
     expected = {("rejected", reason): count for reason, count in funnel.rejected.items()}
     expected |= {("failed", reason): count for reason, count in funnel.failed.items()}
-    if dict(outcomes) != expected or len(ids) - outcomes.total() != funnel.pairs or grids != funnel.captions:
+    found = counts["pairs"], counts["films"], counts["grids"]
+    if dict(outcomes) != expected or found != (funnel.pairs, funnel.films or 0, funnel.captions):
         raise RuntimeError(f'the rows in "{out}" are not those of the funnel: {dict(outcomes)} against {expected}')
     if len(set(ids)) != len(ids):
-        raise RuntimeError(f'"{out}" holds {len(ids) - len(set(ids))} pairs twice')
+        raise RuntimeError(f'"{out}" holds {len(ids) - len(set(ids))} rows twice')
 
 
 def _sweep(out: Path) -> None:

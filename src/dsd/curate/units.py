@@ -16,8 +16,8 @@ from typing import Any
 from dsd.curate.config import CurateConfig
 from dsd.curate.funnel import Funnel
 from dsd.curate.seeds import derive_seed
-from dsd.data.records import Caption, Pair, Reject, Sheet
-from dsd.data.rows import Kind
+from dsd.data.records import Caption, Pair, PanelFilm, Reject, Sheet
+from dsd.data.rows import Kind, Row
 from dsd.data.store import DatasetWriter, Shard, shard_path
 from dsd.runs import Ledger
 
@@ -44,6 +44,7 @@ class UnitRows:
     """What a judged unit gave."""
 
     pairs: tuple[Pair, ...]
+    films: tuple[PanelFilm, ...]
     rejects: tuple[Reject, ...]
     sheets: tuple[Sheet, ...]
     funnel: Funnel
@@ -98,8 +99,9 @@ class UnitLedger:
 
     def commit(self, number: int, rows: UnitRows) -> UnitRecord:
         """Writes a judged unit's shards, and then its record."""
-        parts: tuple[tuple[Kind, Sequence[Pair] | Sequence[Reject] | Sequence[Sheet]], ...] = (
+        parts: tuple[tuple[Kind, Sequence[Row]], ...] = (
             ("pairs", rows.pairs),
+            ("films", rows.films),
             ("rejects", rows.rejects),
             ("grids", rows.sheets),
         )

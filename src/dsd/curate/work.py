@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from dsd.chat.protocol import ChatFailure
+from dsd.curate.films import films
 from dsd.curate.funnel import Funnel
 from dsd.curate.models import Models
 from dsd.curate.panels import Described, RefusedSheet, cut, describe
@@ -118,11 +119,14 @@ def judge(sheets: Sequence[Sheet], seed: int, models: Models) -> UnitRows:
     outcomes = task.judge(described, models.judge, models.templates, config, seed)
     rows = iter(zip(cuts, described, strict=True))
     sheets = [sheet if sheet.grid is None else _told(sheet, *next(rows)) for sheet in sheets]
+    pairs = tuple(pair for outcome in outcomes if not isinstance(outcome, Reject) for pair in outcome)
+    made = tuple(films(described, pairs, config.references, config.targets)) if config.frames > 2 else ()
     return UnitRows(
-        pairs=tuple(pair for outcome in outcomes if not isinstance(outcome, Reject) for pair in outcome),
+        pairs=pairs,
+        films=made,
         rejects=tuple(outcome for outcome in outcomes if isinstance(outcome, Reject)),
         sheets=tuple(sheets),
-        funnel=_count(sheets, outcomes),
+        funnel=replace(_count(sheets, outcomes), films=len(made) if config.frames > 2 else None),
     )
 
 

@@ -10,10 +10,11 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dsd.data.records import Caption, Description, Grid, GridPrompt, Model, Pair, Reject, Sheet
+from dsd.data.records import Caption, Description, Grid, GridPrompt, Model, Pair, PanelFilm, Reject, Sheet
 from dsd.images import encode_png, load_image
 
-Kind = Literal["pairs", "rejects", "grids"]
+Kind = Literal["pairs", "rejects", "grids", "films"]
+Row = Pair | Reject | Sheet | PanelFilm
 
 ROW_GROUP = 64
 _MODEL = ("", "_revision", "_template")
@@ -52,6 +53,18 @@ COLUMNS: dict[Kind, dict[str, str]] = {
         **{f"writer{part}": "string" for part in _MODEL},
         **{f"teacher{part}": "string" for part in _MODEL},
     },
+    "films": {
+        "id": "string",
+        "references": "images",
+        "targets": "images",
+        "reference_captions": "strings",
+        "target_captions": "strings",
+        "subject": "string",
+        "reference_panels": "strings",
+        "target_panels": "strings",
+        "grid": "string",
+        **{f"judge{part}": "string" for part in _MODEL},
+    },
 }
 
 
@@ -65,11 +78,12 @@ def arrow_schema(kind: Kind) -> pa.Schema:
         "int64": lambda: datasets.Value("int64"),
         "strings": lambda: datasets.List(datasets.Value("string")),
         "image": datasets.Image,
+        "images": lambda: datasets.List(datasets.Image()),
     }
     return datasets.Features({name: makers[type_]() for name, type_ in COLUMNS[kind].items()}).arrow_schema
 
 
-def to_parquet(kind: Kind, records: Sequence[Pair] | Sequence[Reject] | Sequence[Sheet]) -> bytes:
+def to_parquet(kind: Kind, records: Sequence[Row]) -> bytes:
     """The bytes of a file with the records, in order; equal records give equal bytes."""
     table = pa.Table.from_pylist([to_row(record) for record in records], schema=arrow_schema(kind))
     buffer = io.BytesIO()
@@ -78,10 +92,12 @@ def to_parquet(kind: Kind, records: Sequence[Pair] | Sequence[Reject] | Sequence
     return buffer.getvalue()
 
 
-def to_row(record: Pair | Reject | Sheet) -> dict[str, Any]:
+def to_row(record: Row) -> dict[str, Any]:
     """The columns of a record."""
     if isinstance(record, Sheet):
         return _sheet_row(record)
+    if isinstance(record, PanelFilm):
+        return _film_row(record)
     if isinstance(record, Reject):
         own = {"outcome": record.outcome, "reason": record.reason, "words": record.words}
         return own | _pair_row(record.pair)
@@ -94,6 +110,17 @@ def to_pair(row: dict[str, Any]) -> Pair:
     for name in ("reference", "target"):
         own[name] = load_image(row[name]["bytes"])
     return Pair(**own, judge=_to_model(row, "judge"))
+
+
+def to_film(row: dict[str, Any]) -> PanelFilm:
+    """The film of a row."""
+    own: dict[str, Any] = {name: row[name] for name in COLUMNS["films"] if not name.startswith("judge")}
+    for name, type_ in COLUMNS["films"].items():
+        if type_ == "images":
+            own[name] = tuple(load_image(image["bytes"]) for image in row[name])
+        elif type_ == "strings":
+            own[name] = tuple(row[name])
+    return PanelFilm(**own, judge=_to_model(row, "judge"))
 
 
 def to_reject(row: dict[str, Any]) -> Reject:
@@ -124,6 +151,12 @@ def _pair_row(pair: Pair) -> dict[str, Any]:
     own = {name: getattr(pair, name) for name in _PAIR_COLUMNS if not name.startswith("judge")}
     pictures = {"reference": _picture(pair.reference), "target": _picture(pair.target)}
     return own | pictures | _model_columns("judge", pair.judge)
+
+
+def _film_row(film: PanelFilm) -> dict[str, Any]:
+    own = {name: getattr(film, name) for name in COLUMNS["films"] if not name.startswith("judge")}
+    pictures = {name: [_picture(image) for image in own[name]] for name in ("references", "targets")}
+    return own | pictures | _model_columns("judge", film.judge)
 
 
 def _sheet_row(sheet: Sheet) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from typing import Any, TypeVar, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dsd.data.records import Pair, Reject, Sheet
-from dsd.data.rows import Kind, to_pair, to_parquet, to_reject, to_sheet
+from dsd.data.records import Example, Pair, PanelFilm, Reject, Sheet
+from dsd.data.rows import Kind, to_film, to_pair, to_parquet, to_reject, to_sheet
 from dsd.errors import UserError
 from dsd.files import sha256_of, write_atomic
 
@@ -58,6 +58,12 @@ class Manifest:
     schema_version: int
     recipe: Mapping[str, Any]
     shards: tuple[Shard, ...]
+
+    @property
+    def trained_on(self) -> Kind:
+        """The kind of the rows to train on: pairs, or films where its recipe makes examples of more frames."""
+        frames = self.recipe.get("references", 1), self.recipe.get("targets", 1)
+        return "pairs" if frames == (1, 1) else "films"
 
     def of(self, kind: Kind) -> list[Shard]:
         """The shards of a kind, in order."""
@@ -140,11 +146,19 @@ class DatasetReader:
         self.manifest = _read_manifest(self.folder)
 
     def __len__(self) -> int:
-        return self.manifest.rows("pairs")
+        return self.manifest.rows(self.manifest.trained_on)
+
+    def examples(self) -> Iterator[Example]:
+        """What to train on, in order."""
+        return self.pairs() if self.manifest.trained_on == "pairs" else self.films()
 
     def pairs(self) -> Iterator[Pair]:
         """Kept pairs, in order."""
         return self._records("pairs", to_pair)
+
+    def films(self) -> Iterator[PanelFilm]:
+        """Examples of more than two frames, in order."""
+        return self._records("films", to_film)
 
     def rejects(self) -> Iterator[Reject]:
         """Candidates that were not kept, in order."""
@@ -200,20 +214,26 @@ def _json(content: Mapping[str, Any]) -> str:
 
 
 def _card(manifest: Manifest) -> str:
-    configs = []
-    for kind in get_args(Kind):
+    configs, trained_on = [], manifest.trained_on
+    kinds: list[Kind] = [kind for kind in get_args(Kind) if kind != "films" or trained_on == "films"]
+    for kind in kinds:
         if manifest.rows(kind):
-            default = "\n  default: true" if kind == "pairs" else ""
+            default = "\n  default: true" if kind == trained_on else ""
             configs.append(f'- config_name: {kind}{default}\n  data_files: "{kind}/*.parquet"')
-    counts = ", ".join(f"{manifest.rows(kind)} {kind}" for kind in get_args(Kind))
+    counts = ", ".join(f"{manifest.rows(kind)} {kind}" for kind in kinds)
+    films = ""
+    if trained_on == "films":
+        films = (
+            "\n`films` holds examples of several references or targets, of panels that were all kept with one another."
+        )
     header = "\n".join(["---", "configs:", *configs, "---"]) if configs else ""
     return f"""{header}
 # Pairs of one individual in two scenes
 
 Made by `dsd curate`: {counts}. A teacher drew sheets of one subject, a vision-language model judged every two panels.
 `pairs` holds what it kept, in both orders: a `reference`, and a `target` under its caption. `rejects` holds the rest
-with the `reason`, `grids` a row for each caption. `manifest.json` names the settings and the models.
+with the `reason`, `grids` a row for each caption. `manifest.json` names the settings and the models.{films}
 
-    datasets.load_dataset("this/folder")             # the pairs
+    datasets.load_dataset("this/folder")             # the {trained_on}
     datasets.load_dataset("this/folder", "rejects")
 """
