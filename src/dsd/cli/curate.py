@@ -48,10 +48,11 @@ def plan(command: Curate) -> list[str]:
     ]
     if config.sheets_from:
         sheets = [f"take the {count:,} sheets of {config.sheets_from}"]
+    films = f"films of {config.references} references and {config.targets} targets, " if config.frames > 2 else ""
     return [
         *sheets,
         f"cut the sheets, and let {config.judge} judge their panels for the task {config.task}, {how}",
-        f"write kept pairs, rejects with their reasons, and the funnel to {command.out}",
+        f"write kept pairs, {films}rejects with their reasons, and the funnel to {command.out}",
     ]
 
 
