@@ -15,17 +15,12 @@ from dsd.curate.judge import Candidate
 from dsd.curate.pairs import without_description
 from dsd.curate.panels import Described
 from dsd.curate.schemas import SheetReply, Words
-from dsd.curate.tasks.protocol import Outcome
+from dsd.curate.tasks.task import Outcome, Task
 from dsd.curate.templates import Templates, scene_places
 from dsd.data.records import Model, Pair, content_id
 from dsd.frames import Grid
 
 LAYOUT = Grid(1, 2)
-PLACES = {
-    "grid_prompt": {"caption"},
-    "describe": {"image"},
-    "sheet": {"subject", *scene_places(LAYOUT.panels)},
-}
 
 
 class TwoScenes(SheetReply):
@@ -34,27 +29,12 @@ class TwoScenes(SheetReply):
     scenes: Annotated[list[Words], Field(min_length=2, max_length=2)]
 
 
-class Swap:
+def mirror(
+    sheets: Sequence[Sequence[Described]], judge: ChatModel, templates: Templates, config: CurateConfig, seed: int
+) -> list[Outcome]:
     """Every panel is a candidate, and nobody is asked about it but for its caption."""
-
-    layout = LAYOUT
-    candidates = LAYOUT.panels
-    most_frames = 2
-    writer = TwoScenes
-    templates = Path(__file__).parent / "swap_templates"
-    places = PLACES
-    metrics = ("copy",)
-
-    def judge(
-        self,
-        sheets: Sequence[Sequence[Described]],
-        judge: ChatModel,
-        templates: Templates,
-        config: CurateConfig,
-        seed: int,
-    ) -> list[Outcome]:
-        who = Model(name=judge.name, revision=judge.revision, template=templates["describe"].label)
-        return [_outcome(one, who) for panels in sheets for one in panels]
+    who = Model(name=judge.name, revision=judge.revision, template=templates["describe"].label)
+    return [_outcome(one, who) for panels in sheets for one in panels]
 
 
 def _outcome(one: Described, who: Model) -> Outcome:
@@ -70,4 +50,16 @@ def _outcome(one: Described, who: Model) -> Outcome:
     return (pair,)
 
 
-SWAP = Swap()
+SWAP = Task(
+    layout=LAYOUT,
+    writer=TwoScenes,
+    templates=Path(__file__).parent / "swap_templates",
+    places={
+        "grid_prompt": {"caption"},
+        "describe": {"image"},
+        "sheet": {"subject", *scene_places(LAYOUT.panels)},
+    },
+    candidates=LAYOUT.panels,
+    judge=mirror,
+    metrics=("copy",),
+)

@@ -2,7 +2,7 @@
 
 A package that is installed beside this one names in its groups ``dsd.verbs`` (modules as those of `dsd.cli`),
 ``dsd.evaluations`` (likewise, whose variants stand beside those of ``dsd evaluate``), ``dsd.recipes`` (functions that
-give a `dsd.recipes.recipe.Recipe`), ``dsd.tasks`` (what `dsd.curate.tasks.protocol.Task` says) and ``dsd.models``
+give a `dsd.recipes.recipe.Recipe`), ``dsd.tasks`` (a `dsd.curate.tasks.task.Task` each) and ``dsd.models``
 (packages whose folder holds the model's, for ``embedded:NAME``).
 """
 

@@ -12,8 +12,8 @@ from dsd.chat.protocol import ChatModel
 from dsd.chat.registry import load_chat
 from dsd.curate.config import CurateConfig
 from dsd.curate.grids import Teacher
-from dsd.curate.tasks.protocol import Task
 from dsd.curate.tasks.registry import task_of
+from dsd.curate.tasks.task import Task
 from dsd.curate.templates import Templates
 from dsd.log import quiet_libraries
 

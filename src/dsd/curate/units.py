@@ -8,7 +8,7 @@ and the unit's number alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from dsd.curate.config import CurateConfig
 from dsd.curate.funnel import Funnel
 from dsd.curate.seeds import derive_seed
-from dsd.data.records import Caption, Pair, PanelFilm, Reject, Sheet
+from dsd.data.records import Caption, Sheet
 from dsd.data.rows import Kind, Row
 from dsd.data.store import DatasetWriter, Shard, shard_path
 from dsd.runs import Ledger
@@ -37,17 +37,6 @@ class Unit:
     number: int
     captions: tuple[Caption, ...]
     seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnitRows:
-    """What a judged unit gave."""
-
-    pairs: tuple[Pair, ...]
-    films: tuple[PanelFilm, ...]
-    rejects: tuple[Reject, ...]
-    sheets: tuple[Sheet, ...]
-    funnel: Funnel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,18 +86,12 @@ class UnitLedger:
             return None
         return record
 
-    def commit(self, number: int, rows: UnitRows) -> UnitRecord:
+    def commit(self, number: int, rows: Mapping[Kind, Sequence[Row]], funnel: Funnel) -> UnitRecord:
         """Writes a judged unit's shards, and then its record."""
-        parts: tuple[tuple[Kind, Sequence[Row]], ...] = (
-            ("pairs", rows.pairs),
-            ("films", rows.films),
-            ("rejects", rows.rejects),
-            ("grids", rows.sheets),
-        )
-        shards = tuple(self._writer.write_shard(kind, number, records) for kind, records in parts if records)
-        record = {"shards": [asdict(shard) for shard in shards], "funnel": rows.funnel.to_dict()}
+        shards = tuple(self._writer.write_shard(kind, number, records) for kind, records in rows.items() if records)
+        record = {"shards": [asdict(shard) for shard in shards], "funnel": funnel.to_dict()}
         self._records.commit(_name(number), record)
-        return UnitRecord(number=number, shards=shards, funnel=rows.funnel)
+        return UnitRecord(number=number, shards=shards, funnel=funnel)
 
 
 def _name(number: int) -> str:

@@ -19,10 +19,9 @@ from dsd.curate.funnel import Funnel
 from dsd.curate.models import Models
 from dsd.curate.panels import Described, RefusedSheet, cut, describe
 from dsd.curate.prompts import fixed_grid_prompts, write_grid_prompts
-from dsd.curate.tasks.protocol import Outcome
-from dsd.curate.units import Unit, UnitLedger, UnitRecord, UnitRows
+from dsd.curate.units import Unit, UnitLedger, UnitRecord
 from dsd.data.records import Caption, Grid, GridPrompt, Reject, Sheet
-from dsd.data.rows import to_sheet
+from dsd.data.rows import Kind, Row, to_sheet
 from dsd.data.store import read_shard, shard_path
 
 Cut = list[Image.Image] | RefusedSheet
@@ -81,7 +80,7 @@ class Judging:
     def do(self, number: int) -> UnitRecord:
         """Has the sheets of a unit described and judged."""
         sheets = list(read_shard(shard_path(self.drawn, "grids", number), to_sheet))
-        return self.ledger.commit(number, judge(sheets, self.units[number].seed, self.models))
+        return self.ledger.commit(number, *judge(sheets, self.units[number].seed, self.models))
 
 
 def draw(unit: Unit, models: Models) -> list[Sheet]:
@@ -104,7 +103,7 @@ def draw(unit: Unit, models: Models) -> list[Sheet]:
     return [_drawn(caption, prompt, drawn) for caption, prompt in zip(unit.captions, written, strict=True)]
 
 
-def judge(sheets: Sequence[Sheet], seed: int, models: Models) -> UnitRows:
+def judge(sheets: Sequence[Sheet], seed: int, models: Models) -> tuple[dict[Kind, Sequence[Row]], Funnel]:
     """Sheets to rows: they are cut, their panels described, and the task's candidates judged.
 
     Args:
@@ -119,15 +118,18 @@ def judge(sheets: Sequence[Sheet], seed: int, models: Models) -> UnitRows:
     outcomes = task.judge(described, models.judge, models.templates, config, seed)
     rows = iter(zip(cuts, described, strict=True))
     sheets = [sheet if sheet.grid is None else _told(sheet, *next(rows)) for sheet in sheets]
-    pairs = tuple(pair for outcome in outcomes if not isinstance(outcome, Reject) for pair in outcome)
-    made = tuple(films(described, pairs, config.references, config.targets)) if config.frames > 2 else ()
-    return UnitRows(
-        pairs=pairs,
-        films=made,
-        rejects=tuple(outcome for outcome in outcomes if isinstance(outcome, Reject)),
-        sheets=tuple(sheets),
-        funnel=replace(_count(sheets, outcomes), films=len(made) if config.frames > 2 else None),
+    rejects = [outcome for outcome in outcomes if isinstance(outcome, Reject)]
+    kept = [outcome for outcome in outcomes if not isinstance(outcome, Reject)]
+    pairs = [pair for outcome in kept for pair in outcome]
+    made = list(films(described, pairs, config.references, config.targets)) if config.frames > 2 else None
+    funnel = replace(
+        _count(sheets, rejects),
+        candidates=len(outcomes),
+        kept=len(kept),
+        pairs=len(pairs),
+        films=None if made is None else len(made),
     )
+    return {"pairs": pairs, "films": made or [], "rejects": rejects, "grids": sheets}, funnel
 
 
 def _drawn(caption: Caption, prompt: GridPrompt | ChatFailure, drawn: dict[str, Grid]) -> Sheet:
@@ -154,22 +156,17 @@ def _told(sheet: Sheet, panels: Cut, described: Sequence[Described]) -> Sheet:
     return replace(sheet, descriptions=tuple(one.panel.description for one in described), reason=reason)
 
 
-def _count(sheets: Sequence[Sheet], outcomes: Sequence[Outcome]) -> Funnel:
+def _count(sheets: Sequence[Sheet], rejects: Sequence[Reject]) -> Funnel:
     drawn = [sheet.reason for sheet in sheets if sheet.grid is not None]
     unwritten = [sheet.reason.removeprefix(_NO_PROMPT) for sheet in sheets if sheet.grid is None]
-    rejects = [outcome for outcome in outcomes if isinstance(outcome, Reject)]
-    kept = [outcome for outcome in outcomes if not isinstance(outcome, Reject)]
     return Funnel(
         captions=len(sheets),
         grid_prompts=len(drawn),
         prompts_failed=_counted(unwritten),
         sheets=drawn.count(""),
         sheets_refused=_counted(reason for reason in drawn if reason),
-        candidates=len(outcomes),
-        kept=len(kept),
         rejected=_counted(reject.reason for reject in rejects if reject.outcome == "rejected"),
         failed=_counted(reject.reason for reject in rejects if reject.outcome == "failed"),
-        pairs=sum(map(len, kept)),
     )
 
 

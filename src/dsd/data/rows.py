@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from dsd.data.records import Caption, Description, Grid, GridPrompt, Model, Pair, PanelFilm, Reject, Sheet
 from dsd.images import encode_png, load_image
@@ -97,30 +98,21 @@ def to_row(record: Row) -> dict[str, Any]:
     if isinstance(record, Sheet):
         return _sheet_row(record)
     if isinstance(record, PanelFilm):
-        return _film_row(record)
+        return _judged_row("films", record)
     if isinstance(record, Reject):
         own = {"outcome": record.outcome, "reason": record.reason, "words": record.words}
-        return own | _pair_row(record.pair)
-    return _pair_row(record)
+        return own | _judged_row("pairs", record.pair)
+    return _judged_row("pairs", record)
 
 
 def to_pair(row: dict[str, Any]) -> Pair:
     """The pair of a row of `pairs` or `rejects`."""
-    own: dict[str, Any] = {name: row[name] for name in _PAIR_COLUMNS if not name.startswith("judge")}
-    for name in ("reference", "target"):
-        own[name] = load_image(row[name]["bytes"])
-    return Pair(**own, judge=_to_model(row, "judge"))
+    return Pair(**_judged("pairs", row))
 
 
 def to_film(row: dict[str, Any]) -> PanelFilm:
     """The film of a row."""
-    own: dict[str, Any] = {name: row[name] for name in COLUMNS["films"] if not name.startswith("judge")}
-    for name, type_ in COLUMNS["films"].items():
-        if type_ == "images":
-            own[name] = tuple(load_image(image["bytes"]) for image in row[name])
-        elif type_ == "strings":
-            own[name] = tuple(row[name])
-    return PanelFilm(**own, judge=_to_model(row, "judge"))
+    return PanelFilm(**_judged("films", row))
 
 
 def to_reject(row: dict[str, Any]) -> Reject:
@@ -147,16 +139,29 @@ def to_sheet(row: dict[str, Any]) -> Sheet:
     return Sheet(caption=caption, prompt=prompt, grid=grid, descriptions=described, reason=row["reason"])
 
 
-def _pair_row(pair: Pair) -> dict[str, Any]:
-    own = {name: getattr(pair, name) for name in _PAIR_COLUMNS if not name.startswith("judge")}
-    pictures = {"reference": _picture(pair.reference), "target": _picture(pair.target)}
-    return own | pictures | _model_columns("judge", pair.judge)
+def _judged_row(kind: Kind, record: Pair | PanelFilm) -> dict[str, Any]:
+    own = {name: _cell(getattr(record, name)) for name in COLUMNS[kind] if not name.startswith("judge")}
+    return own | _model_columns("judge", record.judge)
 
 
-def _film_row(film: PanelFilm) -> dict[str, Any]:
-    own = {name: getattr(film, name) for name in COLUMNS["films"] if not name.startswith("judge")}
-    pictures = {name: [_picture(image) for image in own[name]] for name in ("references", "targets")}
-    return own | pictures | _model_columns("judge", film.judge)
+def _judged(kind: Kind, row: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a pair or film."""
+    own = {name: _value(row[name]) for name in COLUMNS[kind] if not name.startswith("judge")}
+    return own | {"judge": _to_model(row, "judge")}
+
+
+def _cell(value: Any) -> Any:
+    """What stands in a row for a text, a picture, or several of them."""
+    if isinstance(value, tuple):
+        return [_cell(one) for one in value]
+    return _picture(value) if isinstance(value, Image.Image) else value
+
+
+def _value(cell: Any) -> Any:
+    """The inverse of `_cell`."""
+    if isinstance(cell, list):
+        return tuple(_value(one) for one in cell)
+    return load_image(cell["bytes"]) if isinstance(cell, dict) else cell
 
 
 def _sheet_row(sheet: Sheet) -> dict[str, Any]:

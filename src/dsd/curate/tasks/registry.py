@@ -10,7 +10,7 @@ from dsd.errors import UserError
 from dsd.plugins import added
 
 if TYPE_CHECKING:
-    from dsd.curate.tasks.protocol import Task
+    from dsd.curate.tasks.task import Task
 
 DEFAULT = "identity"
 TASKS = {
