@@ -24,6 +24,7 @@ from dsd.baselines.text_only import TextOnly
 from dsd.chat.local import LocalChat
 from dsd.curate.judge import Candidate
 from dsd.curate.panels import cut, describe
+from dsd.curate.tasks.identity import LAYOUT
 from dsd.curate.templates import Templates
 from dsd.data.records import Grid, Model
 from dsd.evaluate.bootstrap import bootstrap, bootstrap_auc
@@ -116,7 +117,7 @@ class Examination:
         config = replace(tiny().curate, teacher=self.settings.teacher)
         _, _, _, captions = describe_sheets("evaluation", torch.arange(self.settings.sheets))
         grids = teacher_sheets(config, captions)
-        panels = [found for grid in grids if isinstance(found := cut(grid, config.panel_size), list)]
+        panels = [found for grid in grids if isinstance(found := cut(grid, config.panel_size, LAYOUT), list)]
         encoder = identity_encoder()
         same = panel_agreement(panels, encoder, pair_scale(encoder)) >= CONSISTENT
         pairs = [pair_of(str(i), a, b) for i, sheet in enumerate(panels) for a, b in combinations(sheet, 2)]

@@ -62,8 +62,10 @@ def differences(one: Path, other: Path) -> list[str]:
     return sorted(name for name in files if file_bytes(one / name) != file_bytes(other / name))
 
 
-def _units_done(folder: Path) -> int:
-    return len(list(folder.glob("units/[0-9]*.json")))
+def _done(folder: Path) -> dict[str, int]:
+    """Units whose sheets are drawn, and units that are judged."""
+    files = {"drawn": "grids/[0-9]*.parquet", "judged": "units/[0-9]*.json"}
+    return {name: len(list(folder.glob(pattern))) for name, pattern in files.items()}
 
 
 def main(settings: Settings) -> int:
@@ -77,13 +79,13 @@ def main(settings: Settings) -> int:
         print(f"undisturbed: {duration:.1f} s, {settings.curate.units} units, {files} files", flush=True)
         landed = 0
         for left in range(settings.kills, 0, -1):
-            rest = duration * (1 - _units_done(killed) / (settings.curate.units + 1))
+            rest = duration * (1 - sum(_done(killed).values()) / (2 * settings.curate.units + 1))
             seconds = moments.uniform(0, 2 * rest / (left + 1))
             if not run_killed(settings, killed, seconds):
                 break
             landed += 1
             leftovers = len(list(killed.rglob(".*.tmp")))
-            print(f"kill {landed}: after {seconds:.2f} s, {_units_done(killed)} units, {leftovers} torn", flush=True)
+            print(f"kill {landed}: after {seconds:.2f} s, units: {_done(killed)}, {leftovers} torn", flush=True)
         run_here(settings, killed)
         different = differences(undisturbed, killed)
     print(f"{landed} kills, differing files: {different or 'none'}")

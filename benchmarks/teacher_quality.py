@@ -21,6 +21,7 @@ from torch import Tensor
 from dsd.baselines.protocol import Request
 from dsd.baselines.text_only import TextOnly
 from dsd.curate.panels import cut
+from dsd.curate.tasks.identity import LAYOUT
 from dsd.data.records import Grid, Model
 from dsd.evaluate.bootstrap import bootstrap
 from dsd.images import contact_sheet, to_pil
@@ -95,7 +96,7 @@ def _sheets(settings: Settings) -> None:
     scale = pair_scale(encoder)
     figures: dict[str, Any] = {"sheets": settings.sheets, "seed": settings.seed}
     for name, some in (("teacher", grids), ("drawn", truth)):
-        panels = [found for grid in some if isinstance(found := cut(grid, PANEL_SIZE), list)]
+        panels = [found for grid in some if isinstance(found := cut(grid, PANEL_SIZE, LAYOUT), list)]
         figures[name] = {"refused": len(some) - len(panels), **_consistency(panel_agreement(panels, encoder, scale))}
     print(json.dumps(figures), flush=True)
     _save(settings, "sheets", [[grid.image for grid in grids[:5]]])

@@ -17,14 +17,14 @@ from typing import Any
 SCENES = ("at the beach", "in the forest", "at night", "in the city", "in the snow", "at sea")
 
 
-def answer(schema: str, content: list[dict[str, Any]]) -> dict[str, Any]:
+def answer(schema: str, content: list[dict[str, Any]], scenes: int = 4) -> dict[str, Any]:
     """A reply of the schema that depends on the content."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
     word = digest.hex()[:6]
-    if schema == "GridPromptReply":
-        return {"subject": f"{word} cat", "scenes": [SCENES[(digest[0] + n) % len(SCENES)] for n in range(4)]}
     if schema == "PanelDescription":
         return {"subject": "cat", "details": f"in {word}", "caption": f"a cat of {word}"}
+    if schema not in ("PairVerdict", "DirectVerdict"):
+        return {"subject": f"{word} cat", "scenes": [SCENES[(digest[0] + n) % len(SCENES)] for n in range(scenes)]}
     same = digest[1] % 2 == 0
     if schema == "PairVerdict":
         details = {"first_details": f"in {word}", "second_details": "in red"}
@@ -39,6 +39,7 @@ class ChatServer(ThreadingHTTPServer):
         requests: bodies seen so far.
         script: what to answer next instead of the answer: a status and a body, or the text of a message; one that ends
             in ``…`` reached the token limit there.
+        same: every verdict; None for what depends on the pair.
         closed_after: how many requests it answers at all; None for any number.
     """
 
@@ -48,6 +49,7 @@ class ChatServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[dict[str, Any]] = []
         self.script: deque[str | tuple[int, dict[str, Any]]] = deque()
+        self.same: bool | None = None
         self.closed_after: int | None = None
 
     @property
@@ -70,14 +72,19 @@ class _Handler(BaseHTTPRequestHandler):
         scripted = self.server.script.popleft() if self.server.script else None
         if isinstance(scripted, tuple):
             return self._send(*scripted)
-        schema = body["response_format"]["json_schema"]["name"]
-        text = scripted if scripted is not None else json.dumps(answer(schema, body["messages"][-1]["content"]))
+        text = scripted if scripted is not None else json.dumps(self._answer(body))
         text, finish = text.removesuffix("…"), "length" if text.endswith("…") else "stop"
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "finish_reason": finish, "message": message}
         return self._send(
             200, {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
         )
+
+    def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        asked = body["response_format"]["json_schema"]
+        scenes = asked["schema"]["properties"].get("scenes", {}).get("minItems", 0)
+        reply = answer(asked["name"], body["messages"][-1]["content"], scenes)
+        return reply if self.server.same is None or "same" not in reply else {**reply, "same": self.server.same}
 
     def _send(self, status: int, body: dict[str, Any]) -> None:
         data = json.dumps(body).encode()

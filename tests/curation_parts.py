@@ -31,6 +31,7 @@ CAPTIONS = (
 )
 """Two are empty and one says again what another does, as `TAKEN` of ten."""
 TAKEN = 7
+PANEL = 32
 
 
 @cache
@@ -59,6 +60,6 @@ def config(captions: str, chat: str, **changes: object) -> CurateConfig:
     """A curation of two full units and a short one."""
     settings: dict[str, object] = {
         "captions": captions, "chat": chat, "judge": chat, "teacher": teacher(), "units": 3, "unit_size": 3,
-        "panel_size": 32, "steps": 2, "true_guidance": 1.5, "teacher_batch": 2,
+        "panel_size": PANEL, "steps": 2, "true_guidance": 1.5, "teacher_batch": 2,
     }  # fmt: skip
     return replace(recipe("tiny").curate, **(settings | changes))  # pyright: ignore[reportArgumentType]

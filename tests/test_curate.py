@@ -22,9 +22,9 @@ from PIL import Image, ImageEnhance
 from dsd.chat.protocol import ChatFailure
 from dsd.curate.config import CurateConfig
 from dsd.curate.funnel import Funnel
-from dsd.curate.grids import LAYOUT
 from dsd.curate.judge import VOTING_TEMPERATURE, elected, near_copy
 from dsd.curate.pipeline import curate
+from dsd.curate.tasks.identity import LAYOUT
 from dsd.data.records import Verdict
 from dsd.data.store import DatasetReader
 from dsd.errors import UserError
@@ -318,12 +318,12 @@ def test_settings_have_ranges(changes: dict, config: CurateConfig) -> None:
 
 def test_a_funnel_that_does_not_add_up_is_an_error() -> None:
     funnel = Funnel(captions=1, grid_prompts=1, sheets=1, candidates=6, kept=2, rejected={"different": 4})
-    funnel.reconcile()
+    funnel.reconcile(6)
     assert Funnel.from_dict(json.loads(json.dumps(funnel.to_dict()))) == funnel
     assert (funnel + funnel).rejected == {"different": 8}
     for changes in ({"kept": 3}, {"captions": 2}, {"sheets": 2}, {"failed": {"no verdict": 1}}):
         with pytest.raises(RuntimeError, match="does not add up"):
-            dataclasses.replace(funnel, **changes).reconcile()
+            dataclasses.replace(funnel, **changes).reconcile(6)
 
 
 def test_near_copies_need_both_signs() -> None:

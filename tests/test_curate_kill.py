@@ -19,8 +19,10 @@ def test_kill_9_and_resume_changes_no_byte(tmp_path: Path) -> None:
     with chat_server() as server:
         settings = Settings(curate=parts.config(captions, f"openai:test@{server.url}"), threads=1)
         run_here(settings, undisturbed)
-        assert run_killed(settings, killed, 0.0, wait_for=killed / "pairs" / "00000.parquet")
-        assert run_killed(settings, killed, 0.01, wait_for=killed / "units" / "00001.json")
+        assert run_killed(settings, killed, 0.0, wait_for=killed / "grids" / "00001.parquet")
+        assert not list(killed.glob("units/0*.json"))
+        assert run_killed(settings, killed, 0.0, wait_for=killed / "pairs" / "00001.parquet")
+        assert (killed / "units" / "00000.json").exists()
         assert not (killed / "manifest.json").exists()
         run_here(settings, killed)
     assert not differences(undisturbed, killed)

@@ -39,7 +39,7 @@ class Captioner:
 
     def __call__(self, request: Request) -> str:
         """The caption; ``a SUBJECT`` where the model gives none."""
-        template = self.templates.describe
+        template = self.templates["describe"]
         question = ChatRequest(
             messages=(template.message({"image": request.reference}),),
             schema=PanelDescription,

@@ -39,12 +39,20 @@ def plan(command: Curate) -> list[str]:
         f"let {config.chat} write a grid prompt from each (templates: {config.templates})",
     ]
     if config.subjects:
-        prompts = [f"repeat {len(config.subjects)} subjects in four scenes {count:,} times, without captions"]
-    return [
+        prompts = [
+            f"repeat {len(config.subjects)} subjects in {len(config.themes)} scenes {count:,} times, without captions"
+        ]
+    sheets = [
         *prompts,
-        f"draw each as 2 x 2 panels of {config.panel_size} pixels with {config.teacher} in {config.steps} steps",
-        f"cut the grids, and let {config.judge} judge every pair of panels, {how}",
-        f"write kept pairs, rejects with their reasons, and the funnel to {command.out}",
+        f"draw a sheet of each, panels of {config.panel_size} pixels, with {config.teacher} in {config.steps} steps",
+    ]
+    if config.sheets_from:
+        sheets = [f"take the {count:,} sheets of {config.sheets_from}"]
+    films = f"films of {config.references} references and {config.targets} targets, " if config.frames > 2 else ""
+    return [
+        *sheets,
+        f"cut the sheets, and let {config.judge} judge their panels for the task {config.task}, {how}",
+        f"write kept pairs, {films}rejects with their reasons, and the funnel to {command.out}",
     ]
 
 

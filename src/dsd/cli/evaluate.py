@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import tyro
 
 from dsd.cli.compared import Compared, methods
 from dsd.cli.parse import Verb
+from dsd.curate.tasks.registry import DEFAULT, task_of
 from dsd.plugins import added
 from dsd.recipes.recipe import Recipe
 from dsd.recipes.registry import all_recipes, first
@@ -69,8 +70,10 @@ def variants() -> dict[str, tuple[str, Any]]:
 
 def evaluate_of(name: str, recipe: Recipe) -> Evaluate:
     """The command of a recipe."""
-    out = Path("runs") / name / "evaluation"
-    return Evaluate(recipe=name, adapter=(recipe.adapter,), out=out, **asdict(recipe.evaluate))
+    out, measures = Path("runs") / name / "evaluation", recipe.evaluate
+    if not measures.metrics and recipe.curate.task != DEFAULT:
+        measures = replace(measures, metrics=task_of(recipe.curate.task).metrics)
+    return Evaluate(recipe=name, adapter=(recipe.adapter,), out=out, **asdict(measures))
 
 
 def plan(command: Any) -> list[str]:

@@ -5,7 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsd.config import how_it_runs
+from dsd.curate.tasks.registry import DEFAULT, find, task_of
 from dsd.errors import UserError
+
+JUDGED_BY = (
+    "judge",
+    "templates",
+    "chain_of_thought",
+    "votes",
+    "references",
+    "targets",
+    "sheets_from",
+    "near_copy_threshold",
+)
+"""Settings that decide nothing about the sheets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +26,7 @@ class CurateConfig:
     """Settings of phases 1 and 2. The defaults fit the embedded models on two CPU cores.
 
     Attributes:
+        task: what a sheet shows and what its panels become; see `dsd.curate.tasks`.
         captions: file with a caption a row: ``.parquet``, ``.csv`` or ``.jsonl`` with a column ``TEXT`` (or
             ``caption``), or ``.txt`` with one a line; local or any address that fsspec knows.
         units: how many units of work to do at most.
@@ -23,24 +37,30 @@ class CurateConfig:
         templates: prompts for them: ``default`` (large models), ``compact`` (small ones), or a folder.
         chain_of_thought: describe both subjects before deciding; otherwise decide at once.
         votes: how often each pair is judged; of several, which think at random, the majority decides.
-        themes: four scenes that every sheet shows in place of those that the chat model thinks of for it; empty for its
-            own. What training on few themes costs is one of the paper's ablations.
+        themes: scenes that every sheet shows in place of those that the chat model thinks of for it, one a panel; empty
+            for its own. What training on few themes costs is one of the paper's ablations.
         subjects: with themes: subjects that take turns, in place of captions and what the chat model writes after them,
             so that the same few prompts are drawn again and again with other seeds; neither is used then. What training
             without captions and language model costs is another one.
         chat_batch: questions asked at once of a local model, or in flight to a server.
         teacher: text-to-image model that draws the sheets: ``embedded:NAME``, a folder or a hub id.
         teacher_batch: sheets drawn at once.
-        panel_size: height and width of a panel in pixels; a sheet has twice as much.
+        panel_size: height and width of a panel in pixels; a sheet has as many as the task lays out.
         steps: denoising steps of a sheet.
         true_guidance: classifier-free guidance scale of the teacher; 1 turns it off and halves the time.
         guidance: embedded guidance value, for guidance-distilled teachers; others ignore it.
         sheet_text_tokens: text tokens that a sheet's text is padded or cut to.
+        references: panels that are given in an example.
+        targets: panels to draw in it. With more than one of either, examples are films of panels that are all kept with
+            one another.
+        sheets_from: folder of another curation whose sheets are judged in place of drawing; its settings must be the
+            same but for those of `JUDGED_BY`. Empty to draw.
         near_copy_threshold: two panels are the same picture, and rejected, when the mean absolute difference of
             their pixels is below this share of the full range, and their perceptual hashes agree too.
         seed: of everything random.
     """
 
+    task: str = DEFAULT
     captions: str
     units: int
     unit_size: int
@@ -59,6 +79,9 @@ class CurateConfig:
     true_guidance: float
     guidance: float = 3.5
     sheet_text_tokens: int
+    references: int = 1
+    targets: int = 1
+    sheets_from: str = ""
     near_copy_threshold: float = 0.03
     seed: int = 0
 
@@ -67,6 +90,8 @@ class CurateConfig:
             "units",
             "unit_size",
             "votes",
+            "references",
+            "targets",
             "chat_batch",
             "teacher_batch",
             "panel_size",
@@ -77,11 +102,22 @@ class CurateConfig:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if self.true_guidance < 1:
             raise UserError(f"true_guidance is {self.true_guidance}, but must be at least 1 (1 turns it off)")
-        if len(self.themes) not in (0, 4):
-            raise UserError(f"themes are {len(self.themes)} scenes, but a sheet has 4; give 4 or none")
+        find(self.task)
+        if self.themes and len(self.themes) != (panels := task_of(self.task).layout.panels):
+            raise UserError(f"themes are {len(self.themes)} scenes, but a sheet has {panels}; give {panels} or none")
+        if self.frames > 2 and self.frames > (most := task_of(self.task).most_frames):
+            raise UserError(
+                f"references are {self.references} and targets {self.targets}, but examples of the task "
+                f"{self.task} have at most {most} frames; give fewer"
+            )
         if self.subjects and not self.themes:
-            raise UserError("subjects are given without themes; give the four scenes too that they are drawn in")
+            raise UserError("subjects are given without themes; give the scenes too that they are drawn in")
         if not all(words.strip() for words in (*self.subjects, *self.themes)):
             raise UserError("one of the subjects or themes is empty; give words for each")
         if not 0 <= self.near_copy_threshold < 1:
             raise UserError(f"near_copy_threshold is {self.near_copy_threshold}, but must be a share in [0, 1)")
+
+    @property
+    def frames(self) -> int:
+        """Of an example, references and targets together."""
+        return self.references + self.targets

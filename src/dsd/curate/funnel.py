@@ -8,8 +8,6 @@ from typing import Any
 
 from dsd.errors import UserError
 
-PAIRS_PER_SHEET = 6
-
 
 @dataclass(frozen=True, kw_only=True)
 class Funnel:
@@ -21,11 +19,13 @@ class Funnel:
         prompts_failed: captions without one, by reason.
         sheets: cut into panels.
         sheets_refused: drawn and refused, by reason.
-        candidates: unordered pairs of panels of one sheet.
+        candidates: of the sheets, as the task counts them, such as unordered pairs of panels.
         kept: of them.
         rejected: of them, by reason.
         failed: of them for want of an answer, by reason.
         captions_skipped: rows of the caption file that were not taken, by reason; of the whole curation only.
+        pairs: rows that the kept candidates became, such as each pair in both orders.
+        films: examples of more than two frames that the pairs became; None where the pairs are trained on.
     """
 
     captions: int = 0
@@ -38,24 +38,24 @@ class Funnel:
     rejected: Mapping[str, int] = field(default_factory=dict)
     failed: Mapping[str, int] = field(default_factory=dict)
     captions_skipped: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def pairs(self) -> int:
-        """Rows for training: each kept pair in both orders."""
-        return 2 * self.kept
+    pairs: int = 0
+    films: int | None = None
 
     def __add__(self, other: Funnel) -> Funnel:
         return Funnel(**{f.name: _sum(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)})
 
-    def reconcile(self) -> None:
+    def reconcile(self, candidates: int) -> None:
         """Proves that every caption, sheet and candidate is accounted for.
+
+        Args:
+            candidates: of a sheet.
 
         Raises:
             RuntimeError: something was lost or counted twice; the message holds the sums.
         """
         _require("captions", self.captions, self.grid_prompts + sum(self.prompts_failed.values()))
         _require("grid prompts", self.grid_prompts, self.sheets + sum(self.sheets_refused.values()))
-        _require("candidates", self.candidates, PAIRS_PER_SHEET * self.sheets)
+        _require("candidates", self.candidates, candidates * self.sheets)
         parts = self.kept + sum(self.rejected.values()) + sum(self.failed.values())
         _require("candidates", self.candidates, parts)
 
@@ -70,11 +70,12 @@ class Funnel:
             **{f"failed: {reason}": count for reason, count in self.failed.items()},
             "kept": self.kept,
             "pairs": self.pairs,
+            **({} if self.films is None else {"films": self.films}),
         }
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        return asdict(self) | {"pairs": self.pairs}
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Funnel:
@@ -84,23 +85,26 @@ class Funnel:
             UserError: other fields than a funnel has.
         """
         try:
-            return cls(**{name: value for name, value in values.items() if name != "pairs"})
+            return cls(**values)
         except TypeError as error:
             raise UserError(f"this is no funnel ({error}); curate again") from error
 
     def lines(self) -> list[str]:
         """The funnel as text, one stage a line."""
         share = f" ({self.kept / self.candidates:.0%} of them)" if self.candidates else ""
+        films = "" if self.films is None else f", {self.films:,} films"
         return [
             f"{self.captions:>8,} captions" + _aside("skipped", self.captions_skipped),
             f"{self.grid_prompts:>8,} grid prompts" + _aside("failed", self.prompts_failed),
             f"{self.sheets:>8,} sheets cut" + _aside("refused", self.sheets_refused),
             f"{self.candidates:>8,} candidates" + _aside("rejected", self.rejected) + _aside("failed", self.failed),
-            f"{self.kept:>8,} kept{share}, {self.pairs:,} pairs to train on",
+            f"{self.kept:>8,} kept{share}, {self.pairs:,} pairs{films} to train on",
         ]
 
 
 def _sum(one: Any, other: Any) -> Any:
+    if one is None or other is None:
+        return other if one is None else one
     if isinstance(one, int):
         return one + other
     return {reason: one.get(reason, 0) + other.get(reason, 0) for reason in sorted({*one, *other})}

@@ -11,16 +11,13 @@ from diffusers.utils import logging
 
 from dsd.curate.config import CurateConfig
 from dsd.curate.seeds import derive_seed
+from dsd.curate.tasks.registry import task_of
 from dsd.data.records import Grid, GridPrompt, Model
 from dsd.devices import default_device, inference_dtype
 from dsd.errors import UserError
-from dsd.frames import Grid as Layout
 from dsd.generate.text_to_image import TextToImage
 from dsd.log import console
 from dsd.models import resolve, revision_of
-
-LAYOUT = Layout(2, 2)
-"""Four panels, as many as a grid prompt has scenes."""
 
 
 class Teacher:
@@ -35,7 +32,7 @@ class Teacher:
     """
 
     def __init__(self, config: CurateConfig, device: str | None = None) -> None:
-        self._config = config
+        self._config, self._layout = config, task_of(config.task).layout
         path = resolve(config.teacher)
         device = device or default_device()
         self._model = TextToImage.load(config.teacher, device=device, dtype=inference_dtype(device))
@@ -62,7 +59,7 @@ class Teacher:
         with _quiet():
             images = self._model.draw(
                 [prompt.text for prompt in prompts],
-                size=(LAYOUT.rows * config.panel_size, LAYOUT.columns * config.panel_size),
+                size=(self._layout.rows * config.panel_size, self._layout.columns * config.panel_size),
                 steps=config.steps,
                 true_guidance=config.true_guidance,
                 guidance=config.guidance,

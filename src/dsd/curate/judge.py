@@ -128,7 +128,7 @@ def judge_of(judge: ChatModel, templates: Templates, chain_of_thought: bool, vot
 
 
 def _template(templates: Templates, chain_of_thought: bool) -> Template:
-    return templates.judge if chain_of_thought else templates.judge_direct
+    return templates["judge" if chain_of_thought else "judge_direct"]
 
 
 def _verdict(pair: Candidate, reply: Reply) -> Verdict | ChatFailure:

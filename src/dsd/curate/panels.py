@@ -12,11 +12,11 @@ from typing import cast
 from PIL import Image
 
 from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest, Reply
-from dsd.curate.grids import LAYOUT
 from dsd.curate.schemas import PanelDescription
 from dsd.curate.seeds import derive_seed
 from dsd.curate.templates import Templates
 from dsd.data.records import Description, Grid, Panel
+from dsd.frames import Grid as Layout
 from dsd.frames import MalformedSheet
 
 
@@ -35,10 +35,10 @@ class Described:
     failure: ChatFailure | None = None
 
 
-def cut(grid: Grid, panel_size: int) -> list[Image.Image] | RefusedSheet:
+def cut(grid: Grid, panel_size: int, layout: Layout) -> list[Image.Image] | RefusedSheet:
     """Cuts a sheet into its panels, row by row, each (panel_size, panel_size) pixels."""
     try:
-        return LAYOUT.split(grid.image, (panel_size, panel_size))
+        return layout.split(grid.image, (panel_size, panel_size))
     except MalformedSheet as error:
         return RefusedSheet(error.reason)
 
@@ -57,7 +57,7 @@ def describe(
     Returns:
         Every panel; one that got no description has empty words and says why.
     """
-    template = templates.describe
+    template = templates["describe"]
     replies = judge.reply(
         [
             ChatRequest(

@@ -1,4 +1,4 @@
-"""Phases 1 and 2 on one machine: captions to a dataset of judged pairs, unit by unit.
+"""Phases 1 and 2: captions to a dataset of judged pairs, unit by unit; first all sheets are drawn, then judged.
 
 Run it again to go on: finished units are skipped, the others give the bytes they would have given.
 """
@@ -8,38 +8,41 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow.parquet as pq
 
 from dsd import runs
-from dsd.chat.protocol import ChatModel
-from dsd.chat.registry import load_chat
-from dsd.config import to_json
+from dsd.config import from_json, to_json
 from dsd.curate.captions import Captions, read_captions
-from dsd.curate.config import CurateConfig
+from dsd.curate.config import JUDGED_BY, CurateConfig
+from dsd.curate.executors.local import Local
+from dsd.curate.executors.protocol import Executor, Record, Work
 from dsd.curate.funnel import Funnel
-from dsd.curate.grids import Teacher
+from dsd.curate.models import Models
 from dsd.curate.prompts import repeated
-from dsd.curate.templates import PLACES, Templates
+from dsd.curate.tasks.registry import task_of
 from dsd.curate.units import FOLDER, Unit, UnitLedger, UnitRecord, split_into_units
-from dsd.curate.work import Models, do_unit
+from dsd.curate.work import Drawing, Judging
 from dsd.data.records import Caption
-from dsd.data.store import FUNNEL, MANIFEST, DatasetWriter
+from dsd.data.rows import Kind
+from dsd.data.store import FUNNEL, MANIFEST, DatasetWriter, Shard
 from dsd.errors import UserError
 from dsd.files import make_folder, write_atomic
-from dsd.log import console, progress, quiet_libraries
+from dsd.log import console, progress
 
 CAPTIONS = f"{FOLDER}/captions.json"
 
 
-def curate(config: CurateConfig, out: Path) -> Funnel:
+def curate(config: CurateConfig, out: Path, executor: Executor | None = None) -> Funnel:
     """Makes a dataset, or finishes one.
 
     Args:
         config: settings; the same for every start.
         out: folder of the dataset.
+        executor: where units are worked on; by default in this process.
 
     Returns:
         What became of the captions.
@@ -54,17 +57,20 @@ def curate(config: CurateConfig, out: Path) -> Funnel:
         _show(funnel, out)
         return funnel
     _sweep(out)
-    captions = _captions(config, out, begun)
+    drawn = Path(config.sheets_from) if config.sheets_from else out
+    captions = _captions(config, drawn, begun)
     units = split_into_units(captions.taken, config)
-    ledger = UnitLedger(out)
-    found = [ledger.find(unit.number) if begun else None for unit in units]
-    records = [record for record in found if record is not None]
-    waiting = [unit for unit, record in zip(units, found, strict=True) if record is None]
-    if waiting:
-        models = _load(config)
-        _claim(config, captions, _sources(models), out)
-        records += _work(waiting, len(captions.taken), config, models, ledger)
-    funnel = _finish(sorted(records, key=lambda record: record.number), captions, config, out)
+    if config.sheets_from:
+        _check_drawn(config, drawn, units)
+    models, ledger, executor = Models(config), UnitLedger(out), executor or Local()
+    drawing = Drawing(units=units, models=models, ledger=ledger)
+    judging = Judging(units=units, models=models, ledger=ledger, drawn=drawn)
+    if not begun or any(judging.find(number) is None for number in range(len(units))):
+        _claim(config, captions, models.sources(), out)
+    if not config.sheets_from:
+        _run(executor, drawing, units, "drawing sheets")
+    records = _run(executor, judging, units, "judging sheets")
+    funnel = _finish(records, captions, config, out)
     _show(funnel, out)
     return funnel
 
@@ -72,15 +78,28 @@ def curate(config: CurateConfig, out: Path) -> Funnel:
 def _begun(config: CurateConfig, out: Path) -> bool:
     """Whether this dataset was begun in the folder; refuses one with other settings."""
     begun = runs.begun(out, config, "a dataset")
-    if not begun and (out / MANIFEST).exists():
+    if not begun and any((out / name).exists() for name in (MANIFEST, *get_args(Kind))):
         raise UserError(f'"{out}" holds a dataset that was made elsewhere; give another folder')
     return begun
 
 
-def _captions(config: CurateConfig, out: Path, begun: bool) -> Captions:
+def _check_drawn(config: CurateConfig, drawn: Path, units: Sequence[Unit]) -> None:
+    """Refuses sheets that other settings would have drawn, or that are not all drawn yet."""
+    before = from_json(CurateConfig, (drawn / runs.CONFIG).read_text(encoding="utf-8"))
+    runs.begun(drawn, replace(config, **{name: getattr(before, name) for name in JUDGED_BY}), "sheets")
+    missing = sum(UnitLedger(drawn).find_sheets(unit.number) is None for unit in units)
+    if missing:
+        raise UserError(
+            f'"{drawn}" lacks the sheets of {missing} of {len(units)} units; run its own command again first'
+        )
+
+
+def _captions(config: CurateConfig, drawn: Path, begun: bool) -> Captions:
     """The captions of all units; a later start goes on with those that the first one took."""
-    path = out / CAPTIONS
-    if begun and path.exists():
+    path = drawn / CAPTIONS
+    if config.sheets_from and not (drawn / runs.CONFIG).is_file():
+        raise UserError(f'there are no sheets in "{drawn}"; give a folder that `dsd curate` wrote as sheets_from')
+    if config.sheets_from or (begun and path.exists()):
         content = json.loads(path.read_text(encoding="utf-8"))
         return Captions(taken=tuple(Caption(text=text) for text in content["taken"]), skipped=content["skipped"])
     wanted = config.units * config.unit_size
@@ -102,74 +121,53 @@ def _claim(config: CurateConfig, captions: Captions, sources: dict[str, str], ou
     runs.claim(out, config, sources, "a dataset")
 
 
-def _work(
-    units: Sequence[Unit], total: int, config: CurateConfig, models: Models, ledger: UnitLedger
-) -> list[UnitRecord]:
+def _run(executor: Executor, work: Work[Record], units: Sequence[Unit], description: str) -> list[Record]:
+    """Has the work done, and shows how far it is, in captions."""
+    sizes = [len(unit.captions) for unit in units]
+    left = [size if work.find(number) is None else 0 for number, size in enumerate(sizes)]
     records = []
-    completed = total - sum(len(unit.captions) for unit in units)
-    with progress(description="curating captions", total=total, completed=completed) as bar:
-        for unit in units:
-            rows = do_unit(unit, config, models, lambda stage: bar.advance(0, note=stage))
-            records.append(ledger.commit(unit.number, rows))
-            bar.advance(len(unit.captions))
+    with progress(description=description, total=sum(sizes), completed=sum(sizes) - sum(left)) as bar:
+        for record, size in zip(executor.run(work), left, strict=True):
+            records.append(record)
+            bar.advance(size)
     return records
-
-
-def _load(config: CurateConfig) -> Models:
-    quiet_libraries()
-    templates = Templates.load(config.templates)
-    judge: ChatModel = load_chat(config.judge, batch_size=config.chat_batch)
-    same = config.judge == config.chat or config.subjects  # then nobody writes
-    chat = judge if same else load_chat(config.chat, batch_size=config.chat_batch)
-    return Models(chat=chat, judge=judge, teacher=Teacher(config), templates=templates)
-
-
-def _sources(models: Models) -> dict[str, str]:
-    """What else the content depends on: the models behind the names, and the prompts."""
-    labels = {f"templates/{kind}": getattr(models.templates, kind).label for kind in PLACES}
-    return {
-        "chat": models.chat.revision,
-        "judge": models.judge.revision,
-        "teacher": models.teacher.model.revision,
-        **labels,
-    }
 
 
 def _finish(records: Sequence[UnitRecord], captions: Captions, config: CurateConfig, out: Path) -> Funnel:
     funnel = sum((record.funnel for record in records), Funnel(captions_skipped=captions.skipped))
     shards = [shard for record in records for shard in record.shards]
-    funnel.reconcile()
-    _reconcile_rows(funnel, out, [shard.path for shard in shards])
+    funnel.reconcile(task_of(config.task).candidates)
+    _reconcile_rows(funnel, out, shards)
     recipe: dict[str, Any] = json.loads(to_json(config))
     recipe["revisions"] = runs.sources_of(out)
     DatasetWriter(out).finish(shards, recipe, funnel.to_dict())
     return funnel
 
 
-def _reconcile_rows(funnel: Funnel, out: Path, shards: Sequence[str]) -> None:
-    """Proves that the rows on disk are those of the funnel, and that no pair is there twice.
+def _reconcile_rows(funnel: Funnel, out: Path, shards: Sequence[Shard]) -> None:
+    """Proves that the rows on disk are those of the funnel, and that none to train on is there twice.
 
     Raises:
         RuntimeError: they are not.
     """
     ids: list[str] = []
     outcomes: Counter[tuple[str, str]] = Counter()
-    grids = 0
+    counts: Counter[Kind] = Counter()
     for shard in shards:
-        if shard.startswith("rejects"):
-            rows = pq.read_table(out / shard, columns=["id", "outcome", "reason"]).to_pylist()
+        columns = ["id", "outcome", "reason"] if shard.kind == "rejects" else ["id"]
+        rows = pq.read_table(out / shard.path, columns=columns).to_pylist()
+        counts[shard.kind] += len(rows)
+        if shard.kind == "rejects":
             outcomes.update((row["outcome"], row["reason"]) for row in rows)
+        if shard.kind != "grids":
             ids += [row["id"] for row in rows]
-        elif shard.startswith("pairs"):
-            ids += pq.read_table(out / shard, columns=["id"]).column("id").to_pylist()
-        else:
-            grids += pq.read_metadata(out / shard).num_rows
     expected = {("rejected", reason): count for reason, count in funnel.rejected.items()}
     expected |= {("failed", reason): count for reason, count in funnel.failed.items()}
-    if dict(outcomes) != expected or len(ids) - outcomes.total() != funnel.pairs or grids != funnel.captions:
+    found = counts["pairs"], counts["films"], counts["grids"]
+    if dict(outcomes) != expected or found != (funnel.pairs, funnel.films or 0, funnel.captions):
         raise RuntimeError(f'the rows in "{out}" are not those of the funnel: {dict(outcomes)} against {expected}')
     if len(set(ids)) != len(ids):
-        raise RuntimeError(f'"{out}" holds {len(ids) - len(set(ids))} pairs twice')
+        raise RuntimeError(f'"{out}" holds {len(ids) - len(set(ids))} rows twice')
 
 
 def _sweep(out: Path) -> None:

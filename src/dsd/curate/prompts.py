@@ -1,4 +1,4 @@
-"""Captions to grid prompts: a language model takes each caption as an inspiration for one subject in four scenes.
+"""Captions to grid prompts: a language model takes each caption as an inspiration for one subject in some scenes.
 
 With the compact templates a question is the single user message `grid prompt: {caption}`; see `templates/README.md`.
 """
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import cast
 
 from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest
-from dsd.curate.schemas import GridPromptReply
+from dsd.curate.schemas import SheetReply
 from dsd.curate.seeds import derive_seed
-from dsd.curate.templates import Templates
+from dsd.curate.templates import Templates, scene_places
 from dsd.data.records import Caption, GridPrompt, Model
 
 
@@ -22,12 +22,17 @@ def repeated(subjects: Sequence[str], count: int) -> tuple[Caption, ...]:
 
 def fixed_grid_prompts(captions: Sequence[Caption], themes: tuple[str, ...], templates: Templates) -> list[GridPrompt]:
     """The grid prompts of `repeated` captions, which nobody has to write."""
-    writer = Model(name="nobody", revision="", template=templates.sheet.label)
+    writer = Model(name="nobody", revision="", template=templates["sheet"].label)
     return [_prompt(caption, caption.text.rpartition(", ")[0], themes, templates, writer) for caption in captions]
 
 
 def write_grid_prompts(
-    captions: Sequence[Caption], chat: ChatModel, templates: Templates, seed: int, themes: tuple[str, ...] = ()
+    captions: Sequence[Caption],
+    chat: ChatModel,
+    templates: Templates,
+    schema: type[SheetReply],
+    seed: int,
+    themes: tuple[str, ...] = (),
 ) -> list[GridPrompt | ChatFailure]:
     """Asks for a grid prompt after each caption.
 
@@ -35,18 +40,19 @@ def write_grid_prompts(
         captions: the inspirations.
         chat: who writes.
         templates: of the question and of the text that the teacher will draw.
+        schema: of the reply.
         seed: of the unit.
-        themes: four scenes for every sheet in place of the reply's own.
+        themes: scenes for every sheet in place of the reply's own.
 
     Returns:
         For each caption its grid prompt, or why there is none.
     """
-    template = templates.grid_prompt
+    template = templates["grid_prompt"]
     replies = chat.reply(
         [
             ChatRequest(
                 messages=(template.message({"caption": caption.text}),),
-                schema=GridPromptReply,
+                schema=schema,
                 seed=derive_seed(seed, "grid prompt", caption.id),
                 max_tokens=template.max_tokens,
             )
@@ -58,11 +64,11 @@ def write_grid_prompts(
         reply
         if isinstance(reply, ChatFailure)
         else _prompt(caption, reply.subject, themes or tuple(reply.scenes), templates, writer)
-        for caption, reply in zip(captions, cast(list[ChatFailure | GridPromptReply], replies), strict=True)
+        for caption, reply in zip(captions, cast(list[ChatFailure | SheetReply], replies), strict=True)
     ]
 
 
 def _prompt(caption: Caption, subject: str, scenes: tuple[str, ...], templates: Templates, writer: Model) -> GridPrompt:
-    named = {f"scene{number}": scene for number, scene in enumerate(scenes, start=1)}
-    text = templates.sheet.words({"subject": subject, **named})
+    named = dict(zip(scene_places(len(scenes)), scenes, strict=True))
+    text = templates["sheet"].words({"subject": subject, **named})
     return GridPrompt(caption=caption.id, subject=subject, scenes=scenes, text=text, writer=writer)

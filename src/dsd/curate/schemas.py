@@ -16,11 +16,11 @@ class _Reply(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class GridPromptReply(_Reply):
-    """A subject and the scenes of a sheet, row by row, each another one."""
+class SheetReply(_Reply):
+    """A subject and the scenes of a sheet, row by row, each another one; a task says how many."""
 
     subject: Words
-    scenes: Annotated[list[Words], Field(min_length=4, max_length=4)]
+    scenes: list[Words]
 
     @field_validator("scenes")
     @classmethod
@@ -28,6 +28,12 @@ class GridPromptReply(_Reply):
         if len({scene.casefold() for scene in scenes}) < len(scenes):
             raise ValueError("the same scene twice; panels of one scene teach copying")
         return scenes
+
+
+class GridPromptReply(SheetReply):
+    """A subject and the scenes of a sheet, row by row, each another one."""
+
+    scenes: Annotated[list[Words], Field(min_length=4, max_length=4)]
 
 
 class PanelDescription(_Reply):

@@ -10,22 +10,11 @@ from pathlib import Path
 from PIL import Image
 
 from dsd.chat.protocol import ImagePart, Message, Part, TextPart
+from dsd.curate.tasks.registry import DEFAULT, task_of
 from dsd.errors import UserError
 
-WORDS = ("caption", "subject", "scene1", "scene2", "scene3", "scene4")
-PICTURES = ("image", "first", "second")
-PLACES = {
-    "grid_prompt": {"caption"},
-    "describe": {"image"},
-    "judge": {"first", "second"},
-    "judge_direct": {"first", "second"},
-    "sheet": set(WORDS) - {"caption"},
-}
-"""The places that each template must have, and no others."""
-
-_FOLDER = Path(__file__).parent / "templates"
 _HEADER = re.compile(r"<!-- version: (\d+)(?:, max_tokens: (\d+))? -->\n")
-_PLACE = re.compile(r"\{(" + "|".join(WORDS + PICTURES) + r")\}")
+_PLACE = re.compile(r"\{(caption|subject|scene[1-9][0-9]*|image|first|second)\}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,30 +51,32 @@ class Template:
         return Message("user", tuple(parts))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Templates:
-    """A whole set."""
-
-    grid_prompt: Template
-    describe: Template
-    judge: Template
-    judge_direct: Template
-    sheet: Template
+class Templates(dict[str, Template]):
+    """A whole set by kind, such as ``templates["describe"]``."""
 
     @classmethod
-    def load(cls, name: str) -> Templates:
+    def load(cls, name: str, task: str = DEFAULT) -> Templates:
         """Reads a set.
 
         Args:
-            name: ``default``, ``compact``, or a folder.
+            name: one of the task's own, such as ``default`` or ``compact``, or a folder.
+            task: says which templates a set has.
 
         Raises:
             UserError: no such set, or a file that is missing, lacks its first line, or has the wrong places.
         """
-        folder = _FOLDER / name if name in ("default", "compact") else Path(name)
+        asked = task_of(task)
+        own = sorted(folder.name for folder in asked.templates.iterdir() if folder.is_dir())
+        folder = asked.templates / name if name in own else Path(name)
         if not folder.is_dir():
-            raise UserError(f'there are no templates "{name}"; give "default", "compact" or a folder that has them')
-        return cls(**{kind: read_template(folder / f"{kind}.md", places) for kind, places in PLACES.items()})
+            known = "".join(f'"{set_}", ' for set_ in own)
+            raise UserError(f'there are no templates "{name}"; give {known}or a folder that has them')
+        return cls((kind, read_template(folder / f"{kind}.md", places)) for kind, places in asked.places.items())
+
+
+def scene_places(count: int) -> list[str]:
+    """The places of a sheet's scenes, row by row."""
+    return [f"scene{number}" for number in range(1, count + 1)]
 
 
 def read_template(path: Path, places: set[str]) -> Template:

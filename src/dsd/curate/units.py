@@ -1,12 +1,14 @@
-"""The unit of work: a fixed slice of the captions with a seed of its own, committed whole.
+"""The unit of work: a fixed slice of the captions with a seed of its own, committed twice.
 
-A unit's shards are written under temporary names, synced and renamed; only then its record is, in the same way. What
-has no record is done anew and gives the same bytes, since they depend on the config and the unit's number alone.
+First its sheets are, as the shard of its grids. Then it is judged: that shard is written once more, with what was said
+of the panels, and the others are. Shards are written under temporary names, synced and renamed; only then the unit's
+record is, in the same way. What has no record is done anew and gives the same bytes, since they depend on the config
+and the unit's number alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,9 @@ from typing import Any
 from dsd.curate.config import CurateConfig
 from dsd.curate.funnel import Funnel
 from dsd.curate.seeds import derive_seed
-from dsd.data.records import Caption, Pair, Reject, Sheet
-from dsd.data.rows import Kind
-from dsd.data.store import DatasetWriter, Shard
+from dsd.data.records import Caption, Sheet
+from dsd.data.rows import Kind, Row
+from dsd.data.store import DatasetWriter, Shard, shard_path
 from dsd.runs import Ledger
 
 FOLDER = "units"
@@ -38,18 +40,8 @@ class Unit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnitRows:
-    """What a unit gave."""
-
-    pairs: tuple[Pair, ...]
-    rejects: tuple[Reject, ...]
-    sheets: tuple[Sheet, ...]
-    funnel: Funnel
-
-
-@dataclass(frozen=True, kw_only=True)
 class UnitRecord:
-    """What is known of a finished unit."""
+    """What is known of a judged unit."""
 
     number: int
     shards: tuple[Shard, ...]
@@ -67,15 +59,24 @@ def split_into_units(captions: Sequence[Caption], config: CurateConfig) -> list[
 
 
 class UnitLedger:
-    """The records of finished units, in the dataset's folder."""
+    """What is finished of each unit, in the dataset's folder."""
 
     def __init__(self, folder: Path) -> None:
         self._records = Ledger(folder / FOLDER)
         self._writer = DatasetWriter(folder)
         self._dataset = folder
 
+    def find_sheets(self, number: int) -> Path | None:
+        """The file of a unit's sheets, if they are drawn; it is written whole, so that it needs no record."""
+        path = shard_path(self._dataset, "grids", number)
+        return path if path.is_file() else None
+
+    def commit_sheets(self, number: int, sheets: Sequence[Sheet]) -> Path:
+        """Writes a unit's sheets."""
+        return self._dataset / self._writer.write_shard("grids", number, sheets).path
+
     def find(self, number: int) -> UnitRecord | None:
-        """The record of a unit, if it is finished and its shards are there.
+        """The record of a unit, if it is judged and its shards are there.
 
         Raises:
             UserError: the record is damaged.
@@ -85,17 +86,12 @@ class UnitLedger:
             return None
         return record
 
-    def commit(self, number: int, rows: UnitRows) -> UnitRecord:
-        """Writes a unit's shards, and then its record."""
-        parts: tuple[tuple[Kind, Sequence[Pair] | Sequence[Reject] | Sequence[Sheet]], ...] = (
-            ("pairs", rows.pairs),
-            ("rejects", rows.rejects),
-            ("grids", rows.sheets),
-        )
-        shards = tuple(self._writer.write_shard(kind, number, records) for kind, records in parts if records)
-        record = {"shards": [asdict(shard) for shard in shards], "funnel": rows.funnel.to_dict()}
+    def commit(self, number: int, rows: Mapping[Kind, Sequence[Row]], funnel: Funnel) -> UnitRecord:
+        """Writes a judged unit's shards, and then its record."""
+        shards = tuple(self._writer.write_shard(kind, number, records) for kind, records in rows.items() if records)
+        record = {"shards": [asdict(shard) for shard in shards], "funnel": funnel.to_dict()}
         self._records.commit(_name(number), record)
-        return UnitRecord(number=number, shards=shards, funnel=rows.funnel)
+        return UnitRecord(number=number, shards=shards, funnel=funnel)
 
 
 def _name(number: int) -> str:

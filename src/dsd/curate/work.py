@@ -1,67 +1,141 @@
-"""The work of one unit: each stage takes the whole unit at once, so that models see large batches."""
+"""The two works of a curation: every unit's sheets are drawn, and every unit's sheets are judged.
+
+Each stage of a unit takes it whole, so that models see large batches. Sheets are committed before anything is asked
+about them: neither a kill nor another judge has them drawn again.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from PIL import Image
 
-from dsd.chat.protocol import ChatFailure, ChatModel
-from dsd.curate import judge as judging
-from dsd.curate import pairs as pairing
-from dsd.curate.config import CurateConfig
+from dsd.chat.protocol import ChatFailure
+from dsd.curate.films import films
 from dsd.curate.funnel import Funnel
-from dsd.curate.grids import Teacher
+from dsd.curate.models import Models
 from dsd.curate.panels import Described, RefusedSheet, cut, describe
 from dsd.curate.prompts import fixed_grid_prompts, write_grid_prompts
-from dsd.curate.templates import Templates
-from dsd.curate.units import Unit, UnitRows
-from dsd.data.records import Grid, GridPrompt, Pair, Reject, Sheet
+from dsd.curate.units import Unit, UnitLedger, UnitRecord
+from dsd.data.records import Caption, Grid, GridPrompt, Reject, Sheet
+from dsd.data.rows import Kind, Row, to_sheet
+from dsd.data.store import read_shard, shard_path
 
 Cut = list[Image.Image] | RefusedSheet
+_NO_PROMPT = "no grid prompt: "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Models:
-    """Everyone who works on a unit."""
+class Drawing:
+    """Captions to sheets, a `dsd.curate.executors.protocol.Work`; a unit's record is the file that holds them.
 
-    chat: ChatModel
-    judge: ChatModel
-    teacher: Teacher
-    templates: Templates
+    Attributes:
+        units: all of them.
+        models: who writes and draws.
+        ledger: of the dataset.
+    """
+
+    units: Sequence[Unit]
+    models: Models
+    ledger: UnitLedger
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def find(self, number: int) -> Path | None:
+        """The file of a unit's sheets, if they are drawn."""
+        return self.ledger.find_sheets(number)
+
+    def do(self, number: int) -> Path:
+        """Has the sheets of a unit written and drawn."""
+        return self.ledger.commit_sheets(number, draw(self.units[number], self.models))
 
 
-def do_unit(unit: Unit, config: CurateConfig, models: Models, tell: Callable[[str], None]) -> UnitRows:
-    """Does all stages of a unit.
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """Sheets to pairs, a `dsd.curate.executors.protocol.Work`.
+
+    Attributes:
+        units: all of them.
+        models: who describes and judges.
+        ledger: of the dataset.
+        drawn: folder of the dataset whose sheets are judged.
+    """
+
+    units: Sequence[Unit]
+    models: Models
+    ledger: UnitLedger
+    drawn: Path
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def find(self, number: int) -> UnitRecord | None:
+        """The record of a unit that is judged."""
+        return self.ledger.find(number)
+
+    def do(self, number: int) -> UnitRecord:
+        """Has the sheets of a unit described and judged."""
+        sheets = list(read_shard(shard_path(self.drawn, "grids", number), to_sheet))
+        return self.ledger.commit(number, *judge(sheets, self.units[number].seed, self.models))
+
+
+def draw(unit: Unit, models: Models) -> list[Sheet]:
+    """Captions to sheets, one for each, whatever became of it; none has descriptions yet.
 
     Args:
         unit: which captions, and the seed.
-        config: the settings.
-        models: who writes, draws and judges.
-        tell: is told each stage as it begins.
+        models: who writes and draws.
     """
-    tell("writing grid prompts")
+    config, templates = models.config, models.templates
     written: Sequence[GridPrompt | ChatFailure]
     if config.subjects:
-        written = fixed_grid_prompts(unit.captions, config.themes, models.templates)
+        written = fixed_grid_prompts(unit.captions, config.themes, templates)
     else:
-        written = write_grid_prompts(unit.captions, models.chat, models.templates, unit.seed, config.themes)
-    prompts = [prompt for prompt in written if isinstance(prompt, GridPrompt)]
-    tell("drawing sheets")
-    grids = models.teacher.draw(prompts, unit.seed)
-    cuts = [cut(grid, config.panel_size) for grid in grids]
-    tell("describing panels")
-    sheets = _describe(grids, cuts, models, unit.seed)
-    tell("judging pairs")
-    kept, rejects = _judge(sheets, config, models, unit.seed)
-    return UnitRows(
-        pairs=tuple(kept),
-        rejects=tuple(rejects),
-        sheets=tuple(_sheets(unit, written, grids, cuts, sheets)),
-        funnel=_count(written, cuts, kept, rejects),
+        written = write_grid_prompts(
+            unit.captions, models.chat, templates, models.task.writer, unit.seed, config.themes
+        )
+    grids = models.teacher.draw([prompt for prompt in written if isinstance(prompt, GridPrompt)], unit.seed)
+    drawn = {grid.prompt: grid for grid in grids}
+    return [_drawn(caption, prompt, drawn) for caption, prompt in zip(unit.captions, written, strict=True)]
+
+
+def judge(sheets: Sequence[Sheet], seed: int, models: Models) -> tuple[dict[Kind, Sequence[Row]], Funnel]:
+    """Sheets to rows: they are cut, their panels described, and the task's candidates judged.
+
+    Args:
+        sheets: of one unit; what was said of their panels before is not looked at.
+        seed: of the unit.
+        models: who describes and judges.
+    """
+    config, task = models.config, models.task
+    grids = [sheet.grid for sheet in sheets if sheet.grid is not None]
+    cuts = [cut(grid, config.panel_size, task.layout) for grid in grids]
+    described = _describe(grids, cuts, models, seed)
+    outcomes = task.judge(described, models.judge, models.templates, config, seed)
+    rows = iter(zip(cuts, described, strict=True))
+    sheets = [sheet if sheet.grid is None else _told(sheet, *next(rows)) for sheet in sheets]
+    rejects = [outcome for outcome in outcomes if isinstance(outcome, Reject)]
+    kept = [outcome for outcome in outcomes if not isinstance(outcome, Reject)]
+    pairs = [pair for outcome in kept for pair in outcome]
+    made = list(films(described, pairs, config.references, config.targets)) if config.frames > 2 else None
+    funnel = replace(
+        _count(sheets, rejects),
+        candidates=len(outcomes),
+        kept=len(kept),
+        pairs=len(pairs),
+        films=None if made is None else len(made),
     )
+    return {"pairs": pairs, "films": made or [], "rejects": rejects, "grids": sheets}, funnel
+
+
+def _drawn(caption: Caption, prompt: GridPrompt | ChatFailure, drawn: dict[str, Grid]) -> Sheet:
+    if isinstance(prompt, ChatFailure):
+        return Sheet(caption=caption, prompt=None, grid=None, reason=f"{_NO_PROMPT}{prompt.reason}")
+    return Sheet(caption=caption, prompt=prompt, grid=drawn[prompt.id])
 
 
 def _describe(grids: Sequence[Grid], cuts: Sequence[Cut], models: Models, seed: int) -> list[list[Described]]:
@@ -76,77 +150,25 @@ def _describe(grids: Sequence[Grid], cuts: Sequence[Cut], models: Models, seed: 
     return [[] if isinstance(panels, RefusedSheet) else [next(described) for _ in panels] for panels in cuts]
 
 
-def _judge(
-    sheets: Sequence[Sequence[Described]], config: CurateConfig, models: Models, seed: int
-) -> tuple[list[Pair], list[Reject]]:
-    who = judging.judge_of(models.judge, models.templates, config.chain_of_thought, config.votes)
-    kept: list[Pair] = []
-    rejects: list[Reject] = []
-    waiting: list[judging.Candidate] = []
-    for candidate in (candidate for panels in sheets for candidate in judging.candidates(panels)):
-        pictures = candidate.first.panel.image, candidate.second.panel.image
-        if judging.near_copy(*pictures, config.near_copy_threshold):
-            rejects.append(pairing.copied(candidate, who))
-        elif failure := pairing.undescribed(candidate):
-            rejects.append(pairing.without_description(candidate, failure, who))
-        else:
-            waiting.append(candidate)
-    verdicts = judging.judge_pairs(
-        waiting,
-        models.judge,
-        models.templates,
-        chain_of_thought=config.chain_of_thought,
-        seed=seed,
-        votes=config.votes,
-    )
-    for candidate, verdict in zip(waiting, verdicts, strict=True):
-        outcome = pairing.settle(candidate, verdict, who)
-        if isinstance(outcome, Reject):
-            rejects.append(outcome)
-        else:
-            kept += outcome
-    return kept, rejects
+def _told(sheet: Sheet, panels: Cut, described: Sequence[Described]) -> Sheet:
+    """A drawn sheet with what became of it."""
+    reason = panels.reason if isinstance(panels, RefusedSheet) else ""
+    return replace(sheet, descriptions=tuple(one.panel.description for one in described), reason=reason)
 
 
-def _sheets(
-    unit: Unit,
-    written: Sequence[GridPrompt | ChatFailure],
-    grids: Sequence[Grid],
-    cuts: Sequence[Cut],
-    described: Sequence[Sequence[Described]],
-) -> list[Sheet]:
-    """A row for each caption of the unit, whatever became of it."""
-    drawn = iter(zip(grids, cuts, described, strict=True))
-    rows = []
-    for caption, prompt in zip(unit.captions, written, strict=True):
-        if isinstance(prompt, ChatFailure):
-            reason = f"no grid prompt: {prompt.reason}"
-            rows.append(Sheet(caption=caption, prompt=None, grid=None, reason=reason))
-            continue
-        grid, panels, words = next(drawn)
-        descriptions = tuple(one.panel.description for one in words)
-        reason = panels.reason if isinstance(panels, RefusedSheet) else ""
-        rows.append(Sheet(caption=caption, prompt=prompt, grid=grid, descriptions=descriptions, reason=reason))
-    return rows
-
-
-def _count(
-    written: Sequence[GridPrompt | ChatFailure], cuts: Sequence[Cut], kept: Sequence[Pair], rejects: Sequence[Reject]
-) -> Funnel:
-    refused = Counter(panels.reason for panels in cuts if isinstance(panels, RefusedSheet))
-    sizes = [len(panels) for panels in cuts if not isinstance(panels, RefusedSheet)]
+def _count(sheets: Sequence[Sheet], rejects: Sequence[Reject]) -> Funnel:
+    drawn = [sheet.reason for sheet in sheets if sheet.grid is not None]
+    unwritten = [sheet.reason.removeprefix(_NO_PROMPT) for sheet in sheets if sheet.grid is None]
     return Funnel(
-        captions=len(written),
-        grid_prompts=len(cuts),
-        prompts_failed=_sorted(Counter(p.reason for p in written if isinstance(p, ChatFailure))),
-        sheets=len(sizes),
-        sheets_refused=_sorted(refused),
-        candidates=sum(size * (size - 1) // 2 for size in sizes),
-        kept=len(kept) // 2,
-        rejected=_sorted(Counter(reject.reason for reject in rejects if reject.outcome == "rejected")),
-        failed=_sorted(Counter(reject.reason for reject in rejects if reject.outcome == "failed")),
+        captions=len(sheets),
+        grid_prompts=len(drawn),
+        prompts_failed=_counted(unwritten),
+        sheets=drawn.count(""),
+        sheets_refused=_counted(reason for reason in drawn if reason),
+        rejected=_counted(reject.reason for reject in rejects if reject.outcome == "rejected"),
+        failed=_counted(reject.reason for reject in rejects if reject.outcome == "failed"),
     )
 
 
-def _sorted(counts: Counter[str]) -> dict[str, int]:
-    return dict(sorted(counts.items()))
+def _counted(reasons: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(reasons).items()))

@@ -18,6 +18,11 @@ def content_id(kind: str, *parts: object) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def joined(captions: Sequence[str]) -> str:
+    """One text of captions, one a frame."""
+    return " | ".join(caption.strip() for caption in captions)
+
+
 def _pixels_of(image: Image.Image) -> str:
     return f"{image.mode} {image.size} {hashlib.sha256(image.tobytes()).hexdigest()}"
 
@@ -201,6 +206,34 @@ class Pair(TwoFrames):
     second_details: str
     comparison: str
     judge: Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanelFilm:
+    """Panels of one sheet of which every two were kept: an `Example` of some that are given, and the others to draw.
+
+    Attributes:
+        id: decided by the panels, their order and which of them are given.
+        grid, reference_panels, target_panels: ids.
+        subject: what the first two have in common.
+        judge: who judged; the pairs have its words.
+    """
+
+    id: str
+    grid: str
+    reference_panels: tuple[str, ...]
+    target_panels: tuple[str, ...]
+    references: tuple[Image.Image, ...]
+    targets: tuple[Image.Image, ...]
+    reference_captions: tuple[str, ...]
+    target_captions: tuple[str, ...]
+    subject: str
+    judge: Model
+
+    @property
+    def caption(self) -> str:
+        """The targets', one after the other."""
+        return joined(self.target_captions)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
-from dsd.data.records import Caption, Description, Grid, GridPrompt, Model, Pair, Reject, Sheet
+from dsd.data.records import Caption, Description, Grid, GridPrompt, Model, Pair, PanelFilm, Reject, Sheet
 from dsd.images import encode_png, load_image
 
-Kind = Literal["pairs", "rejects", "grids"]
+Kind = Literal["pairs", "rejects", "grids", "films"]
+Row = Pair | Reject | Sheet | PanelFilm
 
 ROW_GROUP = 64
 _MODEL = ("", "_revision", "_template")
@@ -52,6 +54,18 @@ COLUMNS: dict[Kind, dict[str, str]] = {
         **{f"writer{part}": "string" for part in _MODEL},
         **{f"teacher{part}": "string" for part in _MODEL},
     },
+    "films": {
+        "id": "string",
+        "references": "images",
+        "targets": "images",
+        "reference_captions": "strings",
+        "target_captions": "strings",
+        "subject": "string",
+        "reference_panels": "strings",
+        "target_panels": "strings",
+        "grid": "string",
+        **{f"judge{part}": "string" for part in _MODEL},
+    },
 }
 
 
@@ -65,11 +79,12 @@ def arrow_schema(kind: Kind) -> pa.Schema:
         "int64": lambda: datasets.Value("int64"),
         "strings": lambda: datasets.List(datasets.Value("string")),
         "image": datasets.Image,
+        "images": lambda: datasets.List(datasets.Image()),
     }
     return datasets.Features({name: makers[type_]() for name, type_ in COLUMNS[kind].items()}).arrow_schema
 
 
-def to_parquet(kind: Kind, records: Sequence[Pair] | Sequence[Reject] | Sequence[Sheet]) -> bytes:
+def to_parquet(kind: Kind, records: Sequence[Row]) -> bytes:
     """The bytes of a file with the records, in order; equal records give equal bytes."""
     table = pa.Table.from_pylist([to_row(record) for record in records], schema=arrow_schema(kind))
     buffer = io.BytesIO()
@@ -78,22 +93,26 @@ def to_parquet(kind: Kind, records: Sequence[Pair] | Sequence[Reject] | Sequence
     return buffer.getvalue()
 
 
-def to_row(record: Pair | Reject | Sheet) -> dict[str, Any]:
+def to_row(record: Row) -> dict[str, Any]:
     """The columns of a record."""
     if isinstance(record, Sheet):
         return _sheet_row(record)
+    if isinstance(record, PanelFilm):
+        return _judged_row("films", record)
     if isinstance(record, Reject):
         own = {"outcome": record.outcome, "reason": record.reason, "words": record.words}
-        return own | _pair_row(record.pair)
-    return _pair_row(record)
+        return own | _judged_row("pairs", record.pair)
+    return _judged_row("pairs", record)
 
 
 def to_pair(row: dict[str, Any]) -> Pair:
     """The pair of a row of `pairs` or `rejects`."""
-    own: dict[str, Any] = {name: row[name] for name in _PAIR_COLUMNS if not name.startswith("judge")}
-    for name in ("reference", "target"):
-        own[name] = load_image(row[name]["bytes"])
-    return Pair(**own, judge=_to_model(row, "judge"))
+    return Pair(**_judged("pairs", row))
+
+
+def to_film(row: dict[str, Any]) -> PanelFilm:
+    """The film of a row."""
+    return PanelFilm(**_judged("films", row))
 
 
 def to_reject(row: dict[str, Any]) -> Reject:
@@ -120,10 +139,29 @@ def to_sheet(row: dict[str, Any]) -> Sheet:
     return Sheet(caption=caption, prompt=prompt, grid=grid, descriptions=described, reason=row["reason"])
 
 
-def _pair_row(pair: Pair) -> dict[str, Any]:
-    own = {name: getattr(pair, name) for name in _PAIR_COLUMNS if not name.startswith("judge")}
-    pictures = {"reference": _picture(pair.reference), "target": _picture(pair.target)}
-    return own | pictures | _model_columns("judge", pair.judge)
+def _judged_row(kind: Kind, record: Pair | PanelFilm) -> dict[str, Any]:
+    own = {name: _cell(getattr(record, name)) for name in COLUMNS[kind] if not name.startswith("judge")}
+    return own | _model_columns("judge", record.judge)
+
+
+def _judged(kind: Kind, row: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a pair or film."""
+    own = {name: _value(row[name]) for name in COLUMNS[kind] if not name.startswith("judge")}
+    return own | {"judge": _to_model(row, "judge")}
+
+
+def _cell(value: Any) -> Any:
+    """What stands in a row for a text, a picture, or several of them."""
+    if isinstance(value, tuple):
+        return [_cell(one) for one in value]
+    return _picture(value) if isinstance(value, Image.Image) else value
+
+
+def _value(cell: Any) -> Any:
+    """The inverse of `_cell`."""
+    if isinstance(cell, list):
+        return tuple(_value(one) for one in cell)
+    return load_image(cell["bytes"]) if isinstance(cell, dict) else cell
 
 
 def _sheet_row(sheet: Sheet) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import Image
 
-from dsd.data.records import Example, content_id
+from dsd.data.records import Example, content_id, joined
 from dsd.data.tables import Row, rows_of
 from dsd.errors import UserError
 from dsd.files import sha256_of
@@ -30,7 +30,6 @@ METADATA = ("metadata.jsonl", "metadata.csv")
 """Files that describe the pictures beside them, a row each."""
 _UNITS = "units"
 _SAVED_TO_DISK = "state.json"
-_JOIN = " | "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +91,7 @@ def open_source(data: str | Path, columns: Columns | None = None, *, skip_bad_ro
     path, columns = Path(data), columns or Columns()
     if (path / MANIFEST).is_file() or (path / _UNITS).is_dir():  # finished, or to be refused as unfinished
         reader = DatasetReader(path)
-        return Source(examples=reader.pairs, fingerprint=sha256_of(path / MANIFEST)[:16], total=len(reader))
+        return Source(examples=reader.examples, fingerprint=sha256_of(path / MANIFEST)[:16], total=len(reader))
     metadata = [path / name for name in METADATA if (path / name).is_file()]
     if metadata:
         rows, where, digest = metadata_rows(metadata[0]), str(metadata[0]), _digest_of(path)
@@ -170,7 +169,7 @@ class _Rows:
             raise UserError(f'the column "{self.columns.caption}" holds {cell!r}, but must hold a sentence')
         if len(said) not in (1, targets):
             raise UserError(f"there are {len(said)} captions for {targets} targets; give one for all or one for each")
-        return _JOIN.join(one.strip() for one in said)
+        return joined(said)
 
     def _cell(self, row: Mapping[str, Any], column: str) -> Any:
         if column not in row:

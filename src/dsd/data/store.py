@@ -16,8 +16,8 @@ from typing import Any, TypeVar, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dsd.data.records import Pair, Reject, Sheet
-from dsd.data.rows import Kind, to_pair, to_parquet, to_reject, to_sheet
+from dsd.data.records import Example, Pair, PanelFilm, Reject, Sheet
+from dsd.data.rows import Kind, to_film, to_pair, to_parquet, to_reject, to_sheet
 from dsd.errors import UserError
 from dsd.files import sha256_of, write_atomic
 
@@ -59,6 +59,12 @@ class Manifest:
     recipe: Mapping[str, Any]
     shards: tuple[Shard, ...]
 
+    @property
+    def trained_on(self) -> Kind:
+        """The kind of the rows to train on: pairs, or films where its recipe makes examples of more frames."""
+        frames = self.recipe.get("references", 1), self.recipe.get("targets", 1)
+        return "pairs" if frames == (1, 1) else "films"
+
     def of(self, kind: Kind) -> list[Shard]:
         """The shards of a kind, in order."""
         return [shard for shard in self.shards if shard.kind == kind]
@@ -66,6 +72,31 @@ class Manifest:
     def rows(self, kind: Kind) -> int:
         """How many rows there are of a kind."""
         return sum(shard.rows for shard in self.of(kind))
+
+
+def shard_path(folder: Path, kind: Kind, number: int) -> Path:
+    """Where shard `number` of a kind is, or will be."""
+    return folder / kind / f"{number:05d}.parquet"
+
+
+def read_shard(path: Path, read: Callable[[dict[str, Any]], Record]) -> Iterator[Record]:
+    """The records of a shard, in order.
+
+    Args:
+        path: of the shard.
+        read: makes a record of a row.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    if not path.is_file():
+        raise UserError(f'"{path}" is missing from the dataset; copy the dataset again')
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=64):
+                yield from map(read, batch.to_pylist())
+    except pa.ArrowException as error:
+        raise UserError(f'"{path}" is damaged ({error}); copy the dataset again') from error
 
 
 class DatasetWriter:
@@ -86,7 +117,7 @@ class DatasetWriter:
         """
         if not records:
             raise ValueError(f"shard {number} of {kind} would be empty")
-        path = self.folder / kind / f"{number:05d}.parquet"
+        path = shard_path(self.folder, kind, number)
         write_atomic(path, to_parquet(kind, records))
         name = path.relative_to(self.folder).as_posix()
         return Shard(path=name, kind=kind, rows=len(records), sha256=sha256_of(path))
@@ -115,11 +146,19 @@ class DatasetReader:
         self.manifest = _read_manifest(self.folder)
 
     def __len__(self) -> int:
-        return self.manifest.rows("pairs")
+        return self.manifest.rows(self.manifest.trained_on)
+
+    def examples(self) -> Iterator[Example]:
+        """What to train on, in order."""
+        return self.pairs() if self.manifest.trained_on == "pairs" else self.films()
 
     def pairs(self) -> Iterator[Pair]:
         """Kept pairs, in order."""
         return self._records("pairs", to_pair)
+
+    def films(self) -> Iterator[PanelFilm]:
+        """Examples of more than two frames, in order."""
+        return self._records("films", to_film)
 
     def rejects(self) -> Iterator[Reject]:
         """Candidates that were not kept, in order."""
@@ -140,24 +179,13 @@ class DatasetReader:
             UserError: a shard is missing or has other bytes.
         """
         for shard in self.manifest.shards:
-            if sha256_of(self._path(shard)) != shard.sha256:
-                raise UserError(f'"{self.folder / shard.path}" is not what the manifest says; copy the dataset again')
+            path = self.folder / shard.path
+            if not path.is_file() or sha256_of(path) != shard.sha256:
+                raise UserError(f'"{path}" is missing or not what the manifest says; copy the dataset again')
 
     def _records(self, kind: Kind, read: Callable[[dict[str, Any]], Record]) -> Iterator[Record]:
         for shard in self.manifest.of(kind):
-            path = self._path(shard)
-            try:
-                with pq.ParquetFile(path) as file:
-                    for batch in file.iter_batches(batch_size=64):
-                        yield from map(read, batch.to_pylist())
-            except pa.ArrowException as error:
-                raise UserError(f'"{path}" is damaged ({error}); copy the dataset again') from error
-
-    def _path(self, shard: Shard) -> Path:
-        path = self.folder / shard.path
-        if not path.is_file():
-            raise UserError(f'"{path}" is missing from the dataset; copy the dataset again')
-        return path
+            yield from read_shard(self.folder / shard.path, read)
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -186,20 +214,26 @@ def _json(content: Mapping[str, Any]) -> str:
 
 
 def _card(manifest: Manifest) -> str:
-    configs = []
-    for kind in get_args(Kind):
+    configs, trained_on = [], manifest.trained_on
+    kinds: list[Kind] = [kind for kind in get_args(Kind) if kind != "films" or trained_on == "films"]
+    for kind in kinds:
         if manifest.rows(kind):
-            default = "\n  default: true" if kind == "pairs" else ""
+            default = "\n  default: true" if kind == trained_on else ""
             configs.append(f'- config_name: {kind}{default}\n  data_files: "{kind}/*.parquet"')
-    counts = ", ".join(f"{manifest.rows(kind)} {kind}" for kind in get_args(Kind))
+    counts = ", ".join(f"{manifest.rows(kind)} {kind}" for kind in kinds)
+    films = ""
+    if trained_on == "films":
+        films = (
+            "\n`films` holds examples of several references or targets, of panels that were all kept with one another."
+        )
     header = "\n".join(["---", "configs:", *configs, "---"]) if configs else ""
     return f"""{header}
 # Pairs of one individual in two scenes
 
 Made by `dsd curate`: {counts}. A teacher drew sheets of one subject, a vision-language model judged every two panels.
 `pairs` holds what it kept, in both orders: a `reference`, and a `target` under its caption. `rejects` holds the rest
-with the `reason`, `grids` a row for each caption. `manifest.json` names the settings and the models.
+with the `reason`, `grids` a row for each caption. `manifest.json` names the settings and the models.{films}
 
-    datasets.load_dataset("this/folder")             # the pairs
+    datasets.load_dataset("this/folder")             # the {trained_on}
     datasets.load_dataset("this/folder", "rejects")
 """

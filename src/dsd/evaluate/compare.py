@@ -9,7 +9,9 @@ from pathlib import Path
 from dsd.baselines.faces import Faces
 from dsd.baselines.protocol import SubjectMethod
 from dsd.chat.registry import load_chat
+from dsd.config import did_you_mean
 from dsd.devices import default_device
+from dsd.errors import UserError
 from dsd.evaluate import pictures, tables
 from dsd.evaluate.benchmark import Benchmark
 from dsd.evaluate.claims import JUDGED, PAPER, Finding
@@ -18,6 +20,7 @@ from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
 from dsd.evaluate.judge import Judge
 from dsd.evaluate.measure import Ruler
 from dsd.evaluate.metrics.protocol import Bench
+from dsd.evaluate.metrics.registry import METRICS
 from dsd.evaluate.report import Report, Section, SheetRow, render
 from dsd.evaluate.scores import Scores
 from dsd.evaluate.workers import apart
@@ -112,6 +115,7 @@ def bench_of(config: EvaluateConfig, benchmark: Benchmark, out: Path, faces: Fac
         likeness=likeness,
         faces=faces,
         judge=Judge(load_chat(config.judge), out / JUDGED_BY, config.repeats) if config.judge else None,
+        shown=config.metrics,
     )
 
 
@@ -173,6 +177,9 @@ def sheet(benchmark: Benchmark, places: Mapping[str, Path]) -> list[SheetRow]:
 
 def _find(config: EvaluateConfig) -> None:
     """Refuses models that cannot be found before anything is drawn."""
+    for name in config.metrics:
+        if name not in METRICS:
+            raise UserError(f'there is no metric "{name}"; {did_you_mean(name, METRICS)}')
     for name in filter(None, (config.identity, config.agreement, *config.likeness_models.values())):
         resolve(name)
     if config.judge is not None:

@@ -24,6 +24,8 @@ class EvaluateConfig:
     """Who scores each picture: openai:MODEL@BASE_URL, replay:FILE or a folder. It must have no part in curation."""
     repeats: int = 3
     """How often the judge is asked each question."""
+    metrics: tuple[str, ...] = ()
+    """Columns of the encoders for identity and agreement to show; when left out all that can be measured."""
     vision: str | None = None
     """Image encoder of IP-Adapter, such as openai/clip-vit-large-patch14."""
     captioner: str | None = None

@@ -61,7 +61,8 @@ def _met(bench: Bench) -> dict[str, Metric]:
     for name, metric in METRICS.items():
         if name == "clip_i":
             metrics |= {column: cosines.likeness(column, encoder) for column, encoder in bench.likeness.items()}
-        if metric.needs <= bench.has:
+        asked_for = not bench.shown or name in bench.shown or not metric.needs & {"identity", "agreement"}
+        if metric.needs <= bench.has and asked_for:
             metrics[name] = metric
     return metrics
 

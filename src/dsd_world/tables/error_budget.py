@@ -17,7 +17,7 @@ from PIL import Image
 from dsd.backbones.registry import load_backbone
 from dsd.chat.local import LocalChat
 from dsd.curate.config import CurateConfig
-from dsd.curate.grids import LAYOUT
+from dsd.curate.tasks.identity import LAYOUT
 from dsd.curate.templates import Templates
 from dsd.evaluate import plots
 from dsd.evaluate.bootstrap import Estimate, bootstrap

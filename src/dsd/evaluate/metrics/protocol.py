@@ -112,6 +112,7 @@ class Bench:
         likeness: further vision models by the column that each gives.
         faces: finds faces.
         judge: looks and gives scores.
+        shown: the metrics of `identity` and `agreement` to measure, by name; empty for all.
     """
 
     benchmark: Benchmark
@@ -120,6 +121,7 @@ class Bench:
     likeness: dict[str, ImageEncoder] = field(default_factory=dict)
     faces: Faces | None = None
     judge: Judge | None = None
+    shown: tuple[str, ...] = ()
 
     @cached_property
     def known(self) -> list[Known]:

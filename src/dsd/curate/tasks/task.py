@@ -1,0 +1,68 @@
+"""What a task is: what a sheet shows, what is asked about its panels, what they become, and what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from dsd.chat.protocol import ChatModel
+from dsd.curate.config import CurateConfig
+from dsd.curate.panels import Described
+from dsd.curate.schemas import SheetReply
+from dsd.curate.templates import Templates
+from dsd.data.records import Pair, Reject
+from dsd.frames import Grid
+
+Outcome: TypeAlias = "tuple[Pair, ...] | Reject"
+"""What a candidate becomes: rows for training, or one of the rejects."""
+
+
+class Judge(Protocol):
+    """Decides on every candidate of some sheets."""
+
+    def __call__(
+        self,
+        sheets: Sequence[Sequence[Described]],
+        judge: ChatModel,
+        templates: Templates,
+        config: CurateConfig,
+        seed: int,
+    ) -> list[Outcome]:
+        """Gives an outcome for each candidate, those of a kind in the order of the sheets.
+
+        Args:
+            sheets: the described panels of each, row by row; none of a sheet that was refused.
+            judge: a vision-language model.
+            templates: of the questions.
+            config: the settings.
+            seed: of the unit that the sheets belong to.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One thing that students can learn from a teacher's sheets.
+
+    Attributes:
+        layout: of a sheet; a grid prompt has a scene for each of its panels.
+        writer: what the chat model replies, with as many scenes.
+        templates: folder with the task's own sets of templates, a folder each.
+        places: the templates of a set and the places that each must have: ``grid_prompt``, ``sheet``, ``describe`` and
+            the task's own questions.
+        candidates: how many a sheet has.
+        judge: what becomes of them.
+        most_frames: of an example, references and targets together; at least two.
+        metrics: what an evaluation shows of a student of this task, of `dsd.evaluate.metrics.registry.METRICS`.
+    """
+
+    layout: Grid
+    writer: type[SheetReply]
+    templates: Path
+    places: Mapping[str, set[str]]
+    candidates: int
+    judge: Judge
+    most_frames: int = 2
+    metrics: tuple[str, ...]

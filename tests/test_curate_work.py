@@ -1,0 +1,146 @@
+"""Claims about how a curation is worked on: where units run changes nothing, and what is drawn is not drawn again."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import curation_parts as parts
+import pytest
+from chat_server import ChatServer, chat_server
+
+from dsd.curate.config import CurateConfig
+from dsd.curate.executors.protocol import Record, Work
+from dsd.curate.grids import Teacher
+from dsd.curate.pipeline import curate
+from dsd.data.store import DatasetReader
+from dsd.errors import UserError
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from kill_curation import differences
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ChatServer]:
+    with chat_server() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _open_server(server: ChatServer) -> None:
+    server.requests.clear()
+    server.closed_after = None
+
+
+@pytest.fixture(scope="module")
+def config(server: ChatServer, tmp_path_factory: pytest.TempPathFactory) -> CurateConfig:
+    captions = parts.write_captions(tmp_path_factory.mktemp("captions") / "laion.parquet")
+    return parts.config(captions, f"openai:test@{server.url}")
+
+
+@pytest.fixture(scope="module")
+def finished(config: CurateConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "dataset"
+    curate(config, folder)
+    return folder
+
+
+@pytest.fixture
+def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(self: Teacher, *_: object) -> None:
+        raise AssertionError("sheets are drawn again")
+
+    monkeypatch.setattr(Teacher, "draw", draw)
+
+
+class Elsewhere:
+    """Another `Executor`: the last unit first, each by a copy of the work as another process would get it."""
+
+    def run(self, work: Work[Record]) -> Iterator[Record]:
+        def of(number: int) -> Record:
+            copy = pickle.loads(pickle.dumps(work))
+            found = copy.find(number)
+            return copy.do(number) if found is None else found
+
+        numbers = range(len(work))
+        records = {number: of(number) for number in reversed(numbers)}
+        yield from (records[number] for number in numbers)
+
+
+def schemas(server: ChatServer) -> set[str]:
+    return {body["response_format"]["json_schema"]["name"] for body in server.requests}
+
+
+def test_where_units_are_worked_on_changes_no_byte(finished: Path, config: CurateConfig, tmp_path: Path) -> None:
+    curate(config, tmp_path / "dataset", Elsewhere())
+    assert not differences(finished, tmp_path / "dataset")
+
+
+def test_an_executor_is_asked_for_nothing_that_is_finished(
+    finished: Path, config: CurateConfig, server: ChatServer, tmp_path: Path
+) -> None:
+    server.closed_after = 7 + 12 + 18 + 5  # all grid prompts, the first unit, and a part of the second
+    with pytest.raises(UserError, match="closed"):
+        curate(config, tmp_path / "dataset")
+    server.closed_after = None
+    server.requests.clear()
+    curate(config, tmp_path / "dataset", Elsewhere())
+    assert len(server.requests) == 12 + 18 + 4 + 6
+    assert not differences(finished, tmp_path / "dataset")
+
+
+def test_a_curation_that_ends_while_it_judges_draws_nothing_again(
+    finished: Path, config: CurateConfig, server: ChatServer, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    server.closed_after = 7
+    with pytest.raises(UserError, match="closed"):
+        curate(config, tmp_path / "dataset")
+    assert not list((tmp_path / "dataset").glob("units/[0-9]*.json"))
+    server.closed_after = None
+    request.getfixturevalue("no_drawing")
+    curate(config, tmp_path / "dataset")
+    assert not differences(finished, tmp_path / "dataset")
+
+
+def test_another_judge_gets_the_sheets_of_a_curation_and_nothing_is_drawn(
+    finished: Path, config: CurateConfig, server: ChatServer, tmp_path: Path, no_drawing: None
+) -> None:
+    judged = replace(config, judge=config.judge.replace("test", "other"), votes=3, sheets_from=str(finished))
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    curate(judged, tmp_path / "dataset")
+    assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    assert schemas(server) == {"PanelDescription", "PairVerdict"}
+    assert {body["model"] for body in server.requests} == {"other"}
+    old, new = DatasetReader(finished), DatasetReader(tmp_path / "dataset")
+    assert [sheet.grid for sheet in old.sheets()] == [sheet.grid for sheet in new.sheets()]
+    assert (next(old.pairs()).judge.name, next(new.pairs()).judge.name) == ("test", "other")
+    sources = [json.loads((folder / "sources.json").read_text()) for folder in (finished, tmp_path / "dataset")]
+    assert sources[0] == sources[1], "a server's models have no revision of their own"
+    curate(replace(config, sheets_from=str(finished)), tmp_path / "same")
+    assert not [name for name in differences(finished, tmp_path / "same") if name.endswith(".parquet")]
+
+
+def test_sheets_that_cannot_be_judged_are_one_sentence(
+    finished: Path, config: CurateConfig, server: ChatServer, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="there are no sheets in"):
+        curate(replace(config, sheets_from=str(tmp_path / "nothing")), tmp_path / "dataset")
+    with pytest.raises(UserError, match=r"holds sheets with steps = 2 \(now 3\)"):
+        curate(replace(config, sheets_from=str(finished), steps=3), tmp_path / "dataset")
+    server.closed_after = 3
+    with pytest.raises(UserError, match="closed"):
+        curate(config, tmp_path / "begun")
+    with pytest.raises(UserError, match="lacks the sheets of 2 of 3 units"):
+        curate(replace(config, sheets_from=str(tmp_path / "begun")), tmp_path / "dataset")
+    assert not list((tmp_path / "dataset").rglob("*"))
+
+
+def test_units_without_the_settings_they_are_of_are_left_alone(config: CurateConfig, tmp_path: Path) -> None:
+    (tmp_path / "grids").mkdir()
+    with pytest.raises(UserError, match="made elsewhere"):
+        curate(config, tmp_path)
