@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import tiny
 from evaluation_parts import identity_encoder
+from swap_task import SWAP
 
 from dsd.chat.parse import parse_reply
 from dsd.chat.protocol import ChatFailure, ChatRequest, Reply
+from dsd.cli.evaluate import evaluate_of
 from dsd.cli.main import main
+from dsd.curate.tasks import registry as tasks
+from dsd.curate.tasks.identity import IDENTITY
 from dsd.errors import UserError
 from dsd.evaluate.benchmarks.folder import read, require_prompts, with_prompts
+from dsd.evaluate.metrics.registry import METRICS
+from dsd.recipes.registry import recipe
 
 QUICK = ("--steps", "1", "--pictures", "1", "--no-apart")
 
@@ -181,3 +187,20 @@ def test_each_recipe_evaluates_on_the_users_subjects(capsys: pytest.CaptureFixtu
     assert json.loads(said.out)["identity"] == "facebook/dinov2-base"
     assert "runs/flux-dev/train/adapter" in said.err and "cartoon" not in said.err and "world" not in said.err
     assert main(["evaluate", "flux-dev", "--dry-run"]) == 2, "it needs subjects"
+
+
+def test_only_what_the_task_measures_is_shown_beside_what_was_asked_for(flat: Path, tmp_path: Path) -> None:
+    words = ["evaluate", "tiny", "--data", str(flat), "--out", str(tmp_path / "out"), *QUICK]
+    assert main([*words, "--metrics", "clip_t"]) == 0
+    table = json.loads((tmp_path / "out/table.json").read_text())
+    metrics = {line["metric"] for line in table["rows"]}
+    assert metrics == {"clip_t", "dino_i", "seconds_per_image", "prepare_seconds"}
+    assert main([*words, "--metrics", "clip_tt"]) == 2
+
+
+def test_a_recipes_task_says_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(IDENTITY.metrics) <= set(METRICS)
+    monkeypatch.setitem(tasks.TASKS, "swap", "swap_task:SWAP")
+    swapped = recipe("tiny")
+    swapped = replace(swapped, curate=replace(swapped.curate, task="swap"))
+    assert evaluate_of("tiny", swapped).metrics == SWAP.metrics == ("copy",)

@@ -67,5 +67,5 @@ IDENTITY = Task(
         "clip_i",
         "clip_t",
         "identity/faces",
-    ),  # fmt: skip
+    ),
 )
