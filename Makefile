@@ -18,8 +18,9 @@ demo: $(STAMP)
 tables: $(STAMP)
 	$(BIN)/dsd evaluate all $(TABLES)
 
+# Files of tests are shared out to two processes of a thread each.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff format --check

@@ -15,6 +15,7 @@ from evaluation_parts import QUALITIES, agreement_encoder, identity_encoder
 from training_parts import small_config
 
 from dsd.errors import UserError
+from dsd.evaluate.config import EvaluateConfig
 from dsd.sampling import Sampling
 from dsd_world import demo_stages
 from dsd_world.demo import Stages, demo
@@ -35,8 +36,10 @@ def config() -> Iterator[DemoConfig]:
             shipped_student=None,
             subjects=3,
             sampling=Sampling(steps=1),
-            identity_encoder=identity_encoder(),
-            agreement_encoder=agreement_encoder(),
+            evaluate=EvaluateConfig(
+                identity=identity_encoder(), agreement=agreement_encoder(), apart=False,
+                likeness=(f"dino_i={identity_encoder()}",),
+            ),
         )  # fmt: skip
 
 
@@ -108,7 +111,7 @@ def test_a_missing_shipped_student_is_left_out_with_a_warning(
     config: DemoConfig, finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("dsd.models.folder_of", lambda point: finished / "nowhere")
-    rows = demo_stages.methods(dataclasses.replace(config, shipped_student="embedded:tiny-student"), finished)
+    rows = demo_stages.rows(dataclasses.replace(config, shipped_student="embedded:tiny-student"), finished)
     assert [row.name for row in rows] == ["student", "teacher", "copy", "truth"]
     assert "without the shipped student" in " ".join(capsys.readouterr().err.split())
 
