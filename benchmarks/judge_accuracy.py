@@ -24,8 +24,7 @@ from dsd.baselines.text_only import TextOnly
 from dsd.chat.local import LocalChat
 from dsd.curate.judge import Candidate
 from dsd.curate.panels import cut, describe
-from dsd.curate.tasks.identity import LAYOUT
-from dsd.curate.templates import Templates
+from dsd.curate.tasks.identity import IDENTITY, LAYOUT
 from dsd.data.records import Grid, Model
 from dsd.evaluate.bootstrap import bootstrap, bootstrap_auc
 from dsd.images import to_pil
@@ -77,7 +76,7 @@ class Examination:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.judge, self.templates = LocalChat(settings.judge), Templates.load(settings.templates)
+        self.judge, self.templates = LocalChat(settings.judge), IDENTITY.load_templates(settings.templates)
 
     def asked(self, pairs: Sequence[Candidate]) -> dict[str, tuple[Judged, float]]:
         """Verdicts and seconds of all forms."""

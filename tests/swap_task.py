@@ -10,12 +10,11 @@ from PIL import ImageOps
 from pydantic import Field
 
 from dsd.chat.protocol import ChatModel
-from dsd.curate.config import CurateConfig
 from dsd.curate.judge import Candidate
 from dsd.curate.pairs import without_description
 from dsd.curate.panels import Described
 from dsd.curate.schemas import SheetReply, Words
-from dsd.curate.tasks.task import Outcome, Task
+from dsd.curate.tasks.task import JudgeSettings, Outcome, Task
 from dsd.curate.templates import Templates, scene_places
 from dsd.data.records import Model, Pair, content_id
 from dsd.frames import Grid
@@ -30,7 +29,7 @@ class TwoScenes(SheetReply):
 
 
 def mirror(
-    sheets: Sequence[Sequence[Described]], judge: ChatModel, templates: Templates, config: CurateConfig, seed: int
+    sheets: Sequence[Sequence[Described]], judge: ChatModel, templates: Templates, settings: JudgeSettings, seed: int
 ) -> list[Outcome]:
     """Every panel is a candidate, and nobody is asked about it but for its caption."""
     who = Model(name=judge.name, revision=judge.revision, template=templates["describe"].label)

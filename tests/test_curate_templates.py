@@ -12,7 +12,6 @@ import tiny
 from dsd.chat.protocol import ImagePart, Message, TextPart
 from dsd.curate import schemas
 from dsd.curate.tasks.identity import IDENTITY
-from dsd.curate.templates import Templates
 from dsd.errors import UserError
 from dsd_world.captions import sheet_caption
 from dsd_world.models.vlm import messages
@@ -26,7 +25,7 @@ def plain(message: Message) -> list[dict]:
 
 
 def test_compact_messages_are_those_that_tiny_vlm_learns() -> None:
-    compact = Templates.load("compact")
+    compact = IDENTITY.load_templates("compact")
     pair = {"first": ONE, "second": TWO}
     assert plain(compact["grid_prompt"].message({"caption": "a {red} cat"})) == messages("grid", "a {red} cat")
     assert plain(compact["describe"].message({"image": ONE})) == messages("describe")
@@ -38,16 +37,16 @@ def test_compact_messages_are_those_that_tiny_vlm_learns() -> None:
 def test_compact_sheet_text_is_what_tiny_flux_learns() -> None:
     scenes = ["at sea", "at night", "in the room", "in the city"]
     values = {"subject": "red cat"} | {f"scene{n}": scene for n, scene in enumerate(scenes, start=1)}
-    assert Templates.load("compact")["sheet"].words(values) == sheet_caption("red cat", scenes)
+    assert IDENTITY.load_templates("compact")["sheet"].words(values) == sheet_caption("red cat", scenes)
 
 
 def test_words_are_not_read_as_places() -> None:
-    message = Templates.load("compact")["grid_prompt"].message({"caption": "{image} {scene1} {caption}"})
+    message = IDENTITY.load_templates("compact")["grid_prompt"].message({"caption": "{image} {scene1} {caption}"})
     assert message.parts == (TextPart("grid prompt: {image} {scene1} {caption}"),)
 
 
 def test_large_templates_show_both_pictures_and_the_schema() -> None:
-    large = Templates.load("default")
+    large = IDENTITY.load_templates("default")
     parts = large["judge"].message({"first": ONE, "second": TWO}).parts
     assert [type(part) for part in parts] == [TextPart, ImagePart, TextPart, ImagePart, TextPart]
     asked = {
@@ -63,15 +62,15 @@ def test_large_templates_show_both_pictures_and_the_schema() -> None:
 
 
 def test_labels_name_set_and_version() -> None:
-    assert Templates.load("compact")["judge"].label == "compact/judge 3"
-    assert Templates.load("default")["judge"].max_tokens == 1024
+    assert IDENTITY.load_templates("compact")["judge"].label == "compact/judge 3"
+    assert IDENTITY.load_templates("default")["judge"].max_tokens == 1024
 
 
 def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     for name, places in IDENTITY.places.items():
         text = " ".join(f"{{{place}}}" for place in sorted(places))
         (tmp_path / f"{name}.md").write_text(f"<!-- version: 7 -->\n{text}\n")
-    own = Templates.load(str(tmp_path))
+    own = IDENTITY.load_templates(str(tmp_path))
     assert own["describe"].label == f"{tmp_path.name}/describe 7"
     for content, words in {
         "{image} describe": "must begin with",
@@ -80,9 +79,9 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     }.items():
         (tmp_path / "describe.md").write_text(content)
         with pytest.raises(UserError, match=words):
-            Templates.load(str(tmp_path))
+            IDENTITY.load_templates(str(tmp_path))
     (tmp_path / "describe.md").unlink()
     with pytest.raises(UserError, match="cannot be read"):
-        Templates.load(str(tmp_path))
+        IDENTITY.load_templates(str(tmp_path))
     with pytest.raises(UserError, match='no templates "large"'):
-        Templates.load("large")
+        IDENTITY.load_templates("large")

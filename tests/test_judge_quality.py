@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dsd.chat.local import LocalChat
-from dsd.curate.templates import Templates
+from dsd.curate.tasks.identity import IDENTITY
 from dsd.models import resolve
 from dsd_world.details import PARTS
 from dsd_world.examined_pairs import equal_word_pairs, one_part_pairs
@@ -64,7 +64,9 @@ def test_a_calibrated_judge_decides_at_its_threshold(tmp_path: Path) -> None:
     assert calibrate(folder, held) == pytest.approx(biases)
     pairs = candidate_pairs(equal_word_pairs("evaluation", torch.arange(24)))
     for chain_of_thought, bias in zip((True, False), biases.values(), strict=True):
-        found = judged(LocalChat(str(folder)), Templates.load("compact"), pairs, chain_of_thought=chain_of_thought)
+        found = judged(
+            LocalChat(str(folder)), IDENTITY.load_templates("compact"), pairs, chain_of_thought=chain_of_thought
+        )
         sure = [i for i, c in enumerate(found.confidence) if abs(c + bias) > 0.01]
         assert len(sure) > 20
         assert [found.same[i] for i in sure] == [found.confidence[i] + bias > 0 for i in sure]

@@ -19,6 +19,7 @@ from dsd.baselines.text_only import TextOnly
 from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest
 from dsd.curate.schemas import PanelDescription
 from dsd.curate.seeds import derive_seed
+from dsd.curate.tasks.identity import IDENTITY
 from dsd.curate.templates import Templates
 
 
@@ -35,7 +36,7 @@ class Captioner:
     """
 
     chat: ChatModel
-    templates: Templates = field(default_factory=lambda: Templates.load("compact"))
+    templates: Templates = field(default_factory=lambda: IDENTITY.load_templates("compact"))
 
     def __call__(self, request: Request) -> str:
         """The caption; ``a SUBJECT`` where the model gives none."""

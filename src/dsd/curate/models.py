@@ -41,7 +41,7 @@ class Models:
     @cached_property
     def templates(self) -> Templates:
         """Of all questions and of the sheets."""
-        return Templates.load(self.config.templates, self.config.task)
+        return self.task.load_templates(self.config.templates)
 
     @cached_property
     def judge(self) -> ChatModel:

@@ -10,7 +10,6 @@ from pathlib import Path
 from PIL import Image
 
 from dsd.chat.protocol import ImagePart, Message, Part, TextPart
-from dsd.curate.tasks.registry import DEFAULT, task_of
 from dsd.errors import UserError
 
 _HEADER = re.compile(r"<!-- version: (\d+)(?:, max_tokens: (\d+))? -->\n")
@@ -55,23 +54,23 @@ class Templates(dict[str, Template]):
     """A whole set by kind, such as ``templates["describe"]``."""
 
     @classmethod
-    def load(cls, name: str, task: str = DEFAULT) -> Templates:
+    def load(cls, name: str, sets: Path, places: Mapping[str, set[str]]) -> Templates:
         """Reads a set.
 
         Args:
-            name: one of the task's own, such as ``default`` or ``compact``, or a folder.
-            task: says which templates a set has.
+            name: of a folder in ``sets``, such as ``default`` or ``compact``, or any other folder.
+            sets: folder of known sets.
+            places: the templates that a set has, with the places that each must have.
 
         Raises:
             UserError: no such set, or a file that is missing, lacks its first line, or has the wrong places.
         """
-        asked = task_of(task)
-        own = sorted(folder.name for folder in asked.templates.iterdir() if folder.is_dir())
-        folder = asked.templates / name if name in own else Path(name)
+        own = sorted(folder.name for folder in sets.iterdir() if folder.is_dir())
+        folder = sets / name if name in own else Path(name)
         if not folder.is_dir():
             known = "".join(f'"{set_}", ' for set_ in own)
             raise UserError(f'there are no templates "{name}"; give {known}or a folder that has them')
-        return cls((kind, read_template(folder / f"{kind}.md", places)) for kind, places in asked.places.items())
+        return cls((kind, read_template(folder / f"{kind}.md", wanted)) for kind, wanted in places.items())
 
 
 def scene_places(count: int) -> list[str]:

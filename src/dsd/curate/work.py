@@ -19,6 +19,7 @@ from dsd.curate.funnel import Funnel
 from dsd.curate.models import Models
 from dsd.curate.panels import Described, RefusedSheet, cut, describe
 from dsd.curate.prompts import fixed_grid_prompts, write_grid_prompts
+from dsd.curate.tasks.task import JudgeSettings
 from dsd.curate.units import Unit, UnitLedger, UnitRecord
 from dsd.data.records import Caption, Grid, GridPrompt, Reject, Sheet
 from dsd.data.rows import Kind, Row, to_sheet
@@ -115,7 +116,10 @@ def judge(sheets: Sequence[Sheet], seed: int, models: Models) -> tuple[dict[Kind
     grids = [sheet.grid for sheet in sheets if sheet.grid is not None]
     cuts = [cut(grid, config.panel_size, task.layout) for grid in grids]
     described = _describe(grids, cuts, models, seed)
-    outcomes = task.judge(described, models.judge, models.templates, config, seed)
+    settings = JudgeSettings(
+        chain_of_thought=config.chain_of_thought, votes=config.votes, near_copy_threshold=config.near_copy_threshold
+    )
+    outcomes = task.judge(described, models.judge, models.templates, settings, seed)
     rows = iter(zip(cuts, described, strict=True))
     sheets = [sheet if sheet.grid is None else _told(sheet, *next(rows)) for sheet in sheets]
     rejects = [outcome for outcome in outcomes if isinstance(outcome, Reject)]

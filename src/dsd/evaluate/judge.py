@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -25,10 +25,8 @@ from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest, Reply
 from dsd.curate.seeds import derive_seed
 from dsd.curate.templates import read_template
 from dsd.data.records import content_id
+from dsd.evaluate.seen import Drawn, Known
 from dsd.runs import Ledger
-
-if TYPE_CHECKING:
-    from dsd.evaluate.metrics.protocol import Drawn, Known
 
 Aspect = Literal["concept_preservation", "concept_preservation_debiased", "prompt_following"]
 ASPECTS: tuple[Aspect, ...] = get_args(Aspect)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from dsd.evaluate.metrics import cosines
-from dsd.evaluate.metrics.protocol import Bench, Drawn, Known, Measure, Metric
+from dsd.evaluate.metrics.protocol import Bench, Measure, Metric
 from dsd.evaluate.metrics.registry import METRICS
 from dsd.evaluate.scores import Scores
+from dsd.evaluate.seen import Drawn, Known
 
 _NONE = math.nan
 

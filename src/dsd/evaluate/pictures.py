@@ -17,7 +17,7 @@ from dsd.baselines.protocol import Request, SubjectMethod
 from dsd.config import from_json, to_json
 from dsd.evaluate import memory
 from dsd.evaluate.benchmark import Benchmark
-from dsd.evaluate.metrics.protocol import Drawn, Pictures
+from dsd.evaluate.seen import Drawn, Pictures
 from dsd.files import write_atomic
 from dsd.images import load_image
 from dsd.log import progress

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from dsd.chat.local import LocalChat
-from dsd.curate.templates import Templates
+from dsd.curate.tasks.identity import IDENTITY
 from dsd_world.examined_pairs import Pairs
 from dsd_world.judge_quality import candidate_pairs, judged
 
@@ -44,7 +44,7 @@ def calibrate(folder: Path, pairs: Pairs) -> dict[str, float]:
     Returns:
         The biases by form.
     """
-    judge, templates = LocalChat(str(folder)), Templates.load("compact")
+    judge, templates = LocalChat(str(folder)), IDENTITY.load_templates("compact")
     asked = candidate_pairs(pairs)
     biases = {}
     for chain_of_thought, token in _BIASED.items():

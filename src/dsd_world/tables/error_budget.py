@@ -17,8 +17,7 @@ from PIL import Image
 from dsd.backbones.registry import load_backbone
 from dsd.chat.local import LocalChat
 from dsd.curate.config import CurateConfig
-from dsd.curate.tasks.identity import LAYOUT
-from dsd.curate.templates import Templates
+from dsd.curate.tasks.identity import IDENTITY, LAYOUT
 from dsd.evaluate import plots
 from dsd.evaluate.bootstrap import Estimate, bootstrap
 from dsd.evaluate.encoders import ImageEncoder
@@ -111,7 +110,7 @@ def examine_judge(config: CurateConfig, pairs: int) -> list[Examined]:
         pairs: of the evaluation split.
     """
     drawn = equal_word_pairs("evaluation", torch.arange(pairs))
-    judge, templates = LocalChat(config.judge), Templates.load(config.templates)
+    judge, templates = LocalChat(config.judge), IDENTITY.load_templates(config.templates)
     asked = candidate_pairs(drawn)
     return [
         examine(

@@ -13,10 +13,9 @@ from pathlib import Path
 from dsd.chat.protocol import ChatModel
 from dsd.curate import judge as judging
 from dsd.curate import pairs as pairing
-from dsd.curate.config import CurateConfig
 from dsd.curate.panels import Described
 from dsd.curate.schemas import GridPromptReply
-from dsd.curate.tasks.task import Outcome, Task
+from dsd.curate.tasks.task import JudgeSettings, Outcome, Task
 from dsd.curate.templates import Templates, scene_places
 from dsd.frames import Grid
 
@@ -24,22 +23,22 @@ LAYOUT = Grid(2, 2)
 
 
 def judge_pairs(
-    sheets: Sequence[Sequence[Described]], judge: ChatModel, templates: Templates, config: CurateConfig, seed: int
+    sheets: Sequence[Sequence[Described]], judge: ChatModel, templates: Templates, settings: JudgeSettings, seed: int
 ) -> list[Outcome]:
     """Rejects near-copies and panels without a caption, and has the other pairs judged; see `Judge`."""
-    who = judging.judge_of(judge, templates, config.chain_of_thought, config.votes)
+    who = judging.judge_of(judge, templates, settings.chain_of_thought, settings.votes)
     unjudged: list[Outcome] = []
     waiting: list[judging.Candidate] = []
     for candidate in (candidate for panels in sheets for candidate in judging.candidates(panels)):
         pictures = candidate.first.panel.image, candidate.second.panel.image
-        if judging.near_copy(*pictures, config.near_copy_threshold):
+        if judging.near_copy(*pictures, settings.near_copy_threshold):
             unjudged.append(pairing.copied(candidate, who))
         elif failure := pairing.undescribed(candidate):
             unjudged.append(pairing.without_description(candidate, failure, who))
         else:
             waiting.append(candidate)
     verdicts = judging.judge_pairs(
-        waiting, judge, templates, chain_of_thought=config.chain_of_thought, seed=seed, votes=config.votes
+        waiting, judge, templates, chain_of_thought=settings.chain_of_thought, seed=seed, votes=settings.votes
     )
     return unjudged + [pairing.settle(pair, verdict, who) for pair, verdict in zip(waiting, verdicts, strict=True)]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from dsd.chat.protocol import ChatModel
-from dsd.curate.config import CurateConfig
 from dsd.curate.panels import Described
 from dsd.curate.schemas import SheetReply
 from dsd.curate.templates import Templates
@@ -19,6 +18,15 @@ Outcome: TypeAlias = "tuple[Pair, ...] | Reject"
 """What a candidate becomes: rows for training, or one of the rejects."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class JudgeSettings:
+    """How it is decided; the fields are those of `dsd.curate.config.CurateConfig`."""
+
+    chain_of_thought: bool = True
+    votes: int = 1
+    near_copy_threshold: float = 0.03
+
+
 class Judge(Protocol):
     """Decides on every candidate of some sheets."""
 
@@ -27,7 +35,7 @@ class Judge(Protocol):
         sheets: Sequence[Sequence[Described]],
         judge: ChatModel,
         templates: Templates,
-        config: CurateConfig,
+        settings: JudgeSettings,
         seed: int,
     ) -> list[Outcome]:
         """Gives an outcome for each candidate, those of a kind in the order of the sheets.
@@ -36,7 +44,7 @@ class Judge(Protocol):
             sheets: the described panels of each, row by row; none of a sheet that was refused.
             judge: a vision-language model.
             templates: of the questions.
-            config: the settings.
+            settings: how.
             seed: of the unit that the sheets belong to.
         """
         ...
@@ -66,3 +74,11 @@ class Task:
     judge: Judge
     most_frames: int = 2
     metrics: tuple[str, ...]
+
+    def load_templates(self, name: str) -> Templates:
+        """Reads a set of the task's templates by name, or one of the user's by its folder.
+
+        Raises:
+            UserError: see `Templates.load`.
+        """
+        return Templates.load(name, self.templates, self.places)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.metrics.likeness import likeness
-from dsd.evaluate.metrics.protocol import Bench, Known, Measure, Metric, Pictures, needs, there
+from dsd.evaluate.metrics.protocol import Bench, Measure, Metric, needs, there
+from dsd.evaluate.seen import Known, Pictures
 
 
 def copy_score(

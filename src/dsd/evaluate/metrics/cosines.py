@@ -8,7 +8,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
-from dsd.evaluate.metrics.protocol import Bench, Drawn, Known, Measure, Metric, needs, there
+from dsd.evaluate.metrics.protocol import Bench, Measure, Metric, needs, there
+from dsd.evaluate.seen import Drawn, Known
 
 _TITLES = {"dino_i": "DINO-I", "dinov2_i": "DINOv2-I", "siglip_i": "SigLIP-I"}
 

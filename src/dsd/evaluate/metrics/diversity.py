@@ -13,7 +13,8 @@ from torch import Tensor
 
 from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.metrics.likeness import likeness
-from dsd.evaluate.metrics.protocol import Bench, Drawn, Known, Measure, Metric, needs, there
+from dsd.evaluate.metrics.protocol import Bench, Measure, Metric, needs, there
+from dsd.evaluate.seen import Drawn, Known
 
 
 def diversity(pictures: Sequence[Float[Tensor, "s r d p"]]) -> Float[Tensor, " s"]:

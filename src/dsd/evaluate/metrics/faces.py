@@ -8,7 +8,8 @@ from torch import Tensor
 from dsd.baselines.faces import Faces
 from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.metrics.identity import IdentityScale
-from dsd.evaluate.metrics.protocol import Bench, Drawn, Known, Measure, Metric, Pictures, needs, there
+from dsd.evaluate.metrics.protocol import Bench, Measure, Metric, needs, there
+from dsd.evaluate.seen import Drawn, Known, Pictures
 
 
 def _on(bench: Bench) -> Measure:

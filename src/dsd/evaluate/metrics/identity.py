@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dsd.errors import UserError
 from dsd.evaluate.encoders import ImageEncoder
-from dsd.evaluate.metrics.protocol import Bench, Drawn, Known, Measure, Metric, needs, there
+from dsd.evaluate.metrics.protocol import Bench, Measure, Metric, needs, there
+from dsd.evaluate.seen import Drawn, Known
 
 
 @dataclass(frozen=True)

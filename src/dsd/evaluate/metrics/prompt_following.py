@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dsd.evaluate.encoders import PictureTextEncoder
-from dsd.evaluate.metrics.protocol import Bench, Drawn, Known, Measure, Metric, needs, there
+from dsd.evaluate.metrics.protocol import Bench, Measure, Metric, needs, there
+from dsd.evaluate.seen import Drawn, Known
 
 
 def follows_prompt(pictures: Float[Tensor, "n d"], sentences: Float[Tensor, "n k d"]) -> Bool[Tensor, " n"]:
