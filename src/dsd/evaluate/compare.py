@@ -72,6 +72,9 @@ def compare(config: EvaluateConfig, benchmark: Benchmark, rows: Sequence[Competi
         benchmark: held-out subjects.
         rows: the methods.
         out: gets ``pictures/``, and ``scores/`` where a judge is asked.
+
+    Methods that draw apart start further processes; a script that calls this guards its start with
+    ``if __name__ == "__main__"``.
     """
     _find(config)
     places = {row.name: drawn(row, benchmark, out, config.apart) for row in rows}
