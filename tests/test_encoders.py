@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from transformers import CLIPImageProcessorPil, CLIPProcessor, SiglipConfig, SiglipModel
 
 from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
 from dsd.images import to_pil
@@ -16,6 +18,7 @@ from dsd_world.draw import draw_panels
 from dsd_world.individuals import sample_individuals, sample_scenes, strangers
 from dsd_world.models import clip, dino
 from dsd_world.models.soften import blurred, softened
+from dsd_world.tokenizers import t5_tokenizer
 from dsd_world.training import Recipe
 
 RECIPES = {"dino": dino, "clip": clip}
@@ -131,3 +134,23 @@ def test_evaluation_individuals_are_in_no_other_split():
     assert torch.equal(hues[0], sample_individuals("evaluation", index).hue)
     several = [set(of_split.tolist()) for of_split in hues]
     assert all(len(one) > 60 for one in several) and not several[0] & (several[1] | several[2])
+
+
+def test_a_siglip_measures_a_sentence_by_itself(tmp_path: Path):
+    """It reads the last place of a sentence, and would read another one beside a longer sentence."""
+    tokenizer = t5_tokenizer(16)
+    text = {"vocab_size": len(tokenizer), "max_position_embeddings": 16}
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = SiglipModel(
+        SiglipConfig(text_config=text | size, vision_config=size | {"image_size": 32, "patch_size": 16})
+    )
+    model.save_pretrained(tmp_path)
+    CLIPProcessor(
+        CLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False), tokenizer
+    ).save_pretrained(tmp_path)
+    encoder = PictureTextEncoder(str(tmp_path))
+    alone = encoder.sentences(["a red cat"])
+    beside = encoder.sentences(["a red cat", "a blue striped mug smiling on the left at the beach"])
+    assert torch.allclose(alone[0], beside[0], atol=1e-5) and not torch.allclose(beside[0], beside[1], atol=1e-3)
+    assert encoder.pictures([Image.new("RGB", (64, 64))]).shape == alone.shape

@@ -62,7 +62,7 @@ class ImageEncoder:
 
 
 class PictureTextEncoder:
-    """A pair of encoders with one space for pictures and sentences, such as CLIP.
+    """A pair of encoders with one space for pictures and sentences, such as CLIP or SigLIP.
 
     Args:
         name: ``embedded:NAME``, a folder or a hub id that `AutoModel` and `AutoProcessor` read.
@@ -74,6 +74,7 @@ class PictureTextEncoder:
         self.device = device
         self.processor: Any = AutoProcessor.from_pretrained(folder)
         self.model = _network(folder, device)
+        self._padding = _padding(self.model.config)
 
     @torch.inference_mode()
     def pictures(self, images: Sequence[Image.Image]) -> Float[Tensor, "n d"]:
@@ -86,9 +87,16 @@ class PictureTextEncoder:
     @torch.inference_mode()
     def sentences(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
         """Normalised features of sentences."""
-        tokenize = functools.partial(self.processor.tokenizer, padding=True, truncation=True, return_tensors="pt")
+        tokenize = functools.partial(self.processor.tokenizer, **self._padding, truncation=True, return_tensors="pt")
         encode = lambda batch: self.model.get_text_features(**tokenize(list(batch)).to(self.device))  # noqa: E731
         return _normalised(encode(batch) for batch in _batches(texts))
+
+
+def _padding(config: Any) -> dict[str, Any]:
+    """How a model's sentences are padded: SigLIP reads the last place, so it was trained on, and needs, full length."""
+    if config.model_type.startswith("siglip"):
+        return {"padding": "max_length", "max_length": config.text_config.max_position_embeddings}
+    return {"padding": True}
 
 
 def _normalised(outputs: Any) -> Tensor:
