@@ -163,7 +163,7 @@ def test_replies_out_of_range_are_dropped_and_counted(data: Path, tmp_path: Path
     assert len(voice.asked) == 2 * PROMPTS * 3 * len(ASPECTS)
     assert row.estimate("concept_preservation").mean == pytest.approx((0 + 5 * 3) / 6 / 4)
     assert row.estimate("judge_dropped").mean == pytest.approx(3 / 9 / len(ASPECTS))
-    drawn = pictures.read(of.benchmark, next((tmp_path / "dreambench").iterdir()))
+    drawn = pictures.read(of.benchmark, next((tmp_path / of.benchmark.name).iterdir()))
     said = Judge(voice, tmp_path / "scores").scores(of.known[0], drawn[0])
     assert "not in the schema" in next(s.reason for s in said if s.score is None)
     assert len({request.seed for request in voice.asked}) == len(voice.asked), "each repeat is a new throw"
@@ -264,3 +264,27 @@ def test_a_copy_is_the_source_itself(data: Path, tmp_path: Path) -> None:
     folder = write_samples(benchmark, pictures.draw(benchmark, CopyReference(), tmp_path), tmp_path)
     source, target = (folder / kind / benchmark.subjects[0].id / "0_0.jpg" for kind in ("src_image", "tgt_image"))
     assert source.read_bytes() == target.read_bytes()
+
+
+def test_other_captions_or_references_are_drawn_and_judged_anew(data: Path, tmp_path: Path) -> None:
+    voice = Voice()
+    before = read(data)
+    judged(bench(data, tmp_path, voice), tmp_path, Drawing())
+    asked = len(voice.asked)
+    captions = data / "captions/style/07.txt"
+    captions.write_text(captions.read_text().replace("scene 3", "the rain"))
+    again = Drawing()
+    judged(bench(data, tmp_path, voice), tmp_path, again)
+    assert read(data).name != before.name and "a Blue print in the rain" in again.prompts
+    assert len(voice.asked) == 2 * asked, "scores of other words are no scores of these"
+    Image.effect_noise((64, 64), 90).convert("RGB").save(data / "images/style/07.jpg")
+    folder = write_samples(read(data), pictures.draw(read(data), CopyReference(), tmp_path), tmp_path)
+    first = (folder / "src_image/style_07_blue_print/0_0.jpg").read_bytes()
+    Image.effect_noise((64, 64), 10).convert("RGB").save(data / "images/style/07.jpg")
+    write_samples(read(data), pictures.draw(read(data), CopyReference(), tmp_path), tmp_path)
+    assert (folder / "src_image/style_07_blue_print/0_0.jpg").read_bytes() != first
+
+
+def test_files_that_a_system_hides_are_no_references(data: Path) -> None:
+    (data / "images/style/._07.jpg").write_bytes(b"resource fork")
+    assert len(read(data).subjects) == 2

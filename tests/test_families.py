@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from diffusers import Flux2KleinPipeline
 from torch import nn
 from training_parts import simple_pairs, small_config, task_in
 
@@ -213,3 +214,12 @@ def test_an_adapter_of_another_family_is_refused(family: str, base: str, tmp_pat
     adapter = train(small_config(base=tiny.FAMILIES[other](), steps=1), simple_pairs(), tmp_path)
     with pytest.raises(UserError, match=f'for models of the family "{other}"'):
         TwoFramePipeline.from_pretrained(base, adapter=adapter)
+
+
+def test_references_of_flux2_stand_where_its_stock_pipeline_looks_for_them() -> None:
+    backbone = load_backbone(tiny.flux2())
+    latents, text = frames(backbone, 3), backbone.encode_text(PROMPTS, tiny.TEXT_TOKENS)
+    ids = backbone.arguments(latents, torch.zeros(2), text)["img_ids"]
+    stock = Flux2KleinPipeline._prepare_image_ids(list(latents[:1, :2].unbind(1)))[0]
+    target = Flux2KleinPipeline._prepare_latent_ids(latents[:1, 2])[0]
+    assert torch.equal(ids, torch.cat([stock, target]).to(ids))

@@ -12,6 +12,8 @@ import tiny
 from evaluation_parts import identity_encoder
 from swap_task import SWAP
 
+from dsd.backbones.adapter import save_adapter
+from dsd.backbones.registry import load_backbone
 from dsd.chat.parse import parse_reply
 from dsd.chat.protocol import ChatFailure, ChatRequest, Reply
 from dsd.cli.evaluate import evaluate_of
@@ -21,6 +23,7 @@ from dsd.curate.tasks.identity import IDENTITY
 from dsd.errors import UserError
 from dsd.evaluate.benchmarks.folder import read, require_prompts, with_prompts
 from dsd.evaluate.metrics.registry import METRICS
+from dsd.frames import Film
 from dsd.recipes.registry import recipe
 
 QUICK = ("--steps", "1", "--pictures", "1", "--no-apart")
@@ -84,6 +87,12 @@ def test_metadata_say_the_words_the_prompts_and_the_group(tmp_path: Path, ending
     [
         (lambda d: (d / "metadata.jsonl").write_text('{"reference": "no.png"}'), r'metadata.jsonl", row 1: .*no.png'),
         (lambda d: (d / "metadata.jsonl").write_text('{"picture": "red_cat.png"}'), 'row 1: the column "reference"'),
+        (lambda d: (d / "metadata.jsonl").write_text('{"reference": 5}'), 'the column "reference" holds 5'),
+        (lambda d: (d / "metadata.jsonl").write_text('{"reference": 0}'), 'the column "reference" holds 0'),
+        (
+            lambda d: (d / "metadata.jsonl").write_text('{"reference": "red_cat.png", "prompts": {"a": 1}}'),
+            'the column "prompts" holds',
+        ),
         (lambda d: (d / "metadata.jsonl").write_text("[1]"), "row 1: line 1 holds"),
         (lambda d: (d / "red_cat.png").write_bytes(b"no picture"), "red_cat.png"),
         (lambda d: (d / "prompts.txt").write_text("\n"), "holds no prompts"),
@@ -204,3 +213,63 @@ def test_a_recipes_task_says_what_is_measured(monkeypatch: pytest.MonkeyPatch) -
     swapped = recipe("tiny")
     swapped = replace(swapped, curate=replace(swapped.curate, task="swap"))
     assert evaluate_of("tiny", swapped).metrics == SWAP.metrics == ("copy",)
+
+
+def test_subjects_are_told_apart_in_any_script_and_by_their_folders(tmp_path: Path) -> None:
+    for seed, name in enumerate(("\u732b.png", "\u72ac.png", "my d\u00f6g.png")):
+        picture(tmp_path / "scripts" / name, seed)
+    assert len({subject.id for subject in read(tmp_path / "scripts").subjects}) == 3
+    rows = [{"reference": picture(tmp_path / "rows" / f"{name}/01.png").relative_to(tmp_path / "rows").as_posix()}
+            for name in ("cat", "dog")]  # fmt: skip
+    (tmp_path / "rows" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [subject.id for subject in read(tmp_path / "rows").subjects] == ["cat-01", "dog-01"]
+
+
+def test_hidden_files_are_no_subjects_and_folders_without_pictures_are_told(
+    flat: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (flat / "._red_cat.png").write_bytes(b"resource fork")
+    picture(flat / "__MACOSX" / "a.png")
+    (flat / "heic").mkdir()
+    (flat / "heic" / "1.heic").write_bytes(b"?")
+    assert [subject.id for subject in read(flat).subjects] == ["blue-mug", "red_cat"]
+    said = capsys.readouterr()
+    assert "heic in" in said.out + said.err and "MACOSX" not in said.out + said.err
+
+
+def test_encoders_that_cannot_measure_are_told_in_a_sentence(
+    flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", "tiny", "--data", str(flat), "--out", str(tmp_path / "out"), *QUICK]
+    for more in (["--identity", "/nonexistent/dino"], ["--agreement", "embedded:tiny-dino"]):
+        assert main([*words, *more]) == 2, more
+    assert capsys.readouterr().err.count("dsd: error:") == 2
+    assert not list((tmp_path / "out").rglob("*.png")), "before anything is drawn"
+
+
+def test_a_method_that_a_family_lacks_is_told_before_anything_is_drawn(
+    flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = tmp_path / "adapter"
+    backbone = load_backbone(tiny.sd3())
+    save_adapter(
+        adapter, tiny.random_updates(backbone.transformer), tiny.metadata(tiny.sd3(), family="sd3", frame_size=(32, 32))
+    )
+    words = ["evaluate", "tiny", "--data", str(flat), "--adapter", str(adapter), "--out", str(tmp_path / "out"), *QUICK]
+    assert main([*words, "--methods", "controlnet"]) == 2
+    assert "there is no controlnet for models of the family" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*.png"))
+
+
+def test_an_adapter_of_several_references_is_refused_and_of_several_targets_the_first_is_measured(
+    flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone, codes = load_backbone(tiny.schnell()), []
+    for references, targets in ((2, 1), (1, 2)):
+        adapter = tmp_path / f"{references}-{targets}"
+        metadata = tiny.metadata(tiny.schnell(), film=Film.of(references, targets), frame_size=(32, 32))
+        save_adapter(adapter, tiny.random_updates(backbone.transformer), metadata)
+        words = ["evaluate", "tiny", "--data", str(flat), "--adapter", str(adapter), "--out", str(adapter / "out")]
+        codes.append(main([*words, *QUICK]))
+    assert codes == [2, 0]
+    assert "was trained with 2 reference pictures, but a comparison gives each method one" in capsys.readouterr().err

@@ -55,20 +55,21 @@ class TwoFrameStudent:
         """Needs nothing: zero-shot."""
 
     def generate(self, requests: Sequence[Request]) -> list[Image.Image]:
-        """One picture a request; a picture depends on its own seed alone."""
+        """One picture a request, of several targets the first; a picture depends on its own seed alone."""
         pictures: list[Image.Image] = []
         sampling = self.drawing.sampling
         for start in range(0, len(requests), self.drawing.batch):
             batch = requests[start : start + self.drawing.batch]
-            pictures += self.pipeline(
+            drawn = self.pipeline(
                 [request.prompt for request in batch],
-                image=[request.reference for request in batch],
+                image=[[request.reference] for request in batch],
                 text_scale=sampling.text_scale,
                 image_scale=sampling.image_scale,
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance if self.pipeline.backbone.takes_guidance else None,
                 generator=[torch.Generator().manual_seed(request.seed) for request in batch],
             ).images
+            pictures += [of_film[0] if isinstance(of_film, list) else of_film for of_film in drawn]
         return pictures
 
 

@@ -18,10 +18,12 @@ class Entry:
     Attributes:
         builder: file of this folder and the function in it that builds the method of a `Setting`.
         trained: whether it is trained on pairs before it is compared, for which it needs `Setting.data`.
+        parts: files of a family's folder that it rests on, which not every family has.
     """
 
     builder: str
     trained: bool = False
+    parts: tuple[str, ...] = ()
 
 
 METHODS = {
@@ -29,11 +31,11 @@ METHODS = {
     "dreambooth": Entry("dreambooth:dreambooth"),
     "dreambooth-lora": Entry("dreambooth:dreambooth_lora"),
     "textual-inversion": Entry("textual_inversion:textual_inversion"),
-    "ip-adapter": Entry("ip_adapter:ip_adapter", trained=True),
-    "ip-adapter-plus": Entry("ip_adapter:ip_adapter_plus", trained=True),
-    "ip-adapter-on-pairs": Entry("ip_adapter:ip_adapter_on_pairs", trained=True),
-    "controlnet": Entry("controlnet:controlnet", trained=True),
-    "instantid": Entry("instantid:instantid", trained=True),
+    "ip-adapter": Entry("ip_adapter:ip_adapter", trained=True, parts=("ip_adapter",)),
+    "ip-adapter-plus": Entry("ip_adapter:ip_adapter_plus", trained=True, parts=("ip_adapter",)),
+    "ip-adapter-on-pairs": Entry("ip_adapter:ip_adapter_on_pairs", trained=True, parts=("ip_adapter",)),
+    "controlnet": Entry("controlnet:controlnet", trained=True, parts=("controlnet",)),
+    "instantid": Entry("instantid:instantid", trained=True, parts=("ip_adapter", "controlnet")),
     "sdedit": Entry("sdedit:sdedit"),
     "teacher": Entry("text_only:teacher"),
     "copy": Entry("copy:copy_reference"),

@@ -51,6 +51,7 @@ def methods(
         fits: see `dsd.baselines.setting.Setting`.
     """
     from dsd.backbones.adapter import load_metadata
+    from dsd.backbones.registry import family_of, part_of
     from dsd.baselines import registry
     from dsd.baselines.protocol import Drawing
     from dsd.baselines.setting import Setting
@@ -63,10 +64,17 @@ def methods(
 
     if not adapters or len(set(adapters)) < len(adapters):
         raise UserError(f"--adapter got {list(adapters)}, but must name one student or several different ones")
-    for method in command.methods:  # before anything is drawn
-        registry.entry_of(method.partition("=")[0])
     metadata = load_metadata(resolve(adapters[0]))
     base, size = command.base or metadata.base, metadata.frame_size
+    for method in command.methods:  # before anything is drawn
+        for part in registry.entry_of(method.partition("=")[0]).parts:
+            part_of(family_of(base), part)
+    for adapter in adapters:
+        if (given := sum(load_metadata(resolve(adapter)).film.given)) != 1:
+            raise UserError(
+                f'the adapter "{adapter}" was trained with {given} reference pictures, but a comparison gives each '
+                "method one; give an adapter of one reference"
+            )
     if size is None:
         raise UserError(f'the adapter "{adapters[0]}" does not say at what size it was trained; train it again')
     if command.pairs is not None and command.recipe is None:

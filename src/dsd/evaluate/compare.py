@@ -179,12 +179,14 @@ def sheet(benchmark: Benchmark, places: Mapping[str, Path]) -> list[SheetRow]:
 
 
 def _find(config: EvaluateConfig) -> None:
-    """Refuses models that cannot be found before anything is drawn."""
+    """Refuses what cannot measure before anything is drawn; no encoder is kept meanwhile."""
     for name in config.metrics:
         if name not in METRICS:
             raise UserError(f'there is no metric "{name}"; {did_you_mean(name, METRICS)}')
-    for name in filter(None, (config.identity, config.agreement, *config.likeness_models.values())):
-        resolve(name)
+    for name in filter(None, (config.identity, *config.likeness_models.values())):
+        ImageEncoder(name)
+    if config.agreement:
+        PictureTextEncoder(config.agreement)
     if config.judge is not None:
         (load_chat if config.judge.startswith(("openai:", "replay:")) else resolve)(config.judge)
 

@@ -13,10 +13,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
+from dsd.errors import UserError
 from dsd.models import resolve
 from dsd.weights import load
 
 _BATCH = 64
+_PAIR = "a model of pictures and sentences, such as a CLIP or SigLIP, with its processor"
 
 
 class ImageEncoder:
@@ -28,10 +30,8 @@ class ImageEncoder:
     """
 
     def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
-        folder = resolve(name)
         self.device = device
-        self.processor: Any = AutoImageProcessor.from_pretrained(folder)
-        self.model = _network(folder, device)
+        self.processor, self.model = _loaded(name, AutoImageProcessor, device, "a vision model with an image processor")
 
     @torch.inference_mode()
     def pooled(self, images: Sequence[Image.Image]) -> Float[Tensor, "n d"]:
@@ -70,10 +70,10 @@ class PictureTextEncoder:
     """
 
     def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
-        folder = resolve(name)
         self.device = device
-        self.processor: Any = AutoProcessor.from_pretrained(folder)
-        self.model = _network(folder, device)
+        self.processor, self.model = _loaded(name, AutoProcessor, device, _PAIR)
+        if not hasattr(self.model, "get_text_features") or not hasattr(self.processor, "tokenizer"):
+            raise UserError(f'"{name}" sees pictures alone; give {_PAIR}')
         self._padding = _padding(self.model.config)
 
     @torch.inference_mode()
@@ -104,10 +104,16 @@ def _normalised(outputs: Any) -> Tensor:
     return F.normalize(torch.cat(features), dim=1)
 
 
-def _network(folder: str, device: str | torch.device) -> Any:
-    """A model; one that was published without its pooler pools nothing."""
-    network = load(AutoModel, folder, optional=("pooler",), strict=False, dtype=torch.float32)
-    return network.to(device).eval()
+def _loaded(name: str, processor: Any, device: str | torch.device, wanted: str) -> tuple[Any, Any]:
+    """A processor and a model; one that was published without its pooler pools nothing."""
+    folder = resolve(name)
+    try:
+        processes = processor.from_pretrained(folder)
+        network = load(AutoModel, folder, optional=("pooler",), strict=False, dtype=torch.float32)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f'"{name}" cannot be loaded to measure with ({reason}); give {wanted}') from error
+    return processes, network.to(device).eval()
 
 
 def _batches(items: Sequence[Any]) -> list[Sequence[Any]]:

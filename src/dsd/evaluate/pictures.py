@@ -73,7 +73,7 @@ def _drawn(benchmark: Benchmark, number: int, place: Path) -> Drawn:
         asked=Pictures([pictures[prompt, 0] for prompt in range(len(subject.prompts))]),
         repeated=repeated,
         costs=_costs(prepared, list(files.values())),
-        key=place.name,
+        key=f"{place.parent.name}/{place.name}",
     )
 
 
@@ -88,8 +88,8 @@ def picture_of(place: Path, request: Request) -> Image.Image:
 
 
 def file_name(text: str) -> str:
-    """Text as a file name: everything but letters, digits, dots, dashes and underscores becomes a dash."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
+    """Text as a file name: all but letters of any script, digits, dots, dashes and underscores becomes a dash."""
+    return re.sub(r"[^\w.-]+", "-", text)
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -81,7 +81,7 @@ class Drawn:
         asked: a picture a prompt, in their order.
         repeated: for each prompt that was asked for several times its pictures, the first one included.
         costs: what drawing took, by the column; empty where that is not known.
-        key: names the method and its settings, as a file name.
+        key: names the benchmark with its content and the method with its settings, as a path.
     """
 
     asked: Pictures

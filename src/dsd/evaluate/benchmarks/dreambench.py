@@ -19,6 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from dsd.data.records import content_id
 from dsd.errors import UserError
 from dsd.evaluate import tables
 from dsd.evaluate.benchmark import Benchmark, Subject
@@ -79,7 +80,7 @@ def read(folder: Path, pictures: int = 1) -> Benchmark:
     for category in CATEGORIES:
         parts = (_LIVE, category) if category in ("animal", "human") else (category,)
         for picture in sorted(folder.joinpath("images", *parts).glob("*")):
-            if picture.suffix.lower() in _PICTURES:
+            if picture.suffix.lower() in _PICTURES and not picture.name.startswith("."):
                 captions = folder.joinpath("captions", *parts, f"{picture.stem}.txt")
                 found.append(_collection(picture, captions, category, "_".join(parts)))
     if not found:
@@ -88,7 +89,8 @@ def read(folder: Path, pictures: int = 1) -> Benchmark:
             "captions/live_subject/animal/00.txt beside"
         )
     subjects = tuple(sorted(found, key=lambda subject: subject.id))
-    return Benchmark(name="dreambench", subjects=subjects, repeats=pictures, repeated=PROMPTS)
+    content = content_id("dreambench", *(part for s in subjects for part in (s.id, s.reference, *s.prompts)))
+    return Benchmark(name=f"dreambench-{content}", subjects=subjects, repeats=pictures, repeated=PROMPTS)
 
 
 def _collection(picture: Path, captions: Path, category: str, prefix: str) -> Subject:
@@ -111,7 +113,7 @@ def _collection(picture: Path, captions: Path, category: str, prefix: str) -> Su
 
 
 def write_samples(benchmark: Benchmark, place: Path, out: Path) -> Path:
-    """Writes a method's pictures as the benchmark's own scripts read them; what is there is left as it is.
+    """Writes a method's pictures as the benchmark's own scripts read them.
 
     Args:
         benchmark: that was drawn.
@@ -126,10 +128,9 @@ def write_samples(benchmark: Benchmark, place: Path, out: Path) -> Path:
         for request in benchmark.requests(number):
             name = f"{request.prompt_index}_{request.repeat}"
             source, target, text = (folder / kind / subject.id for kind in ("src_image", "tgt_image", "text"))
-            if not (target / f"{name}.jpg").exists():
-                write_atomic(source / f"{name}.jpg", _jpeg(subject.reference))
-                write_atomic(text / f"{name}.txt", request.prompt + "\n")
-                write_atomic(target / f"{name}.jpg", _jpeg(picture_of(place, request)))
+            write_atomic(source / f"{name}.jpg", _jpeg(subject.reference))
+            write_atomic(text / f"{name}.txt", request.prompt + "\n")
+            write_atomic(target / f"{name}.jpg", _jpeg(picture_of(place, request)))
     return folder
 
 

@@ -30,6 +30,7 @@ from dsd.errors import UserError
 from dsd.evaluate.benchmark import Benchmark, Subject
 from dsd.evaluate.pictures import file_name
 from dsd.images import load_image
+from dsd.log import console
 from dsd.runs import Ledger
 
 PROMPTS = "prompts.txt"
@@ -151,8 +152,11 @@ def _found(folder: Path) -> Iterator[_Found]:
             except UserError as error:
                 raise UserError(f'"{metadata}", row {number}: {error}') from error
         return
-    folders = [place for place in sorted(folder.iterdir()) if place.is_dir() and _pictures_in(place)]
-    for place in folders:
+    folders = [place for place in sorted(folder.iterdir()) if place.is_dir() and not _is_hidden(place)]
+    if bare := [place.name for place in folders if not _pictures_in(place)]:
+        words = f"warning: {', '.join(bare)} in {folder} hold no picture that can be read, and are left out"
+        console.print(words, soft_wrap=True, markup=False)
+    for place in (place for place in folders if place.name not in bare):
         prompts = _lines(place / PROMPTS) if (place / PROMPTS).exists() else ()
         pictures = tuple(load_image(path) for path in _pictures_in(place))
         yield _Found(name=place.name, words=_words(place.name), pictures=pictures, prompts=prompts)
@@ -161,19 +165,25 @@ def _found(folder: Path) -> Iterator[_Found]:
 
 
 def _of_row(folder: Path, row: Any) -> _Found:
-    given = row.get("reference")
-    names = [given] if isinstance(given, str) else list(given or ())
-    if not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise UserError(
-            f'the column "reference" holds {given!r}, but must hold the name of a picture or a list of them'
-        )
-    name = Path(names[0]).stem
-    words, prompts, group = row.get("subject") or _words(name), row.get("prompts") or (), row.get("group")
-    prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-    if not isinstance(words, str) or not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
-        raise UserError(f"subject is {words!r} and prompts are {prompts!r}, but must be text and a list of sentences")
+    names, prompts = _listed(row, "reference"), _listed(row, "prompts")
+    if not names:
+        raise UserError('the column "reference" is empty or missing; name a picture, or list several')
+    name = Path(names[0]).with_suffix("").as_posix()
+    words, group = row.get("subject") or _words(Path(name).name), row.get("group")
+    if not isinstance(words, str):
+        raise UserError(f'the column "subject" holds {words!r}, but must say in words what it is')
     pictures = tuple(load_image(folder / one) for one in names)
-    return _Found(name=name, words=words, pictures=pictures, prompts=prompts, groups=(str(group),) if group else ())
+    groups = () if group in (None, "") else (str(group),)
+    return _Found(name=name, words=words, pictures=pictures, prompts=prompts, groups=groups)
+
+
+def _listed(row: Any, column: str) -> tuple[str, ...]:
+    """Text, or a list of texts, as a list; nothing where the column is empty."""
+    given = row.get(column)
+    listed = [given] if isinstance(given, str) and given else [] if given in (None, "") else given
+    if not isinstance(listed, list) or not all(isinstance(one, str) and one.strip() for one in listed):
+        raise UserError(f'the column "{column}" holds {given!r}, but must hold text or a list of texts')
+    return tuple(listed)
 
 
 def _subject(found: _Found, prompts: Sequence[str]) -> Subject:
@@ -222,7 +232,13 @@ def _lines(path: Path) -> tuple[str, ...]:
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in _PICTURES)
+    files = (path for path in folder.iterdir() if path.is_file() and not _is_hidden(path))
+    return sorted(path for path in files if path.suffix.lower() in _PICTURES)
+
+
+def _is_hidden(path: Path) -> bool:
+    """What systems put beside files: ``.DS_Store``, ``._a.png``, ``__MACOSX``."""
+    return path.name.startswith((".", "__"))
 
 
 def _words(name: str) -> str:
