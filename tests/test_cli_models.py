@@ -65,6 +65,24 @@ def test_export_copies_the_control_lora(adapter, tmp_path, capsys):
     assert written == (adapter / "adapter.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("form", ["transformer", "control-lora"])
+def test_export_replaces_an_earlier_export_and_nothing_else(form, adapter, tmp_path, capsys):
+    words = ["export", "--adapter", str(adapter), "--form", form, "--out"]
+    assert main([*words, str(tmp_path / "e")]) == 0
+    (tmp_path / "e" / "old").touch()
+    assert main([*words, str(tmp_path / "e")]) == 0
+    assert not (tmp_path / "e" / "old").exists()
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").touch()
+    assert main([*words, str(tmp_path / "precious")]) == 2
+    assert (tmp_path / "precious" / "thesis.txt").exists()
+    assert "would be lost" in capsys.readouterr().err
+    for out in (adapter, adapter.parent, adapter / "inside"):
+        assert main([*words, str(out)]) == 2
+        assert "give a folder apart" in capsys.readouterr().err
+    assert sorted(path.name for path in adapter.iterdir()) == ["adapter.json", "adapter.safetensors"]
+
+
 def test_export_of_no_adapter_is_told(tmp_path, capsys):
     assert main(["export", "--adapter", str(tmp_path), "--out", str(tmp_path / "t")]) == 2
     assert "no adapter folder" in capsys.readouterr().err

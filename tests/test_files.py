@@ -28,20 +28,46 @@ def test_a_folder_appears_whole(tmp_path):
 
 def test_a_folder_is_replaced_and_the_old_content_gone(tmp_path):
     for name in ("a", "b"):
-        with atomic_folder(tmp_path / "x") as folder:
+        with atomic_folder(tmp_path / "x", known_by="ours") as folder:
             (folder / name).touch()
-    assert [path.name for path in (tmp_path / "x").iterdir()] == ["b"]
+            (folder / "ours").touch()
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["b", "ours"]
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_failure_leaves_the_old_folder(tmp_path):
     with atomic_folder(tmp_path / "x") as folder:
         (folder / "a").touch()
-    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "x") as folder:
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "x", known_by="a") as folder:
         (folder / "b").touch()
         raise ZeroDivisionError
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["a"]
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("known_by", [None, "ours"])
+def test_what_is_not_ours_is_never_replaced(known_by, tmp_path):
+    (tmp_path / "x" / "deep").mkdir(parents=True)
+    (tmp_path / "x" / "deep" / "theirs").touch()
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    for name in ("x", "file", "link"):
+        with (
+            pytest.raises(UserError, match=f"{name}.* would be lost; give a new folder"),
+            atomic_folder(tmp_path / name, known_by=known_by),
+        ):
+            pass
+    assert (tmp_path / "x" / "deep" / "theirs").exists() and (tmp_path / "file").is_file()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_an_empty_folder_and_a_link_to_one_are_filled(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    with atomic_folder(tmp_path / "link") as folder:
+        (folder / "a").touch()
+    assert (tmp_path / "x" / "a").exists() and (tmp_path / "link").is_symlink()
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):

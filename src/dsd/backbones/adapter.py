@@ -110,7 +110,7 @@ def save_adapter(folder: Path | str, updates: Mapping[str, LowRank], metadata: A
     """Writes an adapter folder, whole or not at all.
 
     Args:
-        folder: Where; a folder that is there already is replaced.
+        folder: Where; an adapter that is there already is replaced.
         updates: For each changed linear layer, by its name in the transformer (such as
             "transformer_blocks.0.attn.to_q"), its change. The patch embedding is one of them:
             ``LowRank.exact(trained.weight - widened.weight, trained.bias - widened.bias)``, where ``widened`` is what
@@ -128,14 +128,14 @@ def save_adapter(folder: Path | str, updates: Mapping[str, LowRank], metadata: A
         if has_bias:  # readers expect biases on all layers or on none
             bias = torch.zeros_like(update.up[:, 0]) if update.bias is None else update.bias
             tensors[f"{_PREFIX}{name}.lora_B.bias"] = bias
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, known_by=METADATA_FILE) as temporary:
         save_file({key: _on_disk(tensor) for key, tensor in tensors.items()}, temporary / WEIGHTS_FILE)
         (temporary / METADATA_FILE).write_text(to_json(metadata))
 
 
 def save_full(folder: Path | str, transformer: Any, metadata: AdapterMetadata) -> None:
     """Writes a complete fine-tuned transformer (a diffusers model) as an adapter folder, whole or not at all."""
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, known_by=METADATA_FILE) as temporary:
         transformer.save_pretrained(temporary / FULL_FOLDER)
         (temporary / METADATA_FILE).write_text(to_json(metadata))
 
