@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from dsd.errors import UserError
-from dsd.files import atomic_folder, make_folder, sha256_of, write_atomic
+from dsd.files import atomic_folder, make_folder, sha256_of, sweep, write_atomic
 
 
 def test_write_replaces_and_leaves_nothing_beside(tmp_path):
@@ -81,6 +81,17 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
     done = subprocess.run([sys.executable, "-c", script, str(path)], env=os.environ, check=False)
     assert done.returncode == -signal.SIGKILL
     assert path.read_text() == "old"
+
+
+def test_only_files_of_our_temporary_names_are_swept(tmp_path):
+    kept = [tmp_path / name for name in (".notes.tmp", "deep/.a.0123abcd.tmp.txt", "a.0123abcd.tmp")]
+    for path in (tmp_path / "deep" / ".a.json.0123abcd.tmp", *kept):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (tmp_path / ".folder.0123abcd.tmp").mkdir()
+    sweep(tmp_path)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(kept)
+    assert (tmp_path / ".folder.0123abcd.tmp").is_dir()
 
 
 def test_a_file_in_the_way_is_told_in_one_sentence(tmp_path):

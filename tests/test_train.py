@@ -84,6 +84,17 @@ def test_a_start_that_fails_on_what_it_is_told_leaves_the_folder_free(
     assert train(config, simple_pairs(12), tmp_path).is_dir()
 
 
+def test_what_lies_in_a_folder_that_was_never_claimed_stays(tmp_path: Path) -> None:
+    config = small_config(steps=1, sample_every=9, checkpoint_every=9)
+    (tmp_path / "latents").mkdir()
+    (tmp_path / "latents" / "theirs.txt").touch()
+    with pytest.raises(UserError, match="held_out"):
+        train(replace(config, held_out=5), simple_pairs(10), tmp_path)
+    assert (tmp_path / "latents" / "theirs.txt").exists()
+    assert train(config, simple_pairs(12), tmp_path).is_dir(), "latents of a start that failed are made anew"
+    assert (tmp_path / "latents" / "theirs.txt").exists()
+
+
 def test_how_a_run_is_worked_through_may_change_and_it_may_be_prolonged(tmp_path: Path) -> None:
     config = small_config(steps=2, checkpoint_every=1)
     train(config, simple_pairs(), tmp_path)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from dsd.errors import UserError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # what `_temporary_beside` gives
 
 
 def make_folder(path: Path | str) -> Path:
@@ -107,6 +110,13 @@ def require_replaceable(path: Path | str, known_by: str | None = None) -> None:
         raise UserError(f'cannot write to "{path}" ({error.strerror}); give a folder that you may write to') from error
     what = "a folder that was not written here" if path.is_dir() else "a file"
     raise UserError(f'"{path}" is {what} and would be lost; give a new folder, or remove that one first')
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left under temporary names in a folder of ours, and below it."""
+    for leftover in folder.rglob(".*.tmp"):
+        if leftover.is_file() and _TEMPORARY.fullmatch(leftover.name):
+            leftover.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path | str) -> str:

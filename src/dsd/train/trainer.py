@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from dsd import runs
 from dsd.backbones.adapter import AdapterMetadata, is_of_another_base, load_metadata, save_adapter, save_full
 from dsd.backbones.registry import load_backbone
 from dsd.backbones.stock import StockBackbone
-from dsd.data.latents import CacheKey, LatentCache, build_cache, fingerprint, is_complete
+from dsd.data.latents import CacheKey, LatentCache, build_cache, discard, fingerprint, is_complete
 from dsd.data.pairs import ids_of
 from dsd.data.records import Example
 from dsd.data.sources import Source, open_source
@@ -55,7 +54,7 @@ def train(
     if accelerator.is_main_process:
         make_folder(out)
         if not runs.begun(out, config):
-            shutil.rmtree(out / "latents", ignore_errors=True)  # of a start that failed on what it found
+            discard(out / "latents")  # of a start that failed on what it found
         latent_cache(config, data, latents or out / "latents", accelerator.device)
     accelerator.wait_for_everyone()
     cache = LatentCache(latents or out / "latents")
