@@ -59,10 +59,15 @@ def test_a_changed_config_is_refused_by_name(finished: Path) -> None:
 
 def test_changed_data_is_refused(tmp_path: Path) -> None:
     config = small_config(steps=1, sample_every=9, checkpoint_every=9)
-    train(config, simple_pairs(10), tmp_path)
-    shutil.rmtree(tmp_path / "adapter")
-    with pytest.raises(UserError, match="holds latents with data = "):
-        train(config, simple_pairs(12), tmp_path)
+    for latents in (None, tmp_path / "shared"):
+        run = tmp_path / f"run-{latents is None}"
+        train(config, simple_pairs(10), run, latents=latents)
+        for _ in ("finished", "in the middle"):
+            with pytest.raises(
+                UserError, match=r"holds a run with revision \w+ of data, but it now is \w+; bring the old"
+            ):
+                train(config, simple_pairs(12), run, latents=latents and tmp_path / "others")
+            shutil.rmtree(run / "adapter", ignore_errors=True)
 
 
 @pytest.mark.parametrize(
