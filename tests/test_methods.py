@@ -172,6 +172,18 @@ def test_pictures_by_another_image_encoder_are_others(tmp_path: Path, clip: str,
 
 
 @pytest.mark.parametrize("name", ("ip-adapter", "ip-adapter-plus", "controlnet", "instantid"))
+def test_a_method_s_weights_that_are_no_numbers_are_refused(name: str, tmp_path: Path, clip: str, faces: str) -> None:
+    setting = setting_of(name, tmp_path, clip, faces, budget=small_config(steps=1, sample_every=9))
+    built(name, setting)
+    path = min((setting.training().run / "weights").rglob("*.safetensors"))
+    tensors = load_file(path)
+    last = list(tensors)[-1]
+    save_file(tensors | {last: torch.full_like(tensors[last], torch.nan)}, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="no finite numbers"):
+        built(name, setting)
+
+
+@pytest.mark.parametrize("name", ("ip-adapter", "ip-adapter-plus", "controlnet", "instantid"))
 def test_training_leaves_the_model_itself_alone_and_moves_what_is_beside_it(
     name: str, tmp_path: Path, clip: str, faces: str
 ) -> None:

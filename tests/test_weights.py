@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from training_parts import simple_pairs, small_config
 from transformers import AutoModel, ViTConfig, ViTModel
 
-from dsd.backbones.adapter import load_adapter
+from dsd.backbones.adapter import LowRank, load_adapter, save_adapter
 from dsd.backbones.registry import FAMILIES, load_backbone
 from dsd.chat.local import LocalChat
 from dsd.cli.main import main
@@ -98,12 +98,45 @@ def test_a_pooler_that_was_never_published_is_left_out(tmp_path: Path) -> None:
         load(AutoModel, str(tmp_path))
 
 
-def test_an_adapter_that_holds_no_numbers_is_refused(tmp_path: Path) -> None:
-    adapter = train(small_config(steps=1, sample_every=9), simple_pairs(), tmp_path)
-    path = adapter / "adapter.safetensors"
-    save_file(not_a_number(load_file(str(path))), str(path))
+@pytest.mark.parametrize("statistic", ["running_mean", "running_var"])
+def test_stored_statistics_are_weights_too(statistic: str, tmp_path: Path) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return tensors | {f"bn.{statistic}": torch.full_like(tensors[f"bn.{statistic}"], torch.nan)}
+
+    folder = broken(tiny.flux2(), tmp_path / "model", change, "vae")
+    with pytest.raises(UserError, match=rf"model/vae.* no finite numbers in bn\.{statistic}"):
+        load_backbone(folder, transformer=False, text=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(small_config(steps=1, sample_every=9), simple_pairs(), tmp_path_factory.mktemp("run"))
+
+
+@pytest.mark.parametrize("part", ["lora_A.weight", "lora_B.weight", "lora_B.bias"])
+@pytest.mark.parametrize("fuse", [True, False])
+def test_an_adapter_that_holds_no_numbers_is_refused(part: str, fuse: bool, trained: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(trained, tmp_path / "adapter")) / "adapter.safetensors"
+    tensors = load_file(str(path))
+    name = next(name for name in tensors if name.endswith(part))
+    save_file(tensors | {name: torch.full_like(tensors[name], torch.nan)}, str(path))
     with pytest.raises(UserError, match="holds no finite numbers"):
-        load_adapter(adapter)
+        load_adapter(path.parent)
+    with pytest.raises(UserError, match="holds no finite numbers"):
+        TwoFramePipeline.from_pretrained(tiny.schnell(), path.parent, fuse=fuse)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("fuse", [True, False])
+def test_an_adapter_that_sees_no_reference_is_refused(family: str, fuse: bool, tmp_path: Path) -> None:
+    base = tiny.FAMILIES[family]()
+    adapter = tmp_path / "adapter"
+    backbone = load_backbone(base, text=False, vae=False)
+    name = next(n for n, layer in backbone.transformer.named_modules() if n.endswith("attn.to_q"))
+    weight = backbone.transformer.get_submodule(name).weight
+    save_adapter(adapter, {name: LowRank.exact(torch.zeros_like(weight))}, tiny.metadata(base, family=family))
+    with pytest.raises(UserError, match=f"no change of the patch embedding {backbone.layers.patch_embedding}"):
+        TwoFramePipeline.from_pretrained(base, adapter, fuse=fuse)
 
 
 def test_a_full_fine_tune_with_a_layer_missing_is_refused(tmp_path: Path) -> None:

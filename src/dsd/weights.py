@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dsd.errors import UserError
 
@@ -84,12 +84,16 @@ def load_pipeline(
 
 
 def require_finite(network: nn.Module, where: str) -> None:
-    """Makes sure that all weights are numbers.
+    """Makes sure that all weights, and the statistics that are stored with them, are numbers.
 
     Raises:
         UserError: One is not.
     """
-    wrong = [name for name, p in network.named_parameters() if p.device.type != "meta" and not p.isfinite().all()]
+    stored = network.state_dict(keep_vars=True)  # what a network makes for itself, such as a mask of -inf, is none
+    wrong = [
+        name for name, t in stored.items()
+        if isinstance(t, Tensor) and t.device.type != "meta" and not t.isfinite().all()
+    ]  # fmt: skip
     if wrong:
         raise UserError(f'the weights in "{where}" are no finite numbers in {_some(wrong)}; copy or train them again')
 

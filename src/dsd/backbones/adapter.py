@@ -20,8 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dsd.backbones.registry import FAMILIES, layers_of
 from dsd.backbones.stock import StockBackbone
-from dsd.config import from_json, to_json
+from dsd.config import did_you_mean, from_json, to_json
 from dsd.errors import UserError
 from dsd.files import atomic_folder
 from dsd.frames import Film
@@ -169,7 +170,8 @@ def load_adapter(folder: Path | str) -> tuple[dict[str, LowRank], AdapterMetadat
     """Reads the low-rank changes of an adapter folder, by layer name.
 
     Raises:
-        UserError: Not an adapter folder, a damaged one, or one with a complete transformer instead.
+        UserError: Not an adapter folder, a damaged one, one that leaves the patch embedding as it is, or one with a
+            complete transformer instead.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -187,11 +189,12 @@ def load_adapter(folder: Path | str) -> tuple[dict[str, LowRank], AdapterMetadat
         key = f"{_PREFIX}{name}.lora_"
         if f"{key}A.weight" not in tensors or f"{key}B.weight" not in tensors:
             raise UserError(f'"{path}" has one factor only of the layer {name or "(no name)"}; train it again')
-        down, up = tensors[f"{key}A.weight"], tensors[f"{key}B.weight"]
-        if not (down.isfinite().all() and up.isfinite().all()):
+        down, up, bias = tensors[f"{key}A.weight"], tensors[f"{key}B.weight"], tensors.get(f"{key}B.bias")
+        if not all(part.isfinite().all() for part in (down, up, bias) if part is not None):
             raise UserError(f'"{path}" holds no finite numbers in {name}; train it again')
         kernel = (down.shape[2], down.shape[3]) if down.ndim == 4 else None
-        updates[name] = LowRank(down.flatten(1), up.flatten(1), tensors.get(f"{key}B.bias"), kernel)
+        updates[name] = LowRank(down.flatten(1), up.flatten(1), bias, kernel)
+    _require_sight(updates, metadata, path)
     return updates, metadata
 
 
@@ -259,6 +262,19 @@ def warn_of_another_base(metadata: AdapterMetadata, base: str, folder: Path | st
             "trained on, or train it again",
             soft_wrap=True,
             markup=False,
+        )
+
+
+def _require_sight(updates: Mapping[str, LowRank], metadata: AdapterMetadata, path: Path) -> None:
+    """Refuses an adapter without the layer that sees the reference: it would draw, whatever the reference."""
+    family = metadata.family
+    if family not in FAMILIES:
+        raise UserError(f'"{path.parent}" is for models of the family "{family}"; {did_you_mean(family, FAMILIES)}')
+    layer = layers_of(family).patch_embedding
+    if layer not in updates:
+        raise UserError(
+            f'"{path}" cannot see a reference: it has no change of the patch embedding {layer}; copy the file again, '
+            "whole, or train it again"
         )
 
 

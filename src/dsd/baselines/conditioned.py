@@ -39,6 +39,7 @@ from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.step import Objective, draw, text_or_empty
 from dsd.train.task import optimizer_of, split_by_grid
 from dsd.train.trainer import latent_cache, require_no_more_steps
+from dsd.weights import require_finite
 
 Look = Mapping[str, Tensor]
 """What frozen models see in a batch of pictures, by name; the batch comes first in every tensor."""
@@ -271,13 +272,18 @@ def conditioned(
         load: reads a trained one from a folder or a hub id.
         sees: see `ConditionedTask`.
         models: names of the frozen models that it sees with beside the base, by what they are to it.
+
+    Raises:
+        UserError: its weights are no finite numbers, or see `_trained`.
     """
     revisions = {what: revision_or_name(name) for what, name in (models or {}).items()}
     weights = setting.weights or str(_trained(setting, backbone, new, sees, revisions))
-    made_of = (weights, setting.base)
+    made_of, conditioner = (weights, setting.base), load(weights)
+    for name, module in conditioner.trained.items():
+        require_finite(module, f"{weights}: {name}")
     return Conditioned(
         backbone=backbone,
-        conditioner=load(weights),
+        conditioner=conditioner,
         drawing=setting.drawing,
         fingerprint="-".join([*map(revision_or_name, made_of), *revisions.values(), setting.drawing.with_picture]),
         name=setting.name,
