@@ -32,6 +32,7 @@ class StockBackbone:
         vae_class: The class of its autoencoder.
         text_components: The pipeline's components that encode text.
         patch: Height and width in latents of one token.
+        control_pipeline: The family's stock pipeline that reads an adapter by `load_lora_weights`, where there is one.
     """
 
     family: str
@@ -40,6 +41,7 @@ class StockBackbone:
     vae_class: Any
     text_components: tuple[str, ...]
     patch: int = 2
+    control_pipeline: Any = None
 
     def __init__(self, pipeline: Any, vae_config: Mapping[str, Any]) -> None:
         self.pipeline = pipeline

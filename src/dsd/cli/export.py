@@ -45,8 +45,15 @@ NOTE = "export.json"
 
 
 def run(command: Export) -> None:
-    from dsd.backbones.adapter import WEIGHTS_FILE, apply_adapter, is_full, load_metadata, warn_of_another_base
-    from dsd.backbones.registry import load_backbone
+    from dsd.backbones.adapter import (
+        WEIGHTS_FILE,
+        apply_adapter,
+        is_full,
+        load_adapter,
+        load_metadata,
+        warn_of_another_base,
+    )
+    from dsd.backbones.registry import backbone_class, load_backbone
     from dsd.errors import UserError
     from dsd.files import atomic_folder, require_replaceable
     from dsd.log import quiet_libraries
@@ -61,6 +68,12 @@ def run(command: Export) -> None:
     if command.form == "control-lora":
         if is_full(folder):
             raise UserError(f'"{folder}" is a full fine-tune and has no LoRA; give --form transformer')
+        load_adapter(folder)  # a damaged one is not handed on
+        if backbone_class(metadata.family).control_pipeline is None:
+            raise UserError(
+                f'diffusers has no control pipeline for models of the family "{metadata.family}", so nothing would '
+                "read the control-LoRA; give --form transformer"
+            )
         with atomic_folder(command.out, known_by=NOTE) as out:
             (out / LORA_FILE).write_bytes((folder / WEIGHTS_FILE).read_bytes())
             (out / NOTE).write_text(_note(command, folder, base), encoding="utf-8")
