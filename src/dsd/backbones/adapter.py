@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from dsd.backbones.registry import FAMILIES, layers_of
 from dsd.backbones.stock import StockBackbone
 from dsd.config import did_you_mean, from_json, to_json
-from dsd.errors import UserError
+from dsd.errors import UserError, reason_of
 from dsd.files import atomic_folder
 from dsd.frames import Film
 from dsd.log import console
@@ -152,8 +152,13 @@ def load_metadata(folder: Path | str) -> AdapterMetadata:
         raise UserError(
             f'"{folder}" is no adapter folder (it has no {METADATA_FILE}); give the folder that training wrote'
         )
-    text = path.read_text().replace('"canvas":', '"film":', 1)  # its name until frames had an axis of their own
-    metadata = from_json(AdapterMetadata, text)
+    try:
+        text = path.read_text(encoding="utf-8").replace('"canvas":', '"film":', 1)  # its name until frames had an axis
+        metadata = from_json(AdapterMetadata, text)
+    except (OSError, ValueError, UserError) as error:
+        raise UserError(
+            f'"{path}" does not say what the adapter was trained for ({reason_of(error)}); copy it or train again'
+        ) from error
     if metadata.schema != SCHEMA:
         raise UserError(
             f'the adapter "{folder}" has schema {metadata.schema}, but this version reads {SCHEMA}; train it again'

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
 from dsd.models import resolve
-from dsd.weights import load
+from dsd.weights import load, load_processor
 
 _BATCH = 64
 
@@ -30,7 +30,7 @@ class ImageEncoder:
     def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
         folder = resolve(name)
         self.device = device
-        self.processor: Any = AutoImageProcessor.from_pretrained(folder)
+        self.processor: Any = load_processor(AutoImageProcessor, folder)
         self.model = _network(folder, device)
 
     @torch.inference_mode()
@@ -72,7 +72,7 @@ class PictureTextEncoder:
     def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
         folder = resolve(name)
         self.device = device
-        self.processor: Any = AutoProcessor.from_pretrained(folder)
+        self.processor: Any = load_processor(AutoProcessor, folder)
         self.model = _network(folder, device)
         self._padding = _padding(self.model.config)
 
