@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import tiny
 import torch
 from diffusers import FluxTransformer2DModel
 from PIL import Image
+from safetensors.torch import load_file, save
 from training_parts import small_config
 
-from dsd.backbones.adapter import save_adapter
+from dsd.backbones.adapter import LowRank, save_adapter
 from dsd.backbones.cost import shape_of
 from dsd.backbones.registry import load_backbone
+from dsd.backbones.stock import widened
 from dsd.cli.main import main
 from dsd.train.cost import training_cost
 
@@ -63,6 +67,58 @@ def test_export_copies_the_control_lora(adapter, tmp_path, capsys):
     assert main(["export", "--adapter", str(adapter), "--form", "control-lora", "--out", str(tmp_path / "l")]) == 0
     written = (tmp_path / "l" / "pytorch_lora_weights.safetensors").read_bytes()
     assert written == (adapter / "adapter.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("form", ["transformer", "control-lora"])
+def test_export_replaces_an_earlier_export_and_nothing_else(form, adapter, tmp_path, capsys):
+    words = ["export", "--adapter", str(adapter), "--form", form, "--out"]
+    assert main([*words, str(tmp_path / "e")]) == 0
+    (tmp_path / "e" / "old").touch()
+    assert main([*words, str(tmp_path / "e")]) == 0
+    assert not (tmp_path / "e" / "old").exists()
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").touch()
+    assert main([*words, str(tmp_path / "precious")]) == 2
+    assert (tmp_path / "precious" / "thesis.txt").exists()
+    assert "would be lost" in capsys.readouterr().err
+    for out in (adapter, adapter.parent, adapter / "inside"):
+        assert main([*words, str(out)]) == 2
+        assert "give a folder apart" in capsys.readouterr().err
+    assert sorted(path.name for path in adapter.iterdir()) == ["adapter.json", "adapter.safetensors"]
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_export_gives_a_control_lora_only_where_diffusers_reads_it(family, tmp_path, capsys):
+    base = tiny.FAMILIES[family]()
+    backbone = load_backbone(base, text=False, vae=False)
+    plain = backbone.transformer.get_submodule(backbone.layers.patch_embedding)
+    change = LowRank.exact(torch.zeros_like(widened(plain).weight))
+    metadata = tiny.metadata(base, family=family)
+    save_adapter(tmp_path / "adapter", {backbone.layers.patch_embedding: change}, metadata)
+    words = ["export", "--adapter", str(tmp_path / "adapter"), "--out", str(tmp_path / "out"), "--form"]
+    if family == "flux":
+        assert main([*words, "control-lora"]) == 0
+        return
+    assert main([*words, "control-lora"]) == 2
+    assert f'family "{family}"' in (said := capsys.readouterr().err) and "give --form transformer" in said
+    assert main([*words, "transformer"]) == 0
+
+
+@pytest.mark.parametrize("form", ["transformer", "control-lora"])
+def test_export_hands_on_no_damaged_adapter(form, adapter, tmp_path, capsys):
+    path = shutil.copytree(adapter, tmp_path / "adapter") / "adapter.safetensors"
+    tensors = load_file(path)
+    name = next(iter(tensors))
+    nan = save({**tensors, name: torch.full_like(tensors[name], torch.nan)})
+    words = ["export", "--adapter", str(tmp_path / "adapter"), "--form", form, "--out", str(tmp_path / "out")]
+    for content, said in ((nan, "no finite numbers"), (path.read_bytes()[:-9], "damaged"), (None, "has no adapter.s")):
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        assert main(words) == 2
+        assert said in capsys.readouterr().err
+        path.touch()
+    assert not (tmp_path / "out").exists()
 
 
 def test_export_of_no_adapter_is_told(tmp_path, capsys):

@@ -131,6 +131,7 @@ def test_a_lost_record_is_made_anew_with_the_same_bytes(finished: Path, config: 
     for name in ("manifest.json", "units/00001.json", "pairs/00001.parquet", "README.md"):
         (again / name).unlink()
     (again / "pairs" / ".00001.parquet.0123abcd.tmp").write_bytes(b"torn")
+    (again / ".theirs.tmp").mkdir()
     curate(config, again)
     assert not differences(finished, again)
 
@@ -162,6 +163,14 @@ def test_a_dataset_from_elsewhere_is_left_alone(finished: Path, config: CurateCo
     (again / "config.json").unlink()
     with pytest.raises(UserError, match="made elsewhere"):
         curate(config, again)
+
+
+def test_a_folder_that_was_never_claimed_is_not_swept(config: CurateConfig, tmp_path: Path) -> None:
+    (tmp_path / ".a.0123abcd.tmp").write_text("theirs")
+    (tmp_path / ".b.tmp").mkdir()
+    with pytest.raises(UserError):
+        curate(dataclasses.replace(config, captions="nowhere.txt"), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.0123abcd.tmp", ".b.tmp"]
 
 
 def test_changed_weights_under_the_same_name_are_told(finished: Path, config: CurateConfig, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from dsd.errors import UserError
-from dsd.files import atomic_folder, make_folder, sha256_of, write_atomic
+from dsd.files import atomic_folder, make_folder, sha256_of, sweep, write_atomic
 
 
 def test_write_replaces_and_leaves_nothing_beside(tmp_path):
@@ -28,20 +28,46 @@ def test_a_folder_appears_whole(tmp_path):
 
 def test_a_folder_is_replaced_and_the_old_content_gone(tmp_path):
     for name in ("a", "b"):
-        with atomic_folder(tmp_path / "x") as folder:
+        with atomic_folder(tmp_path / "x", known_by="ours") as folder:
             (folder / name).touch()
-    assert [path.name for path in (tmp_path / "x").iterdir()] == ["b"]
+            (folder / "ours").touch()
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["b", "ours"]
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_failure_leaves_the_old_folder(tmp_path):
     with atomic_folder(tmp_path / "x") as folder:
         (folder / "a").touch()
-    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "x") as folder:
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "x", known_by="a") as folder:
         (folder / "b").touch()
         raise ZeroDivisionError
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["a"]
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("known_by", [None, "ours"])
+def test_what_is_not_ours_is_never_replaced(known_by, tmp_path):
+    (tmp_path / "x" / "deep").mkdir(parents=True)
+    (tmp_path / "x" / "deep" / "theirs").touch()
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    for name in ("x", "file", "link"):
+        with (
+            pytest.raises(UserError, match=f"{name}.* would be lost; give a new folder"),
+            atomic_folder(tmp_path / name, known_by=known_by),
+        ):
+            pass
+    assert (tmp_path / "x" / "deep" / "theirs").exists() and (tmp_path / "file").is_file()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_an_empty_folder_and_a_link_to_one_are_filled(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    with atomic_folder(tmp_path / "link") as folder:
+        (folder / "a").touch()
+    assert (tmp_path / "x" / "a").exists() and (tmp_path / "link").is_symlink()
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
@@ -55,6 +81,17 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
     done = subprocess.run([sys.executable, "-c", script, str(path)], env=os.environ, check=False)
     assert done.returncode == -signal.SIGKILL
     assert path.read_text() == "old"
+
+
+def test_only_files_of_our_temporary_names_are_swept(tmp_path):
+    kept = [tmp_path / name for name in (".notes.tmp", "deep/.a.0123abcd.tmp.txt", "a.0123abcd.tmp")]
+    for path in (tmp_path / "deep" / ".a.json.0123abcd.tmp", *kept):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (tmp_path / ".folder.0123abcd.tmp").mkdir()
+    sweep(tmp_path)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(kept)
+    assert (tmp_path / ".folder.0123abcd.tmp").is_dir()
 
 
 def test_a_file_in_the_way_is_told_in_one_sentence(tmp_path):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -121,6 +122,65 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
     again = built(name, setting)
     assert step == 3 and again.fingerprint == whole.fingerprint
     assert again.generate([asked()])[0].tobytes() == whole.generate([asked()])[0].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("ip-adapter", "vision"), ("instantid", "faces"), ("controlnet", "base"), ("student", "base")],
+    ids=lambda word: word,
+)
+def test_a_finished_method_is_of_what_it_was_trained_with(
+    name: str, other: str, tmp_path: Path, clip: str, faces: str
+) -> None:
+    budget = small_config(steps=1, sample_every=9)
+    setting = setting_of(name, tmp_path, clip, faces, budget=budget)
+    model: Any = getattr(setting, other)
+    changed = shutil.copytree(model, tmp_path / "changed")
+    first: Any = registry.build(name, setting)
+    weights = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    again: Any = registry.build(name, setting)
+    assert again.fingerprint == first.fingerprint
+    path = next(changed.rglob("config.json"))
+    path.write_text(path.read_text() + "\n")
+    given = {other: str(changed)}
+    more = {"budget": dataclasses.replace(budget, base=str(changed))} if other == "base" else {}
+    for wrong, words in (
+        ({"data": simple_pairs(10)}, r"revision \w+ of (pairs|data)"),
+        ({"budget": dataclasses.replace(budget, learning_rate=0.5)}, "learning_rate"),
+        ({**given, **more}, f"revision \\w+ of {other}|with base = "),
+    ):
+        with pytest.raises(UserError, match=words):
+            registry.build(name, dataclasses.replace(setting, **wrong))
+    assert {path: path.stat().st_mtime_ns for path in weights} == weights
+    longer = dataclasses.replace(setting, budget=dataclasses.replace(budget, steps=2))
+    assert cast(Any, registry.build(name, longer)).fingerprint != first.fingerprint, "a longer budget is trained on"
+    with pytest.raises(UserError, match=r"has done 2 steps, but train\.steps is 1"):
+        registry.build(name, setting)
+
+
+def test_pictures_by_another_image_encoder_are_others(tmp_path: Path, clip: str, faces: str) -> None:
+    setting = setting_of("ip-adapter", tmp_path, clip, faces, budget=small_config(steps=1, sample_every=9))
+    built("ip-adapter", setting)
+    weights = str(setting.training().run / "weights")
+    other = Path(shutil.copytree(clip, tmp_path / "other"))
+    (other / "config.json").write_text((other / "config.json").read_text() + "\n")
+    prints = {
+        built("ip-adapter", dataclasses.replace(setting, weights=weights, vision=vision)).fingerprint
+        for vision in (clip, str(other))
+    }
+    assert len(prints) == 2
+
+
+@pytest.mark.parametrize("name", ("ip-adapter", "ip-adapter-plus", "controlnet", "instantid"))
+def test_a_method_s_weights_that_are_no_numbers_are_refused(name: str, tmp_path: Path, clip: str, faces: str) -> None:
+    setting = setting_of(name, tmp_path, clip, faces, budget=small_config(steps=1, sample_every=9))
+    built(name, setting)
+    path = min((setting.training().run / "weights").rglob("*.safetensors"))
+    tensors = load_file(path)
+    last = list(tensors)[-1]
+    save_file(tensors | {last: torch.full_like(tensors[last], torch.nan)}, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="no finite numbers"):
+        built(name, setting)
 
 
 @pytest.mark.parametrize("name", ("ip-adapter", "ip-adapter-plus", "controlnet", "instantid"))

@@ -55,6 +55,9 @@ def test_sources_are_claimed_too_and_before_the_settings(tmp_path: Path) -> None
     assert runs.sources_of(tmp_path) == {"model": "1"}
     with pytest.raises(UserError, match="revision 1 of model, but it now is 2; bring the old one back"):
         runs.claim(tmp_path, Settings(), {"model": "2"})
+    with pytest.raises(UserError, match="revision None of data, but it now is 1; bring the old one back"):
+        runs.begun(tmp_path, Settings(), sources={"data": "1"})
+    assert runs.begun(tmp_path, Settings(), sources={"model": "1"})
     assert runs.sources_of(tmp_path) == {"model": "1"}
 
 

@@ -59,10 +59,15 @@ def test_a_changed_config_is_refused_by_name(finished: Path) -> None:
 
 def test_changed_data_is_refused(tmp_path: Path) -> None:
     config = small_config(steps=1, sample_every=9, checkpoint_every=9)
-    train(config, simple_pairs(10), tmp_path)
-    shutil.rmtree(tmp_path / "adapter")
-    with pytest.raises(UserError, match="holds latents with data = "):
-        train(config, simple_pairs(12), tmp_path)
+    for latents in (None, tmp_path / "shared"):
+        run = tmp_path / f"run-{latents is None}"
+        train(config, simple_pairs(10), run, latents=latents)
+        for _ in ("finished", "in the middle"):
+            with pytest.raises(
+                UserError, match=r"holds a run with revision \w+ of data, but it now is \w+; bring the old"
+            ):
+                train(config, simple_pairs(12), run, latents=latents and tmp_path / "others")
+            shutil.rmtree(run / "adapter", ignore_errors=True)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +87,17 @@ def test_a_start_that_fails_on_what_it_is_told_leaves_the_folder_free(
     with pytest.raises(UserError, match=words):
         train(replace(config, **wrong), simple_pairs(10), tmp_path)
     assert train(config, simple_pairs(12), tmp_path).is_dir()
+
+
+def test_what_lies_in_a_folder_that_was_never_claimed_stays(tmp_path: Path) -> None:
+    config = small_config(steps=1, sample_every=9, checkpoint_every=9)
+    (tmp_path / "latents").mkdir()
+    (tmp_path / "latents" / "theirs.txt").touch()
+    with pytest.raises(UserError, match="held_out"):
+        train(replace(config, held_out=5), simple_pairs(10), tmp_path)
+    assert (tmp_path / "latents" / "theirs.txt").exists()
+    assert train(config, simple_pairs(12), tmp_path).is_dir(), "latents of a start that failed are made anew"
+    assert (tmp_path / "latents" / "theirs.txt").exists()
 
 
 def test_how_a_run_is_worked_through_may_change_and_it_may_be_prolonged(tmp_path: Path) -> None:

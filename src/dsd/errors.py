@@ -14,6 +14,12 @@ class UserError(Exception):
     """
 
 
+def reason_of(error: Exception) -> str:
+    """The first line of what a library says, or the error's kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def import_extra(module: str, extra: str) -> ModuleType:
     """Imports a library that only an extra installs.
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from dsd.errors import UserError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # what `_temporary_beside` gives
 
 
 def make_folder(path: Path | str) -> Path:
@@ -61,20 +64,22 @@ def write_atomic(path: Path | str, data: bytes | str) -> None:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path | str) -> Iterator[Path]:
+def atomic_folder(path: Path | str, *, known_by: str | None = None) -> Iterator[Path]:
     """Fills a folder so that it is seen whole or not at all.
 
     Args:
-        path: The final name. A folder that is already there is replaced at the end.
+        path: The final name.
+        known_by: A file that earlier folders of this kind hold; such a one is replaced at the end.
 
     Yields:
         A temporary empty folder beside `path`. When the block ends, its files are synced and it takes the final name;
         when the block raises, it is removed.
 
     Raises:
-        UserError: The place cannot be written to.
+        UserError: The place cannot be written to, or holds something else; see `require_replaceable`.
     """
-    path = Path(path)
+    require_replaceable(path, known_by)
+    path = Path(path).resolve()
     make_folder(path.parent)
     temporary = _temporary_beside(path)
     temporary.mkdir()
@@ -84,6 +89,34 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         _replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_replaceable(path: Path | str, known_by: str | None = None) -> None:
+    """Makes sure that nothing is lost when a folder takes a name.
+
+    Args:
+        path: The name.
+        known_by: A file of every folder that may be replaced; None where only an empty one may.
+
+    Raises:
+        UserError: There is something else of that name.
+    """
+    path = Path(path)
+    try:
+        free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+        if free or (known_by is not None and (path / known_by).is_file()):
+            return
+    except OSError as error:
+        raise UserError(f'cannot write to "{path}" ({error.strerror}); give a folder that you may write to') from error
+    what = "a folder that was not written here" if path.is_dir() else "a file"
+    raise UserError(f'"{path}" is {what} and would be lost; give a new folder, or remove that one first')
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left under temporary names in a folder of ours, and below it."""
+    for leftover in folder.rglob(".*.tmp"):
+        if leftover.is_file() and _TEMPORARY.fullmatch(leftover.name):
+            leftover.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path | str) -> str:

@@ -22,7 +22,14 @@ CONFIG, SOURCES = "config.json", "sources.json"
 Record = TypeVar("Record")
 
 
-def begun(folder: Path, config: Any, what: str = "a run", *, exactly: bool = False) -> bool:
+def begun(
+    folder: Path,
+    config: Any,
+    what: str = "a run",
+    *,
+    exactly: bool = False,
+    sources: Mapping[str, str] | None = None,
+) -> bool:
     """Whether work of these settings has been begun in a folder.
 
     Args:
@@ -30,9 +37,10 @@ def begun(folder: Path, config: Any, what: str = "a run", *, exactly: bool = Fal
         config: a dataclass: the settings of this start.
         what: the work, in words.
         exactly: whether the settings of how it runs count too, as for work that is finished in stages.
+        sources: revisions as `claim` takes them, to be those that the work was begun with, where it says so.
 
     Raises:
-        UserError: the folder holds work of other settings; the message names them, with both values.
+        UserError: the folder holds work of other settings or sources; the message names them, with both values.
     """
     path = folder / CONFIG
     if not path.exists():
@@ -46,6 +54,14 @@ def begun(folder: Path, config: Any, what: str = "a run", *, exactly: bool = Fal
         raise UserError(
             f'"{folder}" holds {what} with {", ".join(differing)}; give the same settings to go on, or another folder'
         )
+    if sources is not None and (folder / SOURCES).exists():
+        before = sources_of(folder)
+        for name, revision in sources.items():
+            if before.get(name) != revision:
+                raise UserError(
+                    f'"{folder}" holds {what} with revision {before.get(name)} of {name}, but it now is {revision}; '
+                    "bring the old one back to go on, or give another folder"
+                )
     return True
 
 
@@ -70,14 +86,7 @@ def claim(
     Raises:
         UserError: the folder holds work of other settings or sources.
     """
-    if begun(make_folder(folder), config, what, exactly=exactly) and sources is not None:
-        before = sources_of(folder)
-        for name, revision in sources.items():
-            if before.get(name) != revision:
-                raise UserError(
-                    f'"{folder}" holds {what} with revision {before.get(name)} of {name}, but it now is {revision}; '
-                    "bring the old one back to go on, or give another folder"
-                )
+    begun(make_folder(folder), config, what, exactly=exactly, sources=sources)
     if sources is not None:
         _write(folder / SOURCES, json.dumps(dict(sources), indent=2) + "\n")
     _write(folder / CONFIG, to_json(config))  # last, for it is the claim

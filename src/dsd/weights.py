@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 
-from dsd.errors import UserError
+from dsd.errors import UserError, reason_of
 
 _NAMED = 3
+_CONFIG = "config.json"
+_WHOLE = "give the folder or hub id of a whole model"
 
 
 def load(cls: Any, name: str, *, optional: Collection[str] = (), strict: bool = True, **kwargs: Any) -> Any:
@@ -27,12 +33,11 @@ def load(cls: Any, name: str, *, optional: Collection[str] = (), strict: bool = 
     Raises:
         UserError: Weights are missing, have other shapes, are of another network, or are no finite numbers.
     """
-    where = "/".join(part for part in (name, kwargs.get("subfolder")) if part)
-    try:
+    where = _where(name, kwargs.get("subfolder"))
+    if Path(name).is_dir() and not (Path(where) / _CONFIG).is_file():  # transformers would make its largest model
+        raise UserError(f'"{where}" cannot be loaded (it has no {_CONFIG}); {_WHOLE}')
+    with _told(where):
         network, info = cls.from_pretrained(name, output_loading_info=True, **kwargs)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f'"{where}" cannot be loaded ({reason}); give the folder or hub id of a whole model') from error
     missing = set(info["missing_keys"])
     for part in optional:
         if lost := {key for key in missing if key.startswith(f"{part}.")}:
@@ -45,7 +50,7 @@ def load(cls: Any, name: str, *, optional: Collection[str] = (), strict: bool = 
         if keys:
             raise UserError(
                 f'the weights in "{where}" are not those of a {type(network).__name__}: it {fault} {_some(keys)}; '
-                "give the folder or hub id of a whole model"
+                f"{_WHOLE}"
             )
     require_finite(network, where)
     return network
@@ -65,33 +70,96 @@ def load_pipeline(
         **given: Components that are there already, and what else the pipeline's `from_pretrained` takes.
 
     Raises:
-        UserError: The model cannot be found, or see `load`.
+        UserError: The model cannot be found, or a part of it is missing or damaged; see `load`.
     """
-    try:
-        index: dict[str, Any] = dict(cls.load_config(name))
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f'"{name}" cannot be loaded ({reason}); give the folder or hub id of a whole model') from error
-    for component, entry in index.items():
+    for component, (library, kind) in _components(cls, name).items():
         if component in absent:
             given[component] = None
-        if component in given or not isinstance(entry, (list, tuple)) or entry[0] is None:
+        if component in given:
             continue
-        kind = getattr(importlib.import_module(entry[0]), entry[1], None)
-        if isinstance(kind, type) and issubclass(kind, nn.Module):
-            given[component] = load(kind, name, subfolder=component, dtype=dtype, use_safetensors=True)
-    return (assemble or cls.from_pretrained)(name, dtype=dtype, **given)
+        where = _where(name, component)
+        with _told(where):
+            of = getattr(importlib.import_module(library), kind, None)
+        if isinstance(of, type) and issubclass(of, nn.Module):
+            given[component] = load(of, name, subfolder=component, dtype=dtype, use_safetensors=True)
+        elif hasattr(of, "from_pretrained"):
+            given[component] = load_processor(of, name, subfolder=component)
+    with _told(name):
+        return (assemble or cls.from_pretrained)(name, dtype=dtype, **given)
+
+
+def load_processor(cls: Any, name: str, **kwargs: Any) -> Any:
+    """Reads what stands beside networks and has no weights: a tokenizer, a processor, a scheduler.
+
+    Args:
+        cls: With a `from_pretrained`.
+        name: A folder or a hub id.
+        **kwargs: Passed on, such as `subfolder`.
+
+    Raises:
+        UserError: It is missing or damaged; of a tokenizer, libraries would make an empty one and go on.
+    """
+    where = _where(name, kwargs.get("subfolder"))
+    with _told(where):
+        found = cls.from_pretrained(name, **kwargs)
+    tokenizer = getattr(found, "tokenizer", found)
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        lost = Path(name).is_dir() and not (Path(where) / TOKENIZER_CONFIG_FILE).is_file()
+        words = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
+        if lost or len(words) <= 1:  # an empty T5 knows the space
+            fault = f"no {TOKENIZER_CONFIG_FILE}" if lost else "no vocabulary"
+            raise UserError(f'the tokenizer in "{where}" has {fault}; {_WHOLE}')
+    return found
+
+
+def config_of(cls: Any, name: str, **kwargs: Any) -> dict[str, Any]:
+    """The config of something of diffusers.
+
+    Args:
+        cls: With a `load_config`.
+        name: A folder or a hub id.
+        **kwargs: Passed on, such as `subfolder`.
+
+    Raises:
+        UserError: It is missing or damaged.
+    """
+    with _told(_where(name, kwargs.get("subfolder"))):
+        return dict(cls.load_config(name, **kwargs))
 
 
 def require_finite(network: nn.Module, where: str) -> None:
-    """Makes sure that all weights are numbers.
+    """Makes sure that all weights, and the statistics that are stored with them, are numbers.
 
     Raises:
         UserError: One is not.
     """
-    wrong = [name for name, p in network.named_parameters() if p.device.type != "meta" and not p.isfinite().all()]
+    stored = network.state_dict(keep_vars=True)  # what a network makes for itself, such as a mask of -inf, is none
+    wrong = [
+        name for name, t in stored.items()
+        if isinstance(t, Tensor) and t.device.type != "meta" and not t.isfinite().all()
+    ]  # fmt: skip
     if wrong:
         raise UserError(f'the weights in "{where}" are no finite numbers in {_some(wrong)}; copy or train them again')
+
+
+def _components(cls: Any, name: str) -> dict[str, tuple[str, str]]:
+    """Library and class of each component that a pipeline's folder names."""
+    index = config_of(cls, name)
+    entries = {part: entry for part, entry in index.items() if isinstance(entry, (list, tuple)) and entry[0]}
+    return {part: (entry[0], entry[1]) for part, entry in entries.items()}
+
+
+def _where(name: str, part: str | None) -> str:
+    return f"{name}/{part}" if part else name
+
+
+@contextmanager
+def _told(where: str) -> Iterator[None]:
+    """Tells in a sentence what a library stumbles over: on damaged files it may be anything."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f'"{where}" cannot be loaded ({reason_of(error)}); {_WHOLE}') from error
 
 
 def _some(keys: Collection[Any]) -> str:

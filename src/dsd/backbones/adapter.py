@@ -20,9 +20,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dsd.backbones.registry import FAMILIES, layers_of
 from dsd.backbones.stock import StockBackbone
-from dsd.config import from_json, to_json
-from dsd.errors import UserError
+from dsd.config import did_you_mean, from_json, to_json
+from dsd.errors import UserError, reason_of
 from dsd.files import atomic_folder
 from dsd.frames import Film
 from dsd.log import console
@@ -110,7 +111,7 @@ def save_adapter(folder: Path | str, updates: Mapping[str, LowRank], metadata: A
     """Writes an adapter folder, whole or not at all.
 
     Args:
-        folder: Where; a folder that is there already is replaced.
+        folder: Where; an adapter that is there already is replaced.
         updates: For each changed linear layer, by its name in the transformer (such as
             "transformer_blocks.0.attn.to_q"), its change. The patch embedding is one of them:
             ``LowRank.exact(trained.weight - widened.weight, trained.bias - widened.bias)``, where ``widened`` is what
@@ -128,14 +129,14 @@ def save_adapter(folder: Path | str, updates: Mapping[str, LowRank], metadata: A
         if has_bias:  # readers expect biases on all layers or on none
             bias = torch.zeros_like(update.up[:, 0]) if update.bias is None else update.bias
             tensors[f"{_PREFIX}{name}.lora_B.bias"] = bias
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, known_by=METADATA_FILE) as temporary:
         save_file({key: _on_disk(tensor) for key, tensor in tensors.items()}, temporary / WEIGHTS_FILE)
         (temporary / METADATA_FILE).write_text(to_json(metadata))
 
 
 def save_full(folder: Path | str, transformer: Any, metadata: AdapterMetadata) -> None:
     """Writes a complete fine-tuned transformer (a diffusers model) as an adapter folder, whole or not at all."""
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, known_by=METADATA_FILE) as temporary:
         transformer.save_pretrained(temporary / FULL_FOLDER)
         (temporary / METADATA_FILE).write_text(to_json(metadata))
 
@@ -151,8 +152,13 @@ def load_metadata(folder: Path | str) -> AdapterMetadata:
         raise UserError(
             f'"{folder}" is no adapter folder (it has no {METADATA_FILE}); give the folder that training wrote'
         )
-    text = path.read_text().replace('"canvas":', '"film":', 1)  # its name until frames had an axis of their own
-    metadata = from_json(AdapterMetadata, text)
+    try:
+        text = path.read_text(encoding="utf-8").replace('"canvas":', '"film":', 1)  # its name until frames had an axis
+        metadata = from_json(AdapterMetadata, text)
+    except (OSError, ValueError, UserError) as error:
+        raise UserError(
+            f'"{path}" does not say what the adapter was trained for ({reason_of(error)}); copy it or train again'
+        ) from error
     if metadata.schema != SCHEMA:
         raise UserError(
             f'the adapter "{folder}" has schema {metadata.schema}, but this version reads {SCHEMA}; train it again'
@@ -169,7 +175,8 @@ def load_adapter(folder: Path | str) -> tuple[dict[str, LowRank], AdapterMetadat
     """Reads the low-rank changes of an adapter folder, by layer name.
 
     Raises:
-        UserError: Not an adapter folder, a damaged one, or one with a complete transformer instead.
+        UserError: Not an adapter folder, a damaged one, one that leaves the patch embedding as it is, or one with a
+            complete transformer instead.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -187,11 +194,12 @@ def load_adapter(folder: Path | str) -> tuple[dict[str, LowRank], AdapterMetadat
         key = f"{_PREFIX}{name}.lora_"
         if f"{key}A.weight" not in tensors or f"{key}B.weight" not in tensors:
             raise UserError(f'"{path}" has one factor only of the layer {name or "(no name)"}; train it again')
-        down, up = tensors[f"{key}A.weight"], tensors[f"{key}B.weight"]
-        if not (down.isfinite().all() and up.isfinite().all()):
+        down, up, bias = tensors[f"{key}A.weight"], tensors[f"{key}B.weight"], tensors.get(f"{key}B.bias")
+        if not all(part.isfinite().all() for part in (down, up, bias) if part is not None):
             raise UserError(f'"{path}" holds no finite numbers in {name}; train it again')
         kernel = (down.shape[2], down.shape[3]) if down.ndim == 4 else None
-        updates[name] = LowRank(down.flatten(1), up.flatten(1), tensors.get(f"{key}B.bias"), kernel)
+        updates[name] = LowRank(down.flatten(1), up.flatten(1), bias, kernel)
+    _require_sight(updates, metadata, path)
     return updates, metadata
 
 
@@ -259,6 +267,19 @@ def warn_of_another_base(metadata: AdapterMetadata, base: str, folder: Path | st
             "trained on, or train it again",
             soft_wrap=True,
             markup=False,
+        )
+
+
+def _require_sight(updates: Mapping[str, LowRank], metadata: AdapterMetadata, path: Path) -> None:
+    """Refuses an adapter without the layer that sees the reference: it would draw, whatever the reference."""
+    family = metadata.family
+    if family not in FAMILIES:
+        raise UserError(f'"{path.parent}" is for models of the family "{family}"; {did_you_mean(family, FAMILIES)}')
+    layer = layers_of(family).patch_embedding
+    if layer not in updates:
+        raise UserError(
+            f'"{path}" cannot see a reference: it has no change of the patch embedding {layer}; copy the file again, '
+            "whole, or train it again"
         )
 
 

@@ -15,9 +15,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dsd.backbones.protocol import Text
-from dsd.backbones.registry import FAMILIES, backbone_class, family_of, layers_of
+from dsd.backbones.registry import FAMILIES, backbone_class, family_of, layers_of, model_index
 from dsd.backbones.stock import StockBackbone
-from dsd.errors import UserError
+from dsd.errors import UserError, reason_of
 from dsd.models import resolve
 
 _META = torch.device("meta")
@@ -102,18 +102,27 @@ def shape_of(base: str) -> Shape:
     if not (folder / "model_index.json").is_file():
         known = [base for name in FAMILIES for base in layers_of(name).published]
         raise UserError(f'no configs of "{base}" here; give a local model folder or one of {", ".join(known)}')
-    index = json.loads((folder / "model_index.json").read_text())
     parts = {
-        name: (entry[1], json.loads((folder / name / "config.json").read_text()))
-        for name, entry in index.items()
+        name: (entry[1], _config(folder / name / "config.json"))
+        for name, entry in model_index(str(folder)).items()
         if isinstance(entry, list) and entry[0] is not None and (folder / name / "config.json").is_file()
     }
+    for name in ("transformer", "vae"):
+        if name not in parts:
+            raise UserError(f'"{folder / name}" has no config.json; give the folder of a whole model')
     return _shape(family_of(base), parts)
 
 
 def count(module: nn.Module) -> int:
     """Parameters of a network."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f'"{path}" cannot be read ({reason_of(error)}); give the folder of a whole model') from error
 
 
 def _shape(family: str, parts: dict[str, tuple[str, dict[str, Any]]]) -> Shape:

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dsd.errors import UserError
+from dsd.errors import UserError, reason_of
 from dsd.models import resolve
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def family_of(name: str) -> str:
     Raises:
         UserError: No such model, or a family that is not known.
     """
-    pipeline = _model_index(resolve(name)).get("_class_name", "").removeprefix(TWO_FRAME)
+    pipeline = model_index(resolve(name)).get("_class_name", "").removeprefix(TWO_FRAME)
     for family, pipelines in FAMILIES.items():
         if pipeline in pipelines:
             return family
@@ -107,13 +107,29 @@ def _module(family: str, part: str) -> Any:
     return importlib.import_module(f"dsd.backbones.{family}.{part}")
 
 
-def _model_index(folder: str) -> dict:
+def model_index(folder: str) -> dict[str, Any]:
+    """What a model's `model_index.json` says.
+
+    Args:
+        folder: A folder, or a hub id.
+
+    Raises:
+        UserError: No such model, or a damaged file.
+    """
     path = Path(folder)
     if path.is_dir():
         index = path / "model_index.json"
         if not index.is_file():
             raise UserError(f'"{folder}" is no diffusers model (it has no model_index.json); give the model\'s folder')
-        return json.loads(index.read_text())
+        try:
+            content = json.loads(index.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f'"{index}" cannot be read ({reason_of(error)}); give the folder of a whole model'
+            ) from error
+        if not isinstance(content, dict) or not isinstance(content.get("_class_name", ""), str):
+            raise UserError(f'"{index}" does not name a pipeline class; give the folder of a whole model')
+        return content
     if path.is_absolute() or folder.startswith(".") or folder.count("/") != 1:
         raise UserError(f'there is no model folder "{folder}"; give a folder that exists or a hub id (owner/name)')
     from diffusers import DiffusionPipeline

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dsd.backbones.protocol import Layers, Text
 from dsd.errors import UserError
 from dsd.flow import ResolutionShift
-from dsd.weights import load_pipeline
+from dsd.weights import config_of, load_pipeline
 
 _TEXT_TOKENS = 512
 
@@ -32,6 +32,7 @@ class StockBackbone:
         vae_class: The class of its autoencoder.
         text_components: The pipeline's components that encode text.
         patch: Height and width in latents of one token.
+        control_pipeline: The family's stock pipeline that reads an adapter by `load_lora_weights`, where there is one.
     """
 
     family: str
@@ -40,6 +41,7 @@ class StockBackbone:
     vae_class: Any
     text_components: tuple[str, ...]
     patch: int = 2
+    control_pipeline: Any = None
 
     def __init__(self, pipeline: Any, vae_config: Mapping[str, Any]) -> None:
         self.pipeline = pipeline
@@ -70,7 +72,7 @@ class StockBackbone:
         parts = {("transformer",): transformer, cls.text_components: text, ("vae",): vae}
         absent = [name for names, wanted in parts.items() if not wanted for name in names]
         pipeline = load_pipeline(cls.pipeline_class, name, dtype=dtype, absent=absent)
-        vae_config: Any = pipeline.vae.config if vae else cls.vae_class.load_config(name, subfolder="vae")
+        vae_config: Any = pipeline.vae.config if vae else config_of(cls.vae_class, name, subfolder="vae")
         return cls(pipeline.to(device), vae_config)
 
     @classmethod

@@ -7,6 +7,7 @@ one and the same `Conditioner.velocity`.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,20 +24,22 @@ from dsd.backbones.protocol import Text
 from dsd.backbones.stock import StockBackbone
 from dsd.baselines.protocol import Drawing, Request
 from dsd.baselines.setting import Setting
-from dsd.data.latents import LatentCache
+from dsd.data.latents import LatentCache, fingerprint
+from dsd.data.pairs import ids_of
 from dsd.data.records import Example
-from dsd.files import atomic_folder
+from dsd.files import atomic_folder, require_replaceable
 from dsd.frames import Film
 from dsd.generate.draw import draw as draw_latents
 from dsd.images import to_pil
 from dsd.models import revision_or_name
-from dsd.train import environment, loop
+from dsd.train import checkpoint, environment, loop
 from dsd.train.config import TrainConfig
 from dsd.train.ema import Ema
 from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.step import Objective, draw, text_or_empty
 from dsd.train.task import optimizer_of, split_by_grid
-from dsd.train.trainer import latent_cache
+from dsd.train.trainer import latent_cache, require_no_more_steps
+from dsd.weights import require_finite
 
 Look = Mapping[str, Tensor]
 """What frozen models see in a batch of pictures, by name; the batch comes first in every tensor."""
@@ -258,6 +261,7 @@ def conditioned(
     load: Callable[[str], Conditioner],
     *,
     sees: Literal["reference", "target"],
+    models: Mapping[str, str] | None = None,
 ) -> Conditioned:
     """The method of a row: with the weights that it names, or with those that it trains first.
 
@@ -267,34 +271,55 @@ def conditioned(
         new: makes an untrained conditioner.
         load: reads a trained one from a folder or a hub id.
         sees: see `ConditionedTask`.
+        models: names of the frozen models that it sees with beside the base, by what they are to it.
+
+    Raises:
+        UserError: its weights are no finite numbers, or see `_trained`.
     """
-    weights = setting.weights or str(_trained(setting, backbone, new, sees))
+    revisions = {what: revision_or_name(name) for what, name in (models or {}).items()}
+    weights = setting.weights or str(_trained(setting, backbone, new, sees, revisions))
+    made_of, conditioner = (weights, setting.base), load(weights)
+    for name, module in conditioner.trained.items():
+        require_finite(module, f"{weights}: {name}")
     return Conditioned(
         backbone=backbone,
-        conditioner=load(weights),
+        conditioner=conditioner,
         drawing=setting.drawing,
-        fingerprint=f"{revision_or_name(weights)}-{revision_or_name(setting.base)}-{setting.drawing.with_picture}",
+        fingerprint="-".join([*map(revision_or_name, made_of), *revisions.values(), setting.drawing.with_picture]),
         name=setting.name,
     )
 
 
 @loop.flushed_denormals()
 def _trained(
-    setting: Setting, backbone: StockBackbone, new: Callable[[], Conditioner], sees: Literal["reference", "target"]
+    setting: Setting,
+    backbone: StockBackbone,
+    new: Callable[[], Conditioner],
+    sees: Literal["reference", "target"],
+    models: Mapping[str, str],
 ) -> Path:
-    """Trains a conditioner, or goes on where an earlier start was stopped, and returns the folder of its weights."""
+    """Trains a conditioner, or goes on where an earlier start was stopped, and returns the folder of its weights.
+
+    Raises:
+        UserError: its folder holds another training, or one of other models or pairs.
+    """
     training = setting.training()
     config, run = training.budget, training.run
-    finished = run / "weights"
-    if finished.exists():
-        return finished
-    runs.begun(run, config)
+    finished, pairs = run / "weights", fingerprint(ids_of(training.pairs))
+    sources = {"base": revision_or_name(setting.base), **models, "pairs": pairs, "picture": sees}
+    if runs.begun(run, config, "a training", sources=sources):
+        done = checkpoint.newest(run / "checkpoints")
+        require_no_more_steps(run, done, config)
+        if finished.exists() and done in (0, config.steps):
+            return finished
+        shutil.rmtree(finished, ignore_errors=True)  # of fewer steps
+    require_replaceable(finished)  # before anything is trained
     cache = latent_cache(config, training.pairs, training.latents, backbone.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         conditioner = new()
     task = ConditionedTask(config, backbone, conditioner, cache, training.pairs, sees)
-    runs.claim(run, config)
+    runs.claim(run, config, sources, "a training")
     environment.record(run / "environment.json")
     loop.run(
         task,

@@ -107,4 +107,4 @@ def instantid(setting: Setting) -> Conditioned:
 
     backbone = setting.backbone()
     faces = Faces(setting.faces, setting.drawing.size, backbone.device)
-    return conditioned(setting, backbone, method, method, sees="target")
+    return conditioned(setting, backbone, method, method, sees="target", models={"faces": setting.faces})

@@ -126,4 +126,4 @@ def _method(setting: Setting, *, plus: bool, sees: Any) -> Conditioned:
             f'the method "{setting.name}" needs an image encoder; give one, such as openai/clip-vit-large-patch14'
         )
     vision = Vision(setting.vision, backbone.device)
-    return conditioned(setting, backbone, adapter, adapter, sees=sees)
+    return conditioned(setting, backbone, adapter, adapter, sees=sees, models={"vision": setting.vision})

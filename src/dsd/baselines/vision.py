@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel
 
 from dsd.models import resolve
-from dsd.weights import load
+from dsd.weights import load, load_processor
 
 
 class Vision:
@@ -25,7 +25,7 @@ class Vision:
 
     def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
         folder = resolve(name)
-        self.processor: Any = AutoImageProcessor.from_pretrained(folder)
+        self.processor: Any = load_processor(AutoImageProcessor, folder)
         model = load(AutoModel, folder, optional=("pooler",), strict=False, dtype=torch.float32)
         model = model.to(device).eval().requires_grad_(False)
         self.device = device

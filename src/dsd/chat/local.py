@@ -15,7 +15,7 @@ from dsd.chat.protocol import RETRY_TEMPERATURE, ChatRequest, ImagePart, Reply
 from dsd.devices import default_device, inference_dtype
 from dsd.errors import UserError
 from dsd.models import resolve, revision_of
-from dsd.weights import load
+from dsd.weights import load, load_processor
 
 
 class LocalChat:
@@ -40,13 +40,12 @@ class LocalChat:
         self._device = device or default_device()
         dtype = inference_dtype(self._device)
         try:
-            self._processor: Any = AutoProcessor.from_pretrained(path)
+            self._processor: Any = load_processor(AutoProcessor, path)
             model: Any = load(AutoModelForImageTextToText, path, dtype=dtype, use_safetensors=True)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except UserError as error:
             raise UserError(
-                f'"{name}" cannot be loaded as a chat model ({reason}); give a folder or hub id of an '
-                "image-text-to-text model with a processor and safetensors weights"
+                f'"{name}" cannot be loaded as a chat model, which is an image-text-to-text model with a processor and '
+                f"safetensors weights: {error}"
             ) from error
         self._model = model.to(self._device).eval()
         ends = model.generation_config.eos_token_id

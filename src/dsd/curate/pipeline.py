@@ -30,7 +30,7 @@ from dsd.data.records import Caption
 from dsd.data.rows import Kind
 from dsd.data.store import FUNNEL, MANIFEST, DatasetWriter, Shard
 from dsd.errors import UserError
-from dsd.files import make_folder, write_atomic
+from dsd.files import make_folder, sweep, write_atomic
 from dsd.log import console, progress
 
 CAPTIONS = f"{FOLDER}/captions.json"
@@ -56,7 +56,8 @@ def curate(config: CurateConfig, out: Path, executor: Executor | None = None) ->
         funnel = Funnel.from_dict(json.loads((out / FUNNEL).read_text(encoding="utf-8")))
         _show(funnel, out)
         return funnel
-    _sweep(out)
+    if begun:
+        sweep(out)
     drawn = Path(config.sheets_from) if config.sheets_from else out
     captions = _captions(config, drawn, begun)
     units = split_into_units(captions.taken, config)
@@ -168,12 +169,6 @@ def _reconcile_rows(funnel: Funnel, out: Path, shards: Sequence[Shard]) -> None:
         raise RuntimeError(f'the rows in "{out}" are not those of the funnel: {dict(outcomes)} against {expected}')
     if len(set(ids)) != len(ids):
         raise RuntimeError(f'"{out}" holds {len(ids) - len(set(ids))} rows twice')
-
-
-def _sweep(out: Path) -> None:
-    """Removes what a killed run left under temporary names."""
-    for leftover in out.rglob(".*.tmp"):
-        leftover.unlink()
 
 
 def _show(funnel: Funnel, out: Path) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 from dsd import runs
 from dsd.backbones.protocol import Text
 from dsd.backbones.stock import StockBackbone
+from dsd.config import from_json
 from dsd.data.records import Example
 from dsd.errors import UserError
 from dsd.files import write_atomic
@@ -33,6 +34,7 @@ Item = TypeVar("Item")
 
 SHARD_SAMPLES = 256
 _ENCODED_AT_ONCE = 16
+_EMPTY, _MANIFEST = "empty.safetensors", "manifest.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,20 @@ def is_complete(folder: Path, key: CacheKey) -> bool:
     Raises:
         UserError: it holds one, whole or begun, that was made with another key.
     """
-    return runs.begun(folder, key, "latents") and (folder / "manifest.json").exists()
+    return runs.begun(folder, key, "latents") and (folder / _MANIFEST).exists()
+
+
+def discard(folder: Path) -> None:
+    """Removes the cache that a folder holds; of a folder that was never claimed as one, nothing.
+
+    What lies there beside the cache stays.
+    """
+    try:
+        from_json(CacheKey, (folder / runs.CONFIG).read_text(encoding="utf-8"))
+    except (OSError, UserError, ValueError):
+        return
+    for path in (*folder.glob("shard-*.safetensors"), folder / _EMPTY, folder / _MANIFEST, folder / runs.CONFIG):
+        path.unlink(missing_ok=True)
 
 
 def build_cache(
@@ -119,7 +134,7 @@ def build_cache(
             if not begun or not path.exists():
                 write_atomic(path, _encode_shard(chunk, backbone, key))
             if not begun:
-                write_atomic(folder / "empty.safetensors", _encode_empty(backbone, key, chunk[0]))
+                write_atomic(folder / _EMPTY, _encode_empty(backbone, key, chunk[0]))
                 runs.claim(folder, key, what="latents")
                 begun = True
             count += len(chunk)
@@ -127,7 +142,7 @@ def build_cache(
     if count == 0:
         raise UserError("the data holds no example to train on; curate more captions, or loosen the filter")
     manifest = {"schema": 2, "shards": number, "samples": count, "references": form[0], "targets": form[1]}
-    write_atomic(folder / "manifest.json", json.dumps(manifest) + "\n")
+    write_atomic(folder / _MANIFEST, json.dumps(manifest) + "\n")
 
 
 class LatentCache:
@@ -144,7 +159,7 @@ class LatentCache:
     """
 
     def __init__(self, folder: Path) -> None:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / _MANIFEST).read_text())
         self.references, self.targets = manifest["references"], manifest["targets"]
         self.ids: list[str] = []
         self.grids: list[str] = []
@@ -153,7 +168,7 @@ class LatentCache:
         self._shards: list[dict[str, Tensor]] = []
         for number in range(manifest["shards"]):
             self._add(number, folder / f"shard-{number:05d}.safetensors")
-        empty = load_file(str(folder / "empty.safetensors"))
+        empty = load_file(str(folder / _EMPTY))
         self.empty_frame = empty["frame"]
         self.empty_text = Text(empty["tokens"], empty.get("pooled"))
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from dsd.data.records import Example, content_id, joined
 from dsd.data.tables import Row, rows_of
-from dsd.errors import UserError
+from dsd.errors import UserError, reason_of
 from dsd.files import sha256_of
 from dsd.images import load_image
 from dsd.log import console
@@ -242,10 +242,9 @@ def _hub_rows(name: str) -> Callable[[], Iterator[Row]]:
 
 
 def _unreadable(name: str, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return UserError(
-        f'"{name}" cannot be read as a dataset ({reason}); give a folder that `dsd curate` wrote, a folder of pictures '
-        f"with {' or '.join(METADATA)}, a dataset of the `datasets` library, or a webdataset"
+        f'"{name}" cannot be read as a dataset ({reason_of(error)}); give a folder that `dsd curate` wrote, a folder '
+        f"of pictures with {' or '.join(METADATA)}, a dataset of the `datasets` library, or a webdataset"
     )
 
 

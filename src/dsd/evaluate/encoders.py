@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
 from dsd.errors import UserError
 from dsd.models import resolve
-from dsd.weights import load
+from dsd.weights import load, load_processor
 
 _BATCH = 64
 _PAIR = "a model of pictures and sentences, such as a CLIP or SigLIP, with its processor"
@@ -31,7 +31,7 @@ class ImageEncoder:
 
     def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
         self.device = device
-        self.processor, self.model = _loaded(name, AutoImageProcessor, device, "a vision model with an image processor")
+        self.processor, self.model = _loaded(name, AutoImageProcessor, device)
 
     @torch.inference_mode()
     def pooled(self, images: Sequence[Image.Image]) -> Float[Tensor, "n d"]:
@@ -71,7 +71,7 @@ class PictureTextEncoder:
 
     def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
         self.device = device
-        self.processor, self.model = _loaded(name, AutoProcessor, device, _PAIR)
+        self.processor, self.model = _loaded(name, AutoProcessor, device)
         if not hasattr(self.model, "get_text_features") or not hasattr(self.processor, "tokenizer"):
             raise UserError(f'"{name}" sees pictures alone; give {_PAIR}')
         self._padding = _padding(self.model.config)
@@ -104,15 +104,11 @@ def _normalised(outputs: Any) -> Tensor:
     return F.normalize(torch.cat(features), dim=1)
 
 
-def _loaded(name: str, processor: Any, device: str | torch.device, wanted: str) -> tuple[Any, Any]:
+def _loaded(name: str, processor: Any, device: str | torch.device) -> tuple[Any, Any]:
     """A processor and a model; one that was published without its pooler pools nothing."""
     folder = resolve(name)
-    try:
-        processes = processor.from_pretrained(folder)
-        network = load(AutoModel, folder, optional=("pooler",), strict=False, dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f'"{name}" cannot be loaded to measure with ({reason}); give {wanted}') from error
+    processes = load_processor(processor, folder)
+    network = load(AutoModel, folder, optional=("pooler",), strict=False, dtype=torch.float32)
     return processes, network.to(device).eval()
 
 

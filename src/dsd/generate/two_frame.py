@@ -22,6 +22,7 @@ from dsd.backbones.adapter import (
     AdapterMetadata,
     apply_adapter,
     is_full,
+    load_adapter,
     load_metadata,
     require_family,
     warn_of_another_base,
@@ -100,6 +101,7 @@ class TwoFramePipeline(_Stock):
             if fuse:
                 apply_adapter(backbone.from_pipeline(pipeline), folder)
             else:
+                load_adapter(folder)  # refuses what diffusers would take
                 backbone.from_pipeline(pipeline).widen()
                 pipeline.load_lora_weights(folder, weight_name=WEIGHTS_FILE)
         if metadata is None and (Path(resolve(base)) / METADATA_FILE).is_file():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from dsd import runs
 from dsd.backbones.adapter import AdapterMetadata, is_of_another_base, load_metadata, save_adapter, save_full
 from dsd.backbones.registry import load_backbone
 from dsd.backbones.stock import StockBackbone
-from dsd.data.latents import CacheKey, LatentCache, build_cache, fingerprint, is_complete
+from dsd.data.latents import CacheKey, LatentCache, build_cache, discard, fingerprint, is_complete
 from dsd.data.pairs import ids_of
 from dsd.data.records import Example
 from dsd.data.sources import Source, open_source
@@ -49,20 +48,20 @@ def train(
         UserError: the folder holds a run of another config or other data, or the data does not fit.
     """
     accelerator = Accelerator()
-    finished = out / "adapter"
-    if is_finished(config, out):
+    finished, source = out / "adapter", _source_of(data)
+    if is_finished(config, source, out):
         return finished
     if accelerator.is_main_process:
         make_folder(out)
         if not runs.begun(out, config):
-            shutil.rmtree(out / "latents", ignore_errors=True)  # of a start that failed on what it found
-        latent_cache(config, data, latents or out / "latents", accelerator.device)
+            discard(out / "latents")  # of a start that failed on what it found
+        latent_cache(config, source, latents or out / "latents", accelerator.device)
     accelerator.wait_for_everyone()
     cache = LatentCache(latents or out / "latents")
     backbone = load_backbone(config.base, device=accelerator.device, dtype=_frozen_dtype(config), text=False)
     task = TwoFrameTask(config, backbone, attach(config, backbone), cache, accelerator, out)
     if accelerator.is_main_process:
-        runs.claim(out, config)
+        runs.claim(out, config, {"base": revision_or_name(config.base), "data": source.fingerprint})
         environment.record(out / "environment.json")
     loop.run(
         task,
@@ -79,13 +78,13 @@ def train(
     return finished
 
 
-def is_finished(config: TrainConfig, out: Path) -> bool:
-    """Whether a folder holds the adapter that a run of this config ends with.
+def is_finished(config: TrainConfig, data: Source, out: Path) -> bool:
+    """Whether a folder holds the adapter that a run of this config on these data ends with.
 
     Raises:
-        UserError: it holds a run of another config, of more steps, or an adapter of other weights.
+        UserError: it holds a run of another config, of other data or of more steps, or an adapter of other weights.
     """
-    runs.begun(out, config)
+    runs.begun(out, config, sources={"data": data.fingerprint})
     finished = out / "adapter"
     metadata = load_metadata(finished) if finished.exists() else None
     if metadata is not None and is_of_another_base(metadata, config.base):
@@ -95,12 +94,21 @@ def is_finished(config: TrainConfig, out: Path) -> bool:
         )
     done = checkpoint.newest(out / "checkpoints")
     done = done if metadata is None else max(done, metadata.steps)
+    require_no_more_steps(out, done, config)
+    return metadata is not None and metadata.steps in (0, config.steps)
+
+
+def require_no_more_steps(out: Path, done: int, config: TrainConfig) -> None:
+    """Makes sure that a run has not gone further than it is now told to.
+
+    Raises:
+        UserError: it has done more steps.
+    """
     if done > config.steps:
         raise UserError(
             f'"{out}" holds a run that has done {done} steps, but train.steps is {config.steps}; give {done} or more, '
             "or another folder"
         )
-    return metadata is not None and metadata.steps in (0, config.steps)
 
 
 def attach(config: TrainConfig, backbone: StockBackbone) -> adapters.Adapter:
@@ -150,11 +158,7 @@ def latent_cache(
         folder: of the cache.
         device: to encode on.
     """
-    if isinstance(data, Path):
-        data = open_source(data)
-    if not isinstance(data, Source):
-        examples = data
-        data = Source(examples=lambda: iter(examples), fingerprint=fingerprint(ids_of(examples)), total=len(examples))
+    data = _source_of(data)
     key = CacheKey(
         base=revision_or_name(config.base),
         data=data.fingerprint,
@@ -165,6 +169,14 @@ def latent_cache(
         backbone = load_backbone(config.base, device=device, dtype=_frozen_dtype(config), transformer=False)
         build_cache(data.examples(), backbone, folder, key, total=data.total)
     return LatentCache(folder)
+
+
+def _source_of(data: Path | Source | Sequence[Example]) -> Source:
+    if isinstance(data, Path):
+        return open_source(data)
+    if isinstance(data, Source):
+        return data
+    return Source(examples=lambda: iter(data), fingerprint=fingerprint(ids_of(data)), total=len(data))
 
 
 def _frozen_dtype(config: TrainConfig) -> torch.dtype:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FluxPipeline
+from diffusers import AutoencoderKL, FluxControlPipeline, FluxPipeline
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
@@ -37,6 +37,7 @@ class FluxBackbone(StockBackbone):
     vae_class = AutoencoderKL
     text_components = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     patch = PATCH
+    control_pipeline = FluxControlPipeline
 
     def _encoded(self, prompts: list[str], max_tokens: int) -> Text:
         """T5 tokens (FLUX has no text mask) and the pooled CLIP vector."""
