@@ -21,8 +21,9 @@ from training_parts import dataset_in, simple_pairs, small_config
 from dsd.backbones.adapter import load_metadata
 from dsd.cli.main import main
 from dsd.data.latents import LatentCache
+from dsd.data.own import Columns, OwnExample
 from dsd.data.records import content_id
-from dsd.data.sources import Columns, OwnExample, open_source
+from dsd.data.sources import open_source
 from dsd.errors import UserError
 from dsd.frames import Film
 from dsd.generate.two_frame import TwoFramePipeline

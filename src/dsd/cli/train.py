@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsd.data.sources import Columns, open_source
+from dsd.data.own import Columns
+from dsd.data.sources import open_source
 from dsd.recipes.registry import all_recipes
 from dsd.train.config import TrainConfig
 
