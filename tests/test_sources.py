@@ -206,6 +206,38 @@ def test_other_content_is_other_data(tmp_path: Path) -> None:
     assert open_source(tmp_path / "curated").total == 12
 
 
+@pytest.mark.parametrize("layout", [jsonl_in, csv_in])
+@pytest.mark.parametrize("name", [lambda path: str(path), lambda path: f"../{path.name}"], ids=["absolute", "beside"])
+def test_another_picture_outside_the_folder_is_other_data(layout: Any, name: Any, tmp_path: Path) -> None:
+    folder = Path(layout(tmp_path / "own"))
+    outside = shutil.move(folder / "who0.png", tmp_path / "outside.png")
+    (path,) = folder.glob("metadata.*")
+    path.write_text(path.read_text().replace("who0.png", name(outside)))
+    before = open_source(folder).fingerprint
+    tiny.picture((40, 48), seed=77).save(outside)
+    assert len(list(open_source(folder).examples())) == ROWS
+    assert open_source(folder).fingerprint != before
+
+
+@pytest.mark.parametrize(("layout", "columns"), LAYOUTS, ids=lambda value: getattr(value, "__name__", ""))
+def test_files_that_no_row_can_use_make_no_other_data(layout: Any, columns: Columns | None, tmp_path: Path) -> None:
+    place = Path(layout(tmp_path / "own"))
+    before, folder = open_source(place, columns).fingerprint, place if place.is_dir() else place.parent
+    (folder / ".DS_Store").write_bytes(b"of a file browser")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "thumbnail.png").write_bytes(b"small")
+    if layout is not parquet_in:
+        (folder / "run").mkdir()
+        (folder / "run" / "config.json").write_text("{}")
+    assert open_source(place, columns).fingerprint == before
+
+
+def test_a_run_inside_a_folder_that_is_read_whole_is_refused(tmp_path: Path, capsys: Any) -> None:
+    folder = parquet_in(tmp_path)
+    assert main(["train", "tiny", "--data", folder, "--out", f"{folder}/run"]) == 2
+    assert "of which any file may be data; give a folder outside" in capsys.readouterr().err
+
+
 def films(references: int, targets: int, count: int = 8) -> list[OwnExample]:
     """Examples of several frames; the second target is the first one, mirrored."""
     found = []

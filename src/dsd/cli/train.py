@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dsd.data.own import Columns
 from dsd.data.sources import open_source
+from dsd.errors import UserError
 from dsd.recipes.registry import all_recipes
 from dsd.train.config import TrainConfig
 
@@ -59,6 +60,11 @@ def plan(command: Train) -> list[str]:
 
 def run(command: Train) -> None:
     source = open_source(command.data, command.columns, skip_bad_rows=command.skip_bad_rows)
+    if source.whole is not None and command.out.resolve().is_relative_to(source.whole.resolve()):
+        raise UserError(
+            f'--out "{command.out}" lies inside --data "{command.data}", of which any file may be data; give a folder '
+            "outside"
+        )
     from dsd.train.trainer import train
 
     train(command.train, source, command.out)

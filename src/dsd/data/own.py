@@ -84,6 +84,17 @@ class OwnRows:
         if bad:
             console.print(f"warning: {len(bad)} rows were left out, the first: {bad[0]}", soft_wrap=True, markup=False)
 
+    def files(self) -> Iterator[str]:
+        """The names of pictures' files, as rows give them."""
+        for row in self.rows():
+            if isinstance(row, UserError):
+                continue
+            for column in (self.columns.reference, self.columns.target):
+                cell = row.get(column)
+                for one in cell if isinstance(cell, (list, tuple)) else [cell]:
+                    if isinstance(name := _content(one), str):
+                        yield name
+
     def _example(self, row: Mapping[str, Any]) -> OwnExample:
         columns = self.columns
         references = self._pictures(row, columns.reference)
@@ -100,8 +111,7 @@ class OwnRows:
         return tuple(self._picture(one, column) for one in (cell if isinstance(cell, (list, tuple)) else [cell]))
 
     def _picture(self, cell: Any, column: str) -> Image.Image:
-        if isinstance(cell, Mapping) and {"bytes", "path"} & cell.keys():  # an undecoded image of `datasets`
-            cell = cell.get("bytes") or cell.get("path")
+        cell = _content(cell)
         if isinstance(cell, (Image.Image, bytes)):
             return load_image(cell)
         if isinstance(cell, str) and cell.strip():
@@ -126,3 +136,10 @@ class OwnRows:
         if row[column] is None:
             raise UserError(f'the column "{column}" is empty; fill it')
         return row[column]
+
+
+def _content(cell: Any) -> Any:
+    """A picture's bytes, or the name of its file, where the cell is an undecoded image of `datasets`."""
+    if isinstance(cell, Mapping) and {"bytes", "path"} & cell.keys():
+        return cell.get("bytes") or cell.get("path")
+    return cell

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,13 @@ class Source:
         examples: starts to read them, from the first one on.
         fingerprint: of the content, as far as that can be told without reading all of it.
         total: how many there are; None where that is not known beforehand.
+        whole: a folder of which any file may be data; None where it is known which are.
     """
 
     examples: Callable[[], Iterator[Example]]
     fingerprint: str
     total: int | None = None
+    whole: Path | None = None
 
 
 def open_source(data: str | Path, columns: Columns | None = None, *, skip_bad_rows: bool = False) -> Source:
@@ -62,10 +64,14 @@ def open_source(data: str | Path, columns: Columns | None = None, *, skip_bad_ro
         reader = DatasetReader(path)
         return Source(examples=reader.examples, fingerprint=sha256_of(path / MANIFEST)[:16], total=len(reader))
     metadata = [path / name for name in METADATA if (path / name).is_file()]
+    whole: Path | None = None
     if metadata:
-        rows, where, digest = metadata_rows(metadata[0]), str(metadata[0]), _digest_of(path)
+        rows, where, digest = metadata_rows(metadata[0]), str(metadata[0]), sha256_of(metadata[0])
     elif path.exists():
-        rows, where, digest = _dataset_rows(path), str(path), _digest_of(path)
+        folder, files = path if path.is_dir() else path.parent, _files_of(path)
+        rows, where = _dataset_rows(path), str(path)
+        digest = _digest_of(folder, [file.relative_to(folder).as_posix() for file in files])
+        whole = path if path.is_dir() and not _tars(path) and not (path / _SAVED_TO_DISK).is_file() else None
     elif str(data).count("/") == 1 and not path.is_absolute() and not str(data).startswith("."):
         rows, where, digest = _hub_rows(str(data)), str(data), str(data)
     else:
@@ -74,8 +80,10 @@ def open_source(data: str | Path, columns: Columns | None = None, *, skip_bad_ro
             f"{' or '.join(METADATA)}, a dataset's folder, a webdataset, or a hub id (owner/name)"
         )
     reading = OwnRows(rows=rows, where=where, folder=path, columns=columns, skip=skip_bad_rows)
+    if metadata:
+        digest = f"{digest} {_digest_of(path, reading.files())}"
     digest = hashlib.sha256(f"{digest} {columns}".encode()).hexdigest()[:16]
-    return Source(examples=reading.examples, fingerprint=digest)
+    return Source(examples=reading.examples, fingerprint=digest, whole=whole)
 
 
 def _listed(cell: Any) -> Any:
@@ -107,7 +115,7 @@ def _dataset_rows(path: Path) -> Callable[[], Iterator[Row]]:
     def rows() -> Iterator[Row]:
         import datasets
 
-        tars = [path] if path.suffix == ".tar" else sorted(path.glob("*.tar")) if path.is_dir() else []
+        tars = _tars(path)
         try:
             if (path / _SAVED_TO_DISK).is_file():
                 saved: Any = datasets.load_from_disk(str(path))
@@ -124,6 +132,13 @@ def _dataset_rows(path: Path) -> Callable[[], Iterator[Row]]:
             raise _unreadable(str(path), error) from error
 
     return rows
+
+
+def _tars(path: Path) -> list[Path]:
+    """A webdataset's archives, if it is one."""
+    if path.suffix == ".tar":
+        return [path]
+    return sorted(tar for tar in path.glob("*.tar") if _is_seen(tar, path)) if path.is_dir() else []
 
 
 def _hub_rows(name: str) -> Callable[[], Iterator[Row]]:
@@ -147,12 +162,34 @@ def _unreadable(name: str, error: Exception) -> UserError:
     )
 
 
-def _digest_of(path: Path) -> str:
-    """Names, sizes and times of the files, and the bytes of what describes them."""
-    files: Sequence[Path] = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+def _files_of(path: Path) -> list[Path]:
+    """The files that `datasets` may read of a local dataset; hidden ones it leaves alone."""
+    if path.is_file():
+        return [path]
+    if (path / _SAVED_TO_DISK).is_file():
+        return sorted(file for file in path.iterdir() if file.suffix in (".arrow", ".json") and _is_seen(file, path))
+    if tars := _tars(path):
+        return tars
+    return sorted(file for file in path.rglob("*") if file.is_file() and _is_seen(file, path))
+
+
+def _is_seen(file: Path, folder: Path) -> bool:
+    return not any(part.startswith((".", "__")) for part in file.relative_to(folder).parts)
+
+
+def _digest_of(folder: Path, files: Iterable[str]) -> str:
+    """Names, sizes and times of files.
+
+    Args:
+        folder: that their names are relative to.
+        files: their names; one that is not there counts as that.
+    """
     digest = hashlib.sha256()
-    for file in files:
-        name = file.name if file == path else file.relative_to(path).as_posix()
-        words = sha256_of(file) if file.name in METADATA else str(file.stat().st_mtime_ns)
-        digest.update(f"{name}\0{file.stat().st_size}\0{words}\n".encode())
+    for name in files:
+        try:
+            stat = (folder / name).stat()
+            state = f"{stat.st_size}\0{stat.st_mtime_ns}"
+        except (OSError, ValueError):  # whoever reads the row says what is wrong
+            state = "not there"
+        digest.update(f"{name}\0{state}\n".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
