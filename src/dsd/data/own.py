@@ -99,8 +99,6 @@ class OwnRows:
         columns = self.columns
         references = self._pictures(row, columns.reference)
         targets = self._pictures(row, columns.target)
-        if not targets:
-            raise UserError(f'the column "{columns.target}" holds no picture; give one')
         captions = self._captions(row, len(targets))
         grid = content_id("reference", *references) if columns.group is None else str(self._cell(row, columns.group))
         identity = content_id("example", *references, *targets, captions)
@@ -108,7 +106,10 @@ class OwnRows:
 
     def _pictures(self, row: Mapping[str, Any], column: str) -> tuple[Image.Image, ...]:
         cell = self._cell(row, column)
-        return tuple(self._picture(one, column) for one in (cell if isinstance(cell, (list, tuple)) else [cell]))
+        cells = cell if isinstance(cell, (list, tuple)) else [cell]
+        if not cells:
+            raise UserError(f'the column "{column}" holds no picture; give one')
+        return tuple(self._picture(one, column) for one in cells)
 
     def _picture(self, cell: Any, column: str) -> Image.Image:
         cell = _content(cell)
