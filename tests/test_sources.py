@@ -160,6 +160,31 @@ def test_a_bad_row_is_a_sentence_with_file_and_row_and_can_be_left_out(
     assert "1 rows were left out" in capsys.readouterr().err
 
 
+UNLIKE = [
+    ({"reference": ["who0.png", "who1.png"]}, "there are 2 references and 1 targets, where the first row has 1 and 1"),
+    ({"target": ["scene0.jpg", "scene1.jpg"]}, "there are 1 references and 2 targets"),
+    ({"target": "small.png"}, "a picture is 32 x 32 pixels high and wide, where the first one is 40 x 48"),
+    ({"reference": "small.png"}, "give --train.frame-size"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), UNLIKE, ids=[words for _, words in UNLIKE])
+def test_a_row_unlike_the_first_good_one_is_a_bad_row(change: Any, words: str, tmp_path: Path) -> None:
+    folder = Path(jsonl_in(tmp_path / "own"))
+    tiny.picture((32, 32)).save(folder / "small.png")
+    lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    lines[0]["caption"], lines[3] = "", {**lines[3], **change}
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = list(open_source(folder, skip_bad_rows=True, one_size=True).examples())
+    assert [example.caption[-1] for example in found] == ["1", "2", "4", "5"]
+    lines[0]["caption"] = "a red cat, scene 0"
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(UserError, match=rf'metadata\.jsonl", row 4: .*{words}.*--skip-bad-rows'):
+        list(open_source(folder, one_size=True).examples())
+    if "small" in str(change):
+        assert len(list(open_source(folder).examples())) == ROWS
+
+
 def test_a_damaged_picture_is_a_bad_row(tmp_path: Path) -> None:
     folder = Path(jsonl_in(tmp_path / "own"))
     (folder / "scene4.jpg").write_bytes(b"no picture")

@@ -54,6 +54,7 @@ class OwnRows:
         folder: that names of pictures are relative to.
         columns: what they are called.
         skip: leave out rows that cannot be used, and say how many.
+        one_size: whether all pictures must agree in size.
     """
 
     rows: Callable[[], Iterator[Row]]
@@ -61,6 +62,7 @@ class OwnRows:
     folder: Path
     columns: Columns
     skip: bool
+    one_size: bool = False
 
     def examples(self) -> Iterator[OwnExample]:
         """An example a row.
@@ -69,17 +71,20 @@ class OwnRows:
             UserError: a row cannot be used and is not to be left out.
         """
         bad: list[str] = []
+        first: OwnExample | None = None
         for number, row in enumerate(self.rows(), start=1):
             try:
                 if isinstance(row, UserError):
                     raise row
                 example = self._example(row)
+                self._require_alike(example, first or example)
             except UserError as error:
                 sentence = f'"{self.where}", row {number}: {error}'
                 if not self.skip:
                     raise UserError(f"{sentence}; or leave such rows out with --skip-bad-rows") from error
                 bad.append(sentence)
             else:
+                first = first or example
                 yield example
         if bad:
             console.print(f"warning: {len(bad)} rows were left out, the first: {bad[0]}", soft_wrap=True, markup=False)
@@ -103,6 +108,22 @@ class OwnRows:
         grid = content_id("reference", *references) if columns.group is None else str(self._cell(row, columns.group))
         identity = content_id("example", *references, *targets, captions)
         return OwnExample(id=identity, grid=grid, references=references, targets=targets, caption=captions)
+
+    def _require_alike(self, example: OwnExample, first: OwnExample) -> None:
+        """Refuses an example that cannot be in one batch with the first one."""
+        found, wanted = ((len(one.references), len(one.targets)) for one in (example, first))
+        if found != wanted:
+            raise UserError(
+                f"there are {found[0]} references and {found[1]} targets, where the first row has {wanted[0]} and "
+                f"{wanted[1]}; give all rows equally many of each"
+            )
+        size = first.references[0].size
+        for picture in (*example.references, *example.targets) if self.one_size else ():
+            if picture.size != size:
+                raise UserError(
+                    f"a picture is {picture.height} x {picture.width} pixels high and wide, where the first one is "
+                    f"{size[1]} x {size[0]}; give --train.frame-size HEIGHT WIDTH to have all resized"
+                )
 
     def _pictures(self, row: Mapping[str, Any], column: str) -> tuple[Image.Image, ...]:
         cell = self._cell(row, column)

@@ -46,13 +46,16 @@ class Source:
     whole: Path | None = None
 
 
-def open_source(data: str | Path, columns: Columns | None = None, *, skip_bad_rows: bool = False) -> Source:
+def open_source(
+    data: str | Path, columns: Columns | None = None, *, skip_bad_rows: bool = False, one_size: bool = False
+) -> Source:
     """Finds out what the data are.
 
     Args:
         data: a folder, a ``.tar``, or a hub id.
         columns: of the user's own data.
         skip_bad_rows: leave out rows that cannot be used, and say how many, where the first one else ends the reading.
+        one_size: a row with a picture of another size than the first one's cannot be used.
 
     Raises:
         UserError: there are no such data, or none of a kind that can be read; while reading, also for a bad row.
@@ -79,7 +82,7 @@ def open_source(data: str | Path, columns: Columns | None = None, *, skip_bad_ro
             f'there are no data at "{data}"; give a folder that `dsd curate` wrote, a folder of pictures with '
             f"{' or '.join(METADATA)}, a dataset's folder, a webdataset, or a hub id (owner/name)"
         )
-    reading = OwnRows(rows=rows, where=where, folder=path, columns=columns, skip=skip_bad_rows)
+    reading = OwnRows(rows=rows, where=where, folder=path, columns=columns, skip=skip_bad_rows, one_size=one_size)
     if metadata:
         digest = f"{digest} {_digest_of(path, reading.files())}"
     digest = hashlib.sha256(f"{digest} {columns}".encode()).hexdigest()[:16]

@@ -151,7 +151,7 @@ def latent_cache(
         device: to encode on.
     """
     if isinstance(data, Path):
-        data = open_source(data)
+        data = open_source(data, one_size=config.frame_size is None)
     if not isinstance(data, Source):
         examples = data
         data = Source(examples=lambda: iter(examples), fingerprint=fingerprint(ids_of(examples)), total=len(examples))
