@@ -140,11 +140,16 @@ BAD = [
     ({"reference": []}, '"reference" holds no picture'),
     ({"caption": ["a", "b"]}, "2 captions for 1 targets"),
     ("not json", "line 3 is no JSON"),
+    ("[" * 100_000, "line 3 is no JSON"),
     ([1], "must hold an object"),
+    ([{"reference": "who0.png"}] * 9_999, r"line 3 holds .{100,150}… \(\d+,\d+ characters\), but must hold an object"),
+    ({"reference": "who\0.png"}, r"cannot open the picture '.*who\\x00\.png' \(embedded null byte\)"),
+    ({"reference": "x" * 9_999}, "x… .* characters"),
+    ({"caption": [0] * 9_999}, "characters.*, but must hold a sentence"),
 ]
 
 
-@pytest.mark.parametrize(("change", "words"), BAD, ids=[words for _, words in BAD])
+@pytest.mark.parametrize(("change", "words"), BAD, ids=range(len(BAD)))
 def test_a_bad_row_is_a_sentence_with_file_and_row_and_can_be_left_out(
     change: Any, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -211,6 +216,18 @@ def test_a_table_in_another_encoding_is_refused(tmp_path: Path) -> None:
 def test_another_column_s_name_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='no column "ref", only "reference", "target", "caption"; name yours with'):
         list(open_source(jsonl_in(tmp_path / "own"), Columns(reference="ref")).examples())
+
+
+@pytest.mark.parametrize("layout", [jsonl_in, csv_in, parquet_in])
+def test_a_single_file_is_read_as_its_folder_is(layout: Any, tmp_path: Path) -> None:
+    folder = Path(layout(tmp_path / "own"))
+    (path,) = (path for path in folder.iterdir() if path.suffix in (".jsonl", ".csv", ".parquet"))
+    one, two = open_source(folder), open_source(path)
+    assert [example.id for example in one.examples()] == [example.id for example in two.examples()]
+    assert one.fingerprint == two.fingerprint
+    (folder / "notes.md").write_text("nothing")
+    with pytest.raises(UserError, match=r"no single file that can be read; give one that ends in .*\.parquet"):
+        open_source(folder / "notes.md")
 
 
 def test_what_is_no_data_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dsd.data.records import content_id, joined
 from dsd.data.tables import Row
-from dsd.errors import UserError
+from dsd.errors import UserError, cut
 from dsd.images import load_image
 from dsd.log import console
 
@@ -138,7 +138,9 @@ class OwnRows:
             return load_image(cell)
         if isinstance(cell, str) and cell.strip():
             return load_image(self.folder / cell)
-        raise UserError(f'the column "{column}" holds {cell!r}, but must hold a picture or the name of its file')
+        raise UserError(
+            f'the column "{column}" holds {cut(repr(cell))}, but must hold a picture or the name of its file'
+        )
 
     def _captions(self, row: Mapping[str, Any], targets: int) -> str:
         cell = self._cell(row, self.columns.caption)
@@ -146,7 +148,7 @@ class OwnRows:
             cell = cell.decode("utf-8", "replace")
         said = list(cell) if isinstance(cell, (list, tuple)) else [cell]
         if not all(isinstance(one, str) and one.strip() for one in said):
-            raise UserError(f'the column "{self.columns.caption}" holds {cell!r}, but must hold a sentence')
+            raise UserError(f'the column "{self.columns.caption}" holds {cut(repr(cell))}, but must hold a sentence')
         if len(said) not in (1, targets):
             raise UserError(f"there are {len(said)} captions for {targets} targets; give one for all or one for each")
         return joined(said)
@@ -154,7 +156,7 @@ class OwnRows:
     def _cell(self, row: Mapping[str, Any], column: str) -> Any:
         if column not in row:
             known = ", ".join(f'"{name}"' for name in row)
-            raise UserError(f'there is no column "{column}", only {known}; name yours with --columns')
+            raise UserError(f'there is no column "{column}", only {cut(known, 400)}; name yours with --columns')
         if row[column] is None:
             raise UserError(f'the column "{column}" is empty; fill it')
         return row[column]

@@ -1,8 +1,9 @@
 """Where examples come from: a curated dataset, or the user's own pictures, in any layout that `datasets` reads.
 
 - a folder that `dsd curate` wrote;
-- a folder of pictures with a ``metadata.jsonl`` or ``metadata.csv``: a row an example, pictures by their names in it;
-- what `datasets` loads: a folder of ``save_to_disk``, a folder of its files, or a hub id (read as a stream);
+- a folder of pictures with a ``metadata.jsonl`` or ``metadata.csv`` (or such a file itself, of any name): a row an
+  example, pictures by their names in it;
+- what `datasets` loads: a folder of ``save_to_disk``, a folder of its files, one of them, or a hub id (a stream);
 - a webdataset: a ``.tar``, or a folder of them, with members such as ``000.reference.png 000.target.png 000.txt``.
 
 A reference or a target is a picture, or a list of them where an example has several.
@@ -25,6 +26,8 @@ from dsd.files import sha256_of
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Files that describe the pictures beside them, a row each."""
+_OF_TABLES = (".jsonl", ".csv")
+_BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 _UNITS = "units"
 _SAVED_TO_DISK = "state.json"
 
@@ -52,7 +55,7 @@ def open_source(
     """Finds out what the data are.
 
     Args:
-        data: a folder, a ``.tar``, or a hub id.
+        data: a folder, a single file, or a hub id.
         columns: of the user's own data.
         skip_bad_rows: leave out rows that cannot be used, and say how many, where the first one else ends the reading.
         one_size: a row with a picture of another size than the first one's cannot be used.
@@ -66,12 +69,19 @@ def open_source(
     if (path / MANIFEST).is_file() or (path / _UNITS).is_dir():  # finished, or to be refused as unfinished
         reader = DatasetReader(path)
         return Source(examples=reader.examples, fingerprint=sha256_of(path / MANIFEST)[:16], total=len(reader))
-    metadata = [path / name for name in METADATA if (path / name).is_file()]
+    folder = path.parent if path.is_file() else path
+    tables = [path] if path.is_file() else [path / name for name in METADATA]
+    table = next((table for table in tables if table.suffix in _OF_TABLES and table.is_file()), None)
     whole: Path | None = None
-    if metadata:
-        rows, where, digest = metadata_rows(metadata[0]), str(metadata[0]), sha256_of(metadata[0])
+    if table is not None:
+        rows, where, digest = metadata_rows(table), str(table), sha256_of(table)
+    elif path.is_file() and path.suffix not in _BUILDERS:
+        raise UserError(
+            f'"{path}" is no single file that can be read; give one that ends in '
+            f"{', '.join((*_OF_TABLES, *_BUILDERS))}, or the folder that it lies in"
+        )
     elif path.exists():
-        folder, files = path if path.is_dir() else path.parent, _files_of(path)
+        files = _files_of(path)
         rows, where = _dataset_rows(path), str(path)
         digest = _digest_of(folder, [file.relative_to(folder).as_posix() for file in files])
         whole = path if path.is_dir() and not _tars(path) and not (path / _SAVED_TO_DISK).is_file() else None
@@ -82,9 +92,9 @@ def open_source(
             f'there are no data at "{data}"; give a folder that `dsd curate` wrote, a folder of pictures with '
             f"{' or '.join(METADATA)}, a dataset's folder, a webdataset, or a hub id (owner/name)"
         )
-    reading = OwnRows(rows=rows, where=where, folder=path, columns=columns, skip=skip_bad_rows, one_size=one_size)
-    if metadata:
-        digest = f"{digest} {_digest_of(path, reading.files())}"
+    reading = OwnRows(rows=rows, where=where, folder=folder, columns=columns, skip=skip_bad_rows, one_size=one_size)
+    if table is not None:
+        digest = f"{digest} {_digest_of(folder, reading.files())}"
     digest = hashlib.sha256(f"{digest} {columns}".encode()).hexdigest()[:16]
     return Source(examples=reading.examples, fingerprint=digest, whole=whole)
 
@@ -94,7 +104,7 @@ def _listed(cell: Any) -> Any:
     if isinstance(cell, str) and cell.startswith("["):
         try:
             return json.loads(cell)
-        except ValueError:
+        except (ValueError, RecursionError):
             return cell
     return cell
 
@@ -123,9 +133,12 @@ def _dataset_rows(path: Path) -> Callable[[], Iterator[Row]]:
             if (path / _SAVED_TO_DISK).is_file():
                 saved: Any = datasets.load_from_disk(str(path))
                 found: Any = saved.to_iterable_dataset()
-            elif tars:
-                files = [str(tar) for tar in tars]
-                found = datasets.load_dataset("webdataset", data_files=files, split="train", streaming=True)
+            elif path.is_file() or tars:
+                files, builder = (
+                    [str(file) for file in tars or [path]],
+                    "webdataset" if tars else _BUILDERS[path.suffix],
+                )
+                found = datasets.load_dataset(builder, data_files=files, split="train", streaming=True)
             else:
                 found = datasets.load_dataset(str(path), split="train", streaming=True)
             yield from found.decode(False)

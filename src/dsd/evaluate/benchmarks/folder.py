@@ -26,7 +26,7 @@ from dsd.chat.protocol import ChatModel, ChatRequest
 from dsd.curate.templates import read_template
 from dsd.data.records import content_id
 from dsd.data.sources import METADATA, metadata_rows
-from dsd.errors import UserError
+from dsd.errors import UserError, cut
 from dsd.evaluate.benchmark import Benchmark, Subject
 from dsd.evaluate.pictures import file_name
 from dsd.images import load_image
@@ -165,13 +165,14 @@ def _of_row(folder: Path, row: Any) -> _Found:
     names = [given] if isinstance(given, str) else list(given or ())
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise UserError(
-            f'the column "reference" holds {given!r}, but must hold the name of a picture or a list of them'
+            f'the column "reference" holds {cut(repr(given))}, but must hold the name of a picture or a list of them'
         )
     name = Path(names[0]).stem
     words, prompts, group = row.get("subject") or _words(name), row.get("prompts") or (), row.get("group")
     prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     if not isinstance(words, str) or not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
-        raise UserError(f"subject is {words!r} and prompts are {prompts!r}, but must be text and a list of sentences")
+        said = f"subject is {cut(repr(words))} and prompts are {cut(repr(prompts))}"
+        raise UserError(f"{said}, but must be text and a list of sentences")
     pictures = tuple(load_image(folder / one) for one in names)
     return _Found(name=name, words=words, pictures=pictures, prompts=prompts, groups=(str(group),) if group else ())
 
