@@ -156,6 +156,32 @@ def test_a_changed_setting_is_named(finished: Path, config: CurateConfig) -> Non
             curate(dataclasses.replace(config, **{field: value}), finished)
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "{}", "\xff"], ids=["cut", "list", "empty", "binary"])
+@pytest.mark.parametrize("name", ["units/captions.json", "config.json", "sources.json"])
+def test_damaged_files_beside_sheets_are_one_sentence(
+    name: str, content: str, finished: Path, config: CurateConfig, tmp_path: Path
+) -> None:
+    drawn = shutil.copytree(finished, tmp_path / "drawn")
+    (drawn / name).write_bytes(content.encode("latin-1"))
+    again = dataclasses.replace(config, sheets_from=str(drawn), votes=3)
+    with pytest.raises(UserError, match=name):
+        curate(again, tmp_path / "out")
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+@pytest.mark.parametrize("name", ["funnel.json", "manifest.json", "units/00000.json", "units/captions.json"])
+def test_damaged_files_of_a_dataset_are_one_sentence(
+    name: str, finished: Path, config: CurateConfig, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "folder")
+    for content in ("", '{"sh', "[]", "5"):
+        (folder / name).write_text(content)
+        if name.startswith("units"):
+            (folder / "manifest.json").unlink(missing_ok=True)
+        with pytest.raises(UserError, match=f'{name}" is damaged'):
+            curate(config, folder)
+
+
 def test_a_dataset_from_elsewhere_is_left_alone(finished: Path, config: CurateConfig, tmp_path: Path) -> None:
     again = tmp_path / "dataset"
     shutil.copytree(finished, again)

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
-from dsd.errors import UserError
+from dsd.errors import UserError, cut
+
+Content = TypeVar("Content")
 
 
 def make_folder(path: Path | str) -> Path:
@@ -84,6 +88,25 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         _replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_json(path: Path, read: Callable[[Any], Content], fix: str) -> Content:
+    """Reads a JSON file that earlier work left behind.
+
+    Args:
+        path: of the file.
+        read: makes what is wanted of its JSON.
+        fix: what to do about a file that is damaged, for the message.
+
+    Raises:
+        UserError: it is missing, no JSON (half written, say), or JSON of another kind.
+    """
+    try:
+        return read(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise UserError(f'"{path}" is missing; {fix}') from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f'"{path}" is damaged ({cut(repr(error))}); {fix}') from error
 
 
 def sha256_of(path: Path | str) -> str:

@@ -151,8 +151,13 @@ def load_metadata(folder: Path | str) -> AdapterMetadata:
         raise UserError(
             f'"{folder}" is no adapter folder (it has no {METADATA_FILE}); give the folder that training wrote'
         )
-    text = path.read_text().replace('"canvas":', '"film":', 1)  # its name until frames had an axis of their own
-    metadata = from_json(AdapterMetadata, text)
+    text = (
+        path.read_bytes().decode("utf-8", "replace").replace('"canvas":', '"film":', 1)
+    )  # its name until frames had an axis of their own
+    try:
+        metadata = from_json(AdapterMetadata, text)
+    except UserError as error:
+        raise UserError(f'"{path}" does not say what the adapter is: {error}; copy the adapter again') from error
     if metadata.schema != SCHEMA:
         raise UserError(
             f'the adapter "{folder}" has schema {metadata.schema}, but this version reads {SCHEMA}; train it again'

@@ -15,6 +15,7 @@ from dsd.curate.grids import Teacher
 from dsd.curate.tasks.registry import task_of
 from dsd.curate.tasks.task import Task
 from dsd.curate.templates import Templates
+from dsd.errors import UserError
 from dsd.log import quiet_libraries
 
 _OF_SHEETS = ("chat", "teacher", "templates/grid_prompt", "templates/sheet")
@@ -72,6 +73,11 @@ class Models:
         judge = self.judge.revision
         if self.config.sheets_from:
             before = runs.sources_of(Path(self.config.sheets_from))
+            if lacking := [name for name in _OF_SHEETS if name not in before]:
+                raise UserError(
+                    f'"{Path(self.config.sheets_from) / runs.SOURCES}" does not name the {lacking[0]} of its sheets; '
+                    "bring the file back, or draw in another folder"
+                )
             drawn = {name: before[name] for name in _OF_SHEETS}
         else:
             drawn = {"chat": self.chat.revision, "teacher": self.teacher.model.revision}
