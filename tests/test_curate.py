@@ -182,6 +182,27 @@ def test_damaged_files_of_a_dataset_are_one_sentence(
             curate(config, folder)
 
 
+@pytest.mark.parametrize("who", ["judge", "chat"])
+def test_a_server_that_is_away_claims_nothing(who: str, config: CurateConfig, tmp_path: Path) -> None:
+    away = dataclasses.replace(config, **{who: "openai:test@http://127.0.0.1:1/v1"})
+    with pytest.raises(UserError, match="no connection"):
+        curate(away, tmp_path)
+    assert curate(config, tmp_path).pairs > 0
+
+
+def test_another_judge_is_told_the_way_on(finished: Path, config: CurateConfig, tmp_path: Path) -> None:
+    other = dataclasses.replace(config, judge=config.judge.replace("test", "other"))
+    way = f"give --curate.sheets-from {finished} --out OTHER"
+    with pytest.raises(UserError, match=f"judge = .*; to judge its sheets in this way, {way}$"):
+        curate(other, finished)
+    curate(dataclasses.replace(other, sheets_from=str(finished)), tmp_path)
+    with pytest.raises(UserError, match=f"{way}$"):
+        curate(dataclasses.replace(config, sheets_from=str(finished)), tmp_path)
+    with pytest.raises(UserError) as caught:
+        curate(dataclasses.replace(other, steps=3), finished)
+    assert "sheets-from" not in str(caught.value)
+
+
 def test_a_dataset_from_elsewhere_is_left_alone(finished: Path, config: CurateConfig, tmp_path: Path) -> None:
     again = tmp_path / "dataset"
     shutil.copytree(finished, again)

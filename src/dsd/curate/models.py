@@ -9,7 +9,7 @@ from typing import Any
 
 from dsd import runs
 from dsd.chat.protocol import ChatModel
-from dsd.chat.registry import load_chat
+from dsd.chat.registry import load_chat, require_connection
 from dsd.curate.config import CurateConfig
 from dsd.curate.grids import Teacher
 from dsd.curate.tasks.registry import task_of
@@ -62,6 +62,16 @@ class Models:
         """Draws sheets."""
         quiet_libraries()
         return Teacher(self.config)
+
+    def require_servers(self) -> None:
+        """Tries the servers that will be asked.
+
+        Raises:
+            UserError: one of them is away.
+        """
+        require_connection(self.judge)
+        if not self.config.sheets_from and self.chat is not self.judge:
+            require_connection(self.chat)
 
     def sources(self) -> dict[str, str]:
         """What else the content depends on: the revisions of the models behind the names, and of the prompts.

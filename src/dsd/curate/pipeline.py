@@ -65,6 +65,8 @@ def curate(config: CurateConfig, out: Path, executor: Executor | None = None) ->
     models, ledger, executor = Models(config), UnitLedger(out), executor or Local()
     drawing = Drawing(units=units, models=models, ledger=ledger)
     judging = Judging(units=units, models=models, ledger=ledger, drawn=drawn)
+    if not begun:
+        models.require_servers()
     if not begun or any(judging.find(number) is None for number in range(len(units))):
         _claim(config, captions, models.sources(), out)
     if not config.sheets_from:
@@ -77,10 +79,23 @@ def curate(config: CurateConfig, out: Path, executor: Executor | None = None) ->
 
 def _begun(config: CurateConfig, out: Path) -> bool:
     """Whether this dataset was begun in the folder; refuses one with other settings."""
-    begun = runs.begun(out, config, "a dataset")
+    try:
+        begun = runs.begun(out, config, "a dataset")
+    except UserError as error:
+        raise UserError(f"{error}{_judged_anew(config, out)}") from error
     if not begun and any((out / name).exists() for name in (MANIFEST, *get_args(Kind))):
         raise UserError(f'"{out}" holds a dataset that was made elsewhere; give another folder')
     return begun
+
+
+def _judged_anew(config: CurateConfig, out: Path) -> str:
+    """The way on with the sheets of a folder, where they are those that this config would draw."""
+    before = runs.config_of(out, CurateConfig)
+    try:
+        runs.begun(out, replace(config, **{name: getattr(before, name) for name in JUDGED_BY}))
+    except UserError:
+        return ""
+    return f"; to judge its sheets in this way, give --curate.sheets-from {before.sheets_from or out} --out OTHER"
 
 
 def _check_drawn(config: CurateConfig, drawn: Path, units: Sequence[Unit]) -> None:
