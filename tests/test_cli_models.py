@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import tiny
 import torch
@@ -12,7 +14,9 @@ from training_parts import small_config
 from dsd.backbones.adapter import save_adapter
 from dsd.backbones.cost import shape_of
 from dsd.backbones.registry import load_backbone
+from dsd.cli.drawing import Model
 from dsd.cli.main import main
+from dsd.errors import UserError
 from dsd.train.cost import training_cost
 
 
@@ -108,3 +112,13 @@ def test_plan_prints_memory_and_time(capsys):
     out = capsys.readouterr().out
     assert "memory of a device" in out and "time" in out
     assert main(["plan", "tiny", "--train.base", "someone/unknown"]) == 2
+
+
+@pytest.mark.parametrize("seed", ["99999999999999999999", "-1", str((1 << 63) - 1)])
+def test_a_seed_that_no_generator_takes_is_refused(seed: str, tmp_path: Path, capsys: Any) -> None:
+    words = ["--image", "any.png", "--prompt", "a cat", "--out", str(tmp_path / "o"), "--count", "2"]
+    assert main(["generate", *words, "--seed", seed]) == 2
+    assert f"--seed is {seed}, but must be from 0 to {(1 << 63) - 2}" in capsys.readouterr().err
+    asked: Any = None
+    with pytest.raises(UserError, match="seed is 9223372036854775808, but must be from 0"):
+        Model(adapter="any").draw(asked, [], ["a cat"], [1 << 63])

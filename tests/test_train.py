@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from dataclasses import replace
@@ -82,6 +83,25 @@ def test_a_start_that_fails_on_what_it_is_told_leaves_the_folder_free(
     with pytest.raises(UserError, match=words):
         train(replace(config, **wrong), simple_pairs(10), tmp_path)
     assert train(config, simple_pairs(12), tmp_path).is_dir()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"frame_size": (0, 0)}, {"frame_size": (32, -1)}, {"seed": 1 << 63}, {"seed": -1}, {"learning_rate": math.inf},
+        {"learning_rate": math.nan}, {"weight_decay": -1.0}, {"guidance": math.nan}, {"reference_weight": math.inf},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_have_ranges(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(UserError, match=rf"train\.{name} is .*, but must be"):
+        small_config(**wrong)
+
+
+def test_the_largest_seed_has_steps_of_its_own() -> None:
+    first, second = (loop.step_generator((1 << 63) - 1, step).initial_seed() for step in (0, 1))
+    assert first != second
 
 
 def test_how_a_run_is_worked_through_may_change_and_it_may_be_prolonged(tmp_path: Path) -> None:

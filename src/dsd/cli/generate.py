@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsd.cli.drawing import Model
+from dsd.config import require_seeds
 from dsd.errors import UserError
 from dsd.recipes.recipe import Recipe
 from dsd.recipes.registry import first_and_named
@@ -87,6 +88,7 @@ def _jobs(command: Generate) -> list[tuple[str, int, Path]]:
         raise UserError('no prompt was given; give --prompt "what the picture shall show"')
     if command.count < 1:
         raise UserError(f"--count is {command.count}, but must be at least 1")
+    require_seeds("--seed", command.seed, command.count)
     one_file = command.out.suffix.lower() == ".png"
     if one_file and len(command.prompt) * command.count > 1:
         raise UserError(f'"{command.out}" is one file, but several pictures were asked for; give --out a folder')

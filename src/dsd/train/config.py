@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
-from dsd.config import how_it_runs
+from dsd.config import how_it_runs, require_seeds
 from dsd.errors import UserError
 from dsd.sampling import Sampling
 
@@ -87,8 +88,12 @@ class TrainConfig:
         ):  # fmt: skip
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("learning_rate", "muon_learning_rate"):
-            _require(name, getattr(self, name), getattr(self, name) > 0, "above 0")
-        _require("reference_weight", self.reference_weight, self.reference_weight >= 0, "at least 0")
+            _require(name, getattr(self, name), 0 < getattr(self, name) < inf, "above 0 and finite")
+        for name in ("reference_weight", "weight_decay", "guidance"):
+            _require(name, getattr(self, name), 0 <= getattr(self, name) < inf, "at least 0 and finite")
+        if self.frame_size is not None:
+            _require("frame_size", self.frame_size, min(self.frame_size) >= 1, "a height and a width of at least 1")
+        require_seeds("train.seed", self.seed)
         _require("ema_decay", self.ema_decay, self.ema_decay < 1, "below 1")
         if self.batch_size % self.gradient_accumulation:
             raise UserError(
