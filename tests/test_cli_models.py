@@ -39,6 +39,17 @@ def test_generate_draws_one_picture_for_each_prompt_and_seed(adapter, tmp_path, 
     assert (torch.tensor(list(alone.tobytes())) - torch.tensor(list(among.tobytes()))).abs().max() <= 1
 
 
+def test_a_second_prompt_loses_no_picture_of_the_first(adapter, tmp_path, capsys):
+    Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
+    words = ["generate", "--image", str(tmp_path / "x.png"), "--model.adapter", str(adapter), "--model.steps", "1"]
+    words += ["--out", str(tmp_path / "out")]
+    assert main([*words, "--prompt", "a cat", "a dog"]) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert main([*words, "--prompt", "a mug"]) == 0
+    after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert sorted(after) == ["000-0.png", "001-0.png", "002-0.png"] and before.items() <= after.items()
+
+
 @pytest.mark.parametrize(("data", "words"), [(b"", "empty"), (b"no picture", "not a picture"), (None, "cannot open")])
 def test_a_bad_reference_is_told_before_the_model_is_loaded(data, words, tmp_path, capsys):
     if data is not None:
