@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import tarfile
 from dataclasses import replace
@@ -120,6 +121,24 @@ def test_a_student_trains_on_a_folder_of_one_s_own_by_the_command(tmp_path: Path
     assert load_metadata(tmp_path / "run" / "adapter").frame_size == (32, 32)
     cache = LatentCache(tmp_path / "run" / "latents")
     assert len(cache) == ROWS and len(set(cache.grids)) == 3
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (1, "come from 1 grids .*, of which held_out = 4 would leave none to train on; none is held out"),
+        (2, "come from 1 grids .*; none is held out, and the sample sheets show examples that are trained on"),
+        (4, "come from 2 grids .*; held out are the examples 3, 4"),
+    ],
+)
+def test_a_few_pairs_of_one_s_own_train(rows: int, words: str, tmp_path: Path, capsys: Any) -> None:
+    folder = Path(jsonl_in(tmp_path / "own"))
+    lines = (folder / "metadata.jsonl").read_text().splitlines()
+    (folder / "metadata.jsonl").write_text("\n".join(lines[:rows]))
+    adapter = train(small_config(**CONFIG, held_out=4), open_source(folder), tmp_path / "run")
+    assert (adapter / "adapter.safetensors").is_file()
+    assert (tmp_path / "run" / "samples" / "step-0000001.png").is_file()
+    assert re.search(words, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(("layout", "columns"), LAYOUTS[2:], ids=lambda value: getattr(value, "__name__", ""))

@@ -70,7 +70,6 @@ def test_changed_data_is_refused(tmp_path: Path) -> None:
     ("wrong", "words"),
     [
         ({"base": "nowhere/to-be-found"}, "nowhere/to-be-found"),
-        ({"held_out": 5}, "held_out = 5"),
         ({"lora_targets": ("no_such_layer",)}, "no_such_layer"),
         ({"frame_size": (31, 32)}, "31"),
     ],
@@ -89,7 +88,8 @@ def test_a_start_that_fails_on_what_it_is_told_leaves_the_folder_free(
     "wrong",
     [
         {"frame_size": (0, 0)}, {"frame_size": (32, -1)}, {"seed": 1 << 63}, {"seed": -1}, {"learning_rate": math.inf},
-        {"learning_rate": math.nan}, {"weight_decay": -1.0}, {"guidance": math.nan}, {"reference_weight": math.inf},
+        {"learning_rate": math.nan}, {"weight_decay": -1.0}, {"guidance": math.nan}, {"held_out": -1},
+        {"reference_weight": math.inf},
     ],
     ids=str,
 )  # fmt: skip
