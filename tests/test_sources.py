@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import diffusers
 import pytest
 import tiny
 import torch
@@ -111,13 +112,17 @@ def test_each_layout_gives_the_same_examples(layout: Any, columns: Columns | Non
     assert found[2].targets[0].size == (48, 40)
 
 
-def test_a_student_trains_on_a_folder_of_one_s_own_by_the_command(tmp_path: Path) -> None:
+def test_a_student_trains_on_a_folder_of_one_s_own_by_the_command(tmp_path: Path, capsys: Any) -> None:
+    diffusers.utils.logging.enable_progress_bar()
     folder = jsonl_in(tmp_path / "own")
     words = ["train", "tiny", "--data", folder, "--out", str(tmp_path / "run"), "--train.base", tiny.schnell()]
     words += ["--train.steps", "1", "--train.frame-size", "32", "32", "--train.held-out", "1", "--train.rank", "4"]
     words += ["--train.max-sequence-length", str(tiny.TEXT_TOKENS), "--train.batch-size", "2"]
     words += ["--train.sampling.steps", "1"]
-    assert main(words) == 0
+    for start in ("new", "finished"):
+        assert main(words) == 0
+        out, err = capsys.readouterr()
+        assert (start, out) == (start, f"{tmp_path / 'run' / 'adapter'}\n") and "Loading" not in err
     assert load_metadata(tmp_path / "run" / "adapter").frame_size == (32, 32)
     cache = LatentCache(tmp_path / "run" / "latents")
     assert len(cache) == ROWS and len(set(cache.grids)) == 3

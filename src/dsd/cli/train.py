@@ -14,7 +14,10 @@ from dsd.train.config import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Fine-tunes a text-to-image model into a two-frame model. Run the same command again to resume."""
+    """Fine-tunes a text-to-image model into a two-frame model, and prints the adapter's folder.
+
+    Run the same command again to resume.
+    """
 
     data: str
     """What to train on: a dataset folder, as `dsd curate` writes it; a folder of pictures with metadata.jsonl or
@@ -67,6 +70,12 @@ def run(command: Train) -> None:
             f'--out "{command.out}" lies inside --data "{command.data}", of which any file may be data; give a folder '
             "outside"
         )
+    from accelerate import PartialState
+
+    from dsd.log import quiet_libraries
     from dsd.train.trainer import train
 
-    train(command.train, source, command.out)
+    quiet_libraries()
+    adapter = train(command.train, source, command.out)
+    if PartialState().is_main_process:
+        print(adapter)
