@@ -79,14 +79,14 @@ def parquet_in(folder: Path) -> str:
     return str(folder / "parquet")
 
 
-def webdataset_in(folder: Path) -> str:
+def webdataset_in(folder: Path, caption: str = "caption.txt") -> str:
     rows = pictures_in(folder / "pictures")
     with tarfile.open(folder / "train-0000.tar", "w") as tar:
         for number, row in enumerate(rows):
             members = {
                 "reference.png": (folder / "pictures" / row["reference"]).read_bytes(),
                 "target.jpg": (folder / "pictures" / row["target"]).read_bytes(),
-                "caption.txt": row["caption"].encode(),
+                caption: row["caption"].encode(),
             }
             for ending, content in members.items():
                 info = tarfile.TarInfo(f"{number:04d}.{ending}")
@@ -95,8 +95,13 @@ def webdataset_in(folder: Path) -> str:
     return str(folder / "train-0000.tar")
 
 
+def documented_webdataset_in(folder: Path) -> str:
+    return webdataset_in(folder, caption="txt")
+
+
 WEB = Columns(reference="reference.png", target="target.jpg", caption="caption.txt")
 LAYOUTS = [(jsonl_in, None), (csv_in, None), (saved_to_disk_in, None), (parquet_in, None), (webdataset_in, WEB)]
+LAYOUTS += [(webdataset_in, None), (documented_webdataset_in, None)]
 CONFIG = {"frame_size": (32, 32), "steps": 1, "sample_every": 9, "checkpoint_every": 9}
 
 

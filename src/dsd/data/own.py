@@ -15,13 +15,16 @@ from dsd.errors import UserError, cut
 from dsd.images import load_image
 from dsd.log import console
 
+_ENDINGS = ("png", "jpg", "jpeg", "webp", "txt")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
     """What the columns of the user's own data are called.
 
     Attributes:
-        reference: pictures that are given: a picture or a list of them; of a webdataset the member's ending.
+        reference: pictures that are given: a picture or a list of them; of a webdataset the member's ending, where
+            ``.png``, ``.jpg``, ``.jpeg``, ``.webp`` or ``.txt`` may be left out, and ``txt`` alone is a caption.
         target: pictures to draw, likewise.
         caption: of the targets: one for all, or a list with one for each.
         group: rows of one group are held out together; those of one reference are, when left out.
@@ -95,10 +98,10 @@ class OwnRows:
             if isinstance(row, UserError):
                 continue
             for column in (self.columns.reference, self.columns.target):
-                cell = row.get(column)
-                for one in cell if isinstance(cell, (list, tuple)) else [cell]:
-                    if isinstance(name := _content(one), str):
-                        yield name
+                for cell in (row[name] for name in _names(row, column)):
+                    for one in cell if isinstance(cell, (list, tuple)) else [cell]:
+                        if isinstance(file := _content(one), str):
+                            yield file
 
     def _example(self, row: Mapping[str, Any]) -> OwnExample:
         columns = self.columns
@@ -154,12 +157,20 @@ class OwnRows:
         return joined(said)
 
     def _cell(self, row: Mapping[str, Any], column: str) -> Any:
-        if column not in row:
+        names = _names(row, column)
+        if not names:
             known = ", ".join(f'"{name}"' for name in row)
             raise UserError(f'there is no column "{column}", only {cut(known, 400)}; name yours with --columns')
-        if row[column] is None:
+        filled = [name for name in names if row[name] is not None]
+        if not filled:
             raise UserError(f'the column "{column}" is empty; fill it')
-        return row[column]
+        return row[filled[0]]
+
+
+def _names(row: Mapping[str, Any], column: str) -> list[str]:
+    """What a column may be called in a row: a webdataset's members have endings, a caption perhaps nothing else."""
+    names = [column, *(f"{column}.{ending}" for ending in _ENDINGS)]
+    return [name for name in (*names, *(["txt"] if column == Columns.caption else [])) if name in row]
 
 
 def _content(cell: Any) -> Any:
