@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import pytest
 import tiny
@@ -16,7 +17,9 @@ from dsd.backbones.adapter import LowRank, save_adapter
 from dsd.backbones.cost import shape_of
 from dsd.backbones.registry import load_backbone
 from dsd.backbones.stock import widened
+from dsd.cli.drawing import Model
 from dsd.cli.main import main
+from dsd.errors import UserError
 from dsd.train.cost import training_cost
 
 
@@ -37,6 +40,17 @@ def test_generate_draws_one_picture_for_each_prompt_and_seed(adapter, tmp_path, 
     assert main([*words, "--prompt", "a dog", "--seed", "1", "--out", str(tmp_path / "one.png")]) == 0
     alone, among = Image.open(tmp_path / "one.png"), Image.open(paths[3])
     assert (torch.tensor(list(alone.tobytes())) - torch.tensor(list(among.tobytes()))).abs().max() <= 1
+
+
+def test_a_second_prompt_loses_no_picture_of_the_first(adapter, tmp_path, capsys):
+    Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
+    words = ["generate", "--image", str(tmp_path / "x.png"), "--model.adapter", str(adapter), "--model.steps", "1"]
+    words += ["--out", str(tmp_path / "out")]
+    assert main([*words, "--prompt", "a cat", "a dog"]) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert main([*words, "--prompt", "a mug"]) == 0
+    after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert sorted(after) == ["000-0.png", "001-0.png", "002-0.png"] and before.items() <= after.items()
 
 
 @pytest.mark.parametrize(("data", "words"), [(b"", "empty"), (b"no picture", "not a picture"), (None, "cannot open")])
@@ -164,3 +178,13 @@ def test_plan_prints_memory_and_time(capsys):
     out = capsys.readouterr().out
     assert "memory of a device" in out and "time" in out
     assert main(["plan", "tiny", "--train.base", "someone/unknown"]) == 2
+
+
+@pytest.mark.parametrize("seed", ["99999999999999999999", "-1", str((1 << 63) - 1)])
+def test_a_seed_that_no_generator_takes_is_refused(seed: str, tmp_path: Path, capsys: Any) -> None:
+    words = ["--image", "any.png", "--prompt", "a cat", "--out", str(tmp_path / "o"), "--count", "2"]
+    assert main(["generate", *words, "--seed", seed]) == 2
+    assert f"--seed is {seed}, but must be from 0 to {(1 << 63) - 2}" in capsys.readouterr().err
+    asked: Any = None
+    with pytest.raises(UserError, match="seed is 9223372036854775808, but must be from 0"):
+        Model(adapter="any").draw(asked, [], ["a cat"], [1 << 63])

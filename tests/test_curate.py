@@ -157,6 +157,53 @@ def test_a_changed_setting_is_named(finished: Path, config: CurateConfig) -> Non
             curate(dataclasses.replace(config, **{field: value}), finished)
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "{}", "\xff"], ids=["cut", "list", "empty", "binary"])
+@pytest.mark.parametrize("name", ["units/captions.json", "config.json", "sources.json"])
+def test_damaged_files_beside_sheets_are_one_sentence(
+    name: str, content: str, finished: Path, config: CurateConfig, tmp_path: Path
+) -> None:
+    drawn = shutil.copytree(finished, tmp_path / "drawn")
+    (drawn / name).write_bytes(content.encode("latin-1"))
+    again = dataclasses.replace(config, sheets_from=str(drawn), votes=3)
+    with pytest.raises(UserError, match=name):
+        curate(again, tmp_path / "out")
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+@pytest.mark.parametrize("name", ["funnel.json", "manifest.json", "units/00000.json", "units/captions.json"])
+def test_damaged_files_of_a_dataset_are_one_sentence(
+    name: str, finished: Path, config: CurateConfig, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "folder")
+    for content in ("", '{"sh', "[]", "5"):
+        (folder / name).write_text(content)
+        if name.startswith("units"):
+            (folder / "manifest.json").unlink(missing_ok=True)
+        with pytest.raises(UserError, match=f'{name}" is damaged'):
+            curate(config, folder)
+
+
+@pytest.mark.parametrize("who", ["judge", "chat"])
+def test_a_server_that_is_away_claims_nothing(who: str, config: CurateConfig, tmp_path: Path) -> None:
+    away = dataclasses.replace(config, **{who: "openai:test@http://127.0.0.1:1/v1"})
+    with pytest.raises(UserError, match="no connection"):
+        curate(away, tmp_path)
+    assert curate(config, tmp_path).pairs > 0
+
+
+def test_another_judge_is_told_the_way_on(finished: Path, config: CurateConfig, tmp_path: Path) -> None:
+    other = dataclasses.replace(config, judge=config.judge.replace("test", "other"))
+    way = f"give --curate.sheets-from {finished} --out OTHER"
+    with pytest.raises(UserError, match=f"judge = .*; to judge its sheets in this way, {way}$"):
+        curate(other, finished)
+    curate(dataclasses.replace(other, sheets_from=str(finished)), tmp_path)
+    with pytest.raises(UserError, match=f"{way}$"):
+        curate(dataclasses.replace(config, sheets_from=str(finished)), tmp_path)
+    with pytest.raises(UserError) as caught:
+        curate(dataclasses.replace(other, steps=3), finished)
+    assert "sheets-from" not in str(caught.value)
+
+
 def test_a_dataset_from_elsewhere_is_left_alone(finished: Path, config: CurateConfig, tmp_path: Path) -> None:
     again = tmp_path / "dataset"
     shutil.copytree(finished, again)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import tarfile
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import diffusers
 import pytest
 import tiny
 import torch
@@ -21,8 +23,9 @@ from training_parts import dataset_in, simple_pairs, small_config
 from dsd.backbones.adapter import load_metadata
 from dsd.cli.main import main
 from dsd.data.latents import LatentCache
+from dsd.data.own import Columns, OwnExample
 from dsd.data.records import content_id
-from dsd.data.sources import Columns, OwnExample, open_source
+from dsd.data.sources import open_source
 from dsd.errors import UserError
 from dsd.frames import Film
 from dsd.generate.two_frame import TwoFramePipeline
@@ -76,14 +79,14 @@ def parquet_in(folder: Path) -> str:
     return str(folder / "parquet")
 
 
-def webdataset_in(folder: Path) -> str:
+def webdataset_in(folder: Path, caption: str = "caption.txt") -> str:
     rows = pictures_in(folder / "pictures")
     with tarfile.open(folder / "train-0000.tar", "w") as tar:
         for number, row in enumerate(rows):
             members = {
                 "reference.png": (folder / "pictures" / row["reference"]).read_bytes(),
                 "target.jpg": (folder / "pictures" / row["target"]).read_bytes(),
-                "caption.txt": row["caption"].encode(),
+                caption: row["caption"].encode(),
             }
             for ending, content in members.items():
                 info = tarfile.TarInfo(f"{number:04d}.{ending}")
@@ -92,8 +95,13 @@ def webdataset_in(folder: Path) -> str:
     return str(folder / "train-0000.tar")
 
 
+def documented_webdataset_in(folder: Path) -> str:
+    return webdataset_in(folder, caption="txt")
+
+
 WEB = Columns(reference="reference.png", target="target.jpg", caption="caption.txt")
 LAYOUTS = [(jsonl_in, None), (csv_in, None), (saved_to_disk_in, None), (parquet_in, None), (webdataset_in, WEB)]
+LAYOUTS += [(webdataset_in, None), (documented_webdataset_in, None)]
 CONFIG = {"frame_size": (32, 32), "steps": 1, "sample_every": 9, "checkpoint_every": 9}
 
 
@@ -109,16 +117,38 @@ def test_each_layout_gives_the_same_examples(layout: Any, columns: Columns | Non
     assert found[2].targets[0].size == (48, 40)
 
 
-def test_a_student_trains_on_a_folder_of_one_s_own_by_the_command(tmp_path: Path) -> None:
+def test_a_student_trains_on_a_folder_of_one_s_own_by_the_command(tmp_path: Path, capsys: Any) -> None:
+    diffusers.utils.logging.enable_progress_bar()
     folder = jsonl_in(tmp_path / "own")
     words = ["train", "tiny", "--data", folder, "--out", str(tmp_path / "run"), "--train.base", tiny.schnell()]
     words += ["--train.steps", "1", "--train.frame-size", "32", "32", "--train.held-out", "1", "--train.rank", "4"]
     words += ["--train.max-sequence-length", str(tiny.TEXT_TOKENS), "--train.batch-size", "2"]
     words += ["--train.sampling.steps", "1"]
-    assert main(words) == 0
+    for start in ("new", "finished"):
+        assert main(words) == 0
+        out, err = capsys.readouterr()
+        assert (start, out) == (start, f"{tmp_path / 'run' / 'adapter'}\n") and "Loading" not in err
     assert load_metadata(tmp_path / "run" / "adapter").frame_size == (32, 32)
     cache = LatentCache(tmp_path / "run" / "latents")
     assert len(cache) == ROWS and len(set(cache.grids)) == 3
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (1, "come from 1 grids .*, of which held_out = 4 would leave none to train on; none is held out"),
+        (2, "come from 1 grids .*; none is held out, and the sample sheets show examples that are trained on"),
+        (4, "come from 2 grids .*; held out are the examples 3, 4"),
+    ],
+)
+def test_a_few_pairs_of_one_s_own_train(rows: int, words: str, tmp_path: Path, capsys: Any) -> None:
+    folder = Path(jsonl_in(tmp_path / "own"))
+    lines = (folder / "metadata.jsonl").read_text().splitlines()
+    (folder / "metadata.jsonl").write_text("\n".join(lines[:rows]))
+    adapter = train(small_config(**CONFIG, held_out=4), open_source(folder), tmp_path / "run")
+    assert (adapter / "adapter.safetensors").is_file()
+    assert (tmp_path / "run" / "samples" / "step-0000001.png").is_file()
+    assert re.search(words, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(("layout", "columns"), LAYOUTS[2:], ids=lambda value: getattr(value, "__name__", ""))
@@ -135,14 +165,20 @@ BAD = [
     ({"caption": " "}, "must hold a sentence"),
     ({"caption": None}, 'the column "caption" is empty'),
     ({"target": 7}, "holds 7"),
-    ({"target": []}, "holds no picture"),
+    ({"target": []}, '"target" holds no picture'),
+    ({"reference": []}, '"reference" holds no picture'),
     ({"caption": ["a", "b"]}, "2 captions for 1 targets"),
     ("not json", "line 3 is no JSON"),
+    ("[" * 100_000, "line 3 is no JSON"),
     ([1], "must hold an object"),
+    ([{"reference": "who0.png"}] * 9_999, r"line 3 holds .{100,150}… \(\d+,\d+ characters\), but must hold an object"),
+    ({"reference": "who\0.png"}, r"cannot open the picture '.*who\\x00\.png' \(embedded null byte\)"),
+    ({"reference": "x" * 9_999}, "x… .* characters"),
+    ({"caption": [0] * 9_999}, "characters.*, but must hold a sentence"),
 ]
 
 
-@pytest.mark.parametrize(("change", "words"), BAD, ids=[words for _, words in BAD])
+@pytest.mark.parametrize(("change", "words"), BAD, ids=range(len(BAD)))
 def test_a_bad_row_is_a_sentence_with_file_and_row_and_can_be_left_out(
     change: Any, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,6 +192,31 @@ def test_a_bad_row_is_a_sentence_with_file_and_row_and_can_be_left_out(
         list(open_source(folder).examples())
     assert len(list(open_source(folder, skip_bad_rows=True).examples())) == ROWS - 1
     assert "1 rows were left out" in capsys.readouterr().err
+
+
+UNLIKE = [
+    ({"reference": ["who0.png", "who1.png"]}, "there are 2 references and 1 targets, where the first row has 1 and 1"),
+    ({"target": ["scene0.jpg", "scene1.jpg"]}, "there are 1 references and 2 targets"),
+    ({"target": "small.png"}, "a picture is 32 x 32 pixels high and wide, where the first one is 40 x 48"),
+    ({"reference": "small.png"}, "give --train.frame-size"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), UNLIKE, ids=[words for _, words in UNLIKE])
+def test_a_row_unlike_the_first_good_one_is_a_bad_row(change: Any, words: str, tmp_path: Path) -> None:
+    folder = Path(jsonl_in(tmp_path / "own"))
+    tiny.picture((32, 32)).save(folder / "small.png")
+    lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    lines[0]["caption"], lines[3] = "", {**lines[3], **change}
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = list(open_source(folder, skip_bad_rows=True, one_size=True).examples())
+    assert [example.caption[-1] for example in found] == ["1", "2", "4", "5"]
+    lines[0]["caption"] = "a red cat, scene 0"
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(UserError, match=rf'metadata\.jsonl", row 4: .*{words}.*--skip-bad-rows'):
+        list(open_source(folder, one_size=True).examples())
+    if "small" in str(change):
+        assert len(list(open_source(folder).examples())) == ROWS
 
 
 def test_a_damaged_picture_is_a_bad_row(tmp_path: Path) -> None:
@@ -186,6 +247,18 @@ def test_another_column_s_name_is_asked_for(tmp_path: Path) -> None:
         list(open_source(jsonl_in(tmp_path / "own"), Columns(reference="ref")).examples())
 
 
+@pytest.mark.parametrize("layout", [jsonl_in, csv_in, parquet_in])
+def test_a_single_file_is_read_as_its_folder_is(layout: Any, tmp_path: Path) -> None:
+    folder = Path(layout(tmp_path / "own"))
+    (path,) = (path for path in folder.iterdir() if path.suffix in (".jsonl", ".csv", ".parquet"))
+    one, two = open_source(folder), open_source(path)
+    assert [example.id for example in one.examples()] == [example.id for example in two.examples()]
+    assert one.fingerprint == two.fingerprint
+    (folder / "notes.md").write_text("nothing")
+    with pytest.raises(UserError, match=r"no single file that can be read; give one that ends in .*\.parquet"):
+        open_source(folder / "notes.md")
+
+
 def test_what_is_no_data_is_refused(tmp_path: Path) -> None:
     for name in ("nowhere", str(tmp_path / "nowhere")):
         with pytest.raises(UserError, match="there are no data at"):
@@ -203,6 +276,38 @@ def test_other_content_is_other_data(tmp_path: Path) -> None:
     assert len(set(prints)) == 3
     dataset_in(tmp_path / "curated")
     assert open_source(tmp_path / "curated").total == 12
+
+
+@pytest.mark.parametrize("layout", [jsonl_in, csv_in])
+@pytest.mark.parametrize("name", [lambda path: str(path), lambda path: f"../{path.name}"], ids=["absolute", "beside"])
+def test_another_picture_outside_the_folder_is_other_data(layout: Any, name: Any, tmp_path: Path) -> None:
+    folder = Path(layout(tmp_path / "own"))
+    outside = shutil.move(folder / "who0.png", tmp_path / "outside.png")
+    (path,) = folder.glob("metadata.*")
+    path.write_text(path.read_text().replace("who0.png", name(outside)))
+    before = open_source(folder).fingerprint
+    tiny.picture((40, 48), seed=77).save(outside)
+    assert len(list(open_source(folder).examples())) == ROWS
+    assert open_source(folder).fingerprint != before
+
+
+@pytest.mark.parametrize(("layout", "columns"), LAYOUTS, ids=lambda value: getattr(value, "__name__", ""))
+def test_files_that_no_row_can_use_make_no_other_data(layout: Any, columns: Columns | None, tmp_path: Path) -> None:
+    place = Path(layout(tmp_path / "own"))
+    before, folder = open_source(place, columns).fingerprint, place if place.is_dir() else place.parent
+    (folder / ".DS_Store").write_bytes(b"of a file browser")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "thumbnail.png").write_bytes(b"small")
+    if layout is not parquet_in:
+        (folder / "run").mkdir()
+        (folder / "run" / "config.json").write_text("{}")
+    assert open_source(place, columns).fingerprint == before
+
+
+def test_a_run_inside_a_folder_that_is_read_whole_is_refused(tmp_path: Path, capsys: Any) -> None:
+    folder = parquet_in(tmp_path)
+    assert main(["train", "tiny", "--data", folder, "--out", f"{folder}/run"]) == 2
+    assert "of which any file may be data; give a folder outside" in capsys.readouterr().err
 
 
 def films(references: int, targets: int, count: int = 8) -> list[OwnExample]:

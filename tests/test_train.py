@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from dataclasses import replace
@@ -74,7 +75,6 @@ def test_changed_data_is_refused(tmp_path: Path) -> None:
     ("wrong", "words"),
     [
         ({"base": "nowhere/to-be-found"}, "nowhere/to-be-found"),
-        ({"held_out": 5}, "held_out = 5"),
         ({"lora_targets": ("no_such_layer",)}, "no_such_layer"),
         ({"frame_size": (31, 32)}, "31"),
     ],
@@ -93,11 +93,31 @@ def test_what_lies_in_a_folder_that_was_never_claimed_stays(tmp_path: Path) -> N
     config = small_config(steps=1, sample_every=9, checkpoint_every=9)
     (tmp_path / "latents").mkdir()
     (tmp_path / "latents" / "theirs.txt").touch()
-    with pytest.raises(UserError, match="held_out"):
-        train(replace(config, held_out=5), simple_pairs(10), tmp_path)
+    with pytest.raises(UserError, match="nowhere"):
+        train(replace(config, lora_targets=("nowhere",)), simple_pairs(10), tmp_path)
     assert (tmp_path / "latents" / "theirs.txt").exists()
     assert train(config, simple_pairs(12), tmp_path).is_dir(), "latents of a start that failed are made anew"
     assert (tmp_path / "latents" / "theirs.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"frame_size": (0, 0)}, {"frame_size": (32, -1)}, {"seed": 1 << 63}, {"seed": -1}, {"learning_rate": math.inf},
+        {"learning_rate": math.nan}, {"weight_decay": -1.0}, {"guidance": math.nan}, {"held_out": -1},
+        {"reference_weight": math.inf},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_have_ranges(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(UserError, match=rf"train\.{name} is .*, but must be"):
+        small_config(**wrong)
+
+
+def test_the_largest_seed_has_steps_of_its_own() -> None:
+    first, second = (loop.step_generator((1 << 63) - 1, step).initial_seed() for step in (0, 1))
+    assert first != second
 
 
 def test_how_a_run_is_worked_through_may_change_and_it_may_be_prolonged(tmp_path: Path) -> None:

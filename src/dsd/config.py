@@ -61,6 +61,21 @@ def how_it_runs(default: Any = dataclasses.MISSING) -> Any:
     return dataclasses.field(default=default, metadata={_HOW: True})
 
 
+def require_seeds(name: str, seed: int, count: int = 1) -> None:
+    """Refuses seeds that torch does not take, or that numpy does not.
+
+    Args:
+        name: of the setting.
+        seed: the first one.
+        count: how many count up from it.
+
+    Raises:
+        UserError: they are not all from 0 to 2^63 - 1.
+    """
+    if not 0 <= seed <= (1 << 63) - count:
+        raise UserError(f"{name} is {seed}, but must be from 0 to {(1 << 63) - count}")
+
+
 def decides(field: dataclasses.Field) -> bool:
     """Whether a config's field decides what is made; all do but those of `how_it_runs`."""
     return _HOW not in field.metadata

@@ -20,6 +20,16 @@ def reason_of(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def cut(text: str, most: int = 120) -> str:
+    """What was given, short enough to stand in a sentence.
+
+    Args:
+        text: of any length.
+        most: characters that are kept.
+    """
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+
+
 def import_extra(module: str, extra: str) -> ModuleType:
     """Imports a library that only an extra installs.
 

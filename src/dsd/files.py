@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
-from dsd.errors import UserError
+from dsd.errors import UserError, cut
+
+Content = TypeVar("Content")
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # what `_temporary_beside` gives
 
@@ -117,6 +121,25 @@ def sweep(folder: Path) -> None:
     for leftover in folder.rglob(".*.tmp"):
         if leftover.is_file() and _TEMPORARY.fullmatch(leftover.name):
             leftover.unlink(missing_ok=True)
+
+
+def read_json(path: Path, read: Callable[[Any], Content], fix: str) -> Content:
+    """Reads a JSON file that earlier work left behind.
+
+    Args:
+        path: of the file.
+        read: makes what is wanted of its JSON.
+        fix: what to do about a file that is damaged, for the message.
+
+    Raises:
+        UserError: it is missing, no JSON (half written, say), or JSON of another kind.
+    """
+    try:
+        return read(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise UserError(f'"{path}" is missing; {fix}') from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f'"{path}" is damaged ({cut(repr(error))}); {fix}') from error
 
 
 def sha256_of(path: Path | str) -> str:

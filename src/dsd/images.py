@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, TypeAlias
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from dsd.errors import UserError
+from dsd.errors import UserError, cut
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -146,12 +146,14 @@ def contact_sheet(
 
 def _open(source: str | Path | bytes | IO[bytes]) -> tuple[str, IO[bytes]]:
     if isinstance(source, (str, Path)):
-        name, path = f'"{source}"', Path(source)
+        name, path = f'"{cut(str(source), 400)}"', Path(source)
         try:
             data: bytes | None = None if path.stat().st_size else b""
             file: IO[bytes] = path.open("rb")
         except OSError as error:
             raise UserError(f"cannot open the picture {name} ({error.strerror}); give a file that exists") from error
+        except ValueError as error:  # a character that no file's name can hold
+            raise UserError(f"cannot open the picture {str(source)!r} ({error}); give the name of a file") from error
         if data is not None:
             file.close()
     else:

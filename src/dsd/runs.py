@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from dsd.config import decides, from_json, to_json
 from dsd.errors import UserError
-from dsd.files import make_folder, write_atomic
+from dsd.files import make_folder, read_json, write_atomic
 
 CONFIG, SOURCES = "config.json", "sources.json"
 Record = TypeVar("Record")
@@ -42,13 +42,9 @@ def begun(
     Raises:
         UserError: the folder holds work of other settings or sources; the message names them, with both values.
     """
-    path = folder / CONFIG
-    if not path.exists():
+    if not (folder / CONFIG).exists():
         return False
-    try:
-        before = from_json(type(config), path.read_text(encoding="utf-8"))
-    except UserError as error:
-        raise UserError(f'"{path}" does not say what "{folder}" holds: {error}; give another folder') from error
+    before = config_of(folder, type(config))
     differing = [f"{name} = {old!r} (now {new!r})" for name, old, new in _differences(before, config, exactly)]
     if differing:
         raise UserError(
@@ -63,6 +59,23 @@ def begun(
                     "bring the old one back to go on, or give another folder"
                 )
     return True
+
+
+def config_of(folder: Path, kind: type[Record]) -> Record:
+    """The settings of the work that a folder holds.
+
+    Args:
+        folder: of the work.
+        kind: the dataclass of its settings.
+
+    Raises:
+        UserError: their file is missing or damaged, or holds others.
+    """
+    path = folder / CONFIG
+    try:
+        return from_json(kind, path.read_text(encoding="utf-8"))
+    except (UserError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f'"{path}" does not say what "{folder}" holds: {error}; give another folder') from error
 
 
 def claim(
@@ -98,11 +111,7 @@ def sources_of(folder: Path) -> dict[str, str]:
     Raises:
         UserError: their file is missing or damaged.
     """
-    path = folder / SOURCES
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f'"{path}" cannot be read ({error}); give another folder') from error
+    return read_json(folder / SOURCES, lambda content: dict(content.items()), "give another folder")
 
 
 class Ledger:
@@ -132,10 +141,7 @@ class Ledger:
         path = self.path(name)
         if not path.exists():
             return None
-        try:
-            return read(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f'"{path}" is damaged ({error!r}); delete it, and that part is done anew') from error
+        return read_json(path, read, "delete it, and that part is done anew")
 
     def commit(self, name: str, record: Any) -> None:
         """Keeps the record, JSON, of a piece of work whose results have been written."""

@@ -6,6 +6,7 @@ A recipe says how its students draw, training keeps that with the adapter, and w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 from dsd.errors import UserError
 
@@ -29,3 +30,6 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UserError(f"sampling needs at least 1 step, got {self.steps}")
+        for name in ("text_scale", "image_scale", "guidance"):
+            if not isfinite(getattr(self, name)):
+                raise UserError(f"{name} is {getattr(self, name)}, but must be a finite number")

@@ -215,6 +215,8 @@ class ConditionedTask:
             for start in range(0, len(rows), _HELD_OUT_AT_ONCE):
                 part = rows[start : start + _HELD_OUT_AT_ONCE]
                 losses.append(self._loss(objective, part, generator) * len(part))
+        if not losses:
+            return {}
         return {"held_out_loss": float(torch.stack(losses).sum()) / len(rows)}
 
     def _loss(self, objective: Objective, rows: Sequence[int], generator: torch.Generator) -> Tensor:

@@ -19,6 +19,7 @@ from dsd.images import encode_png
 DEFAULT_KEY = "OPENAI_API_KEY"
 RETRIES = 5  # of one request, when the server is busy or the line breaks, with growing pauses
 TIMEOUT_SECONDS = 180.0
+TRY_SECONDS = 30.0
 
 
 class OpenAIChat:
@@ -47,6 +48,19 @@ class OpenAIChat:
         self._client = openai.OpenAI(
             base_url=base_url, api_key=key or "none", max_retries=RETRIES, timeout=TIMEOUT_SECONDS
         )
+
+    def require_connection(self) -> None:
+        """Tries the server, whatever it says.
+
+        Raises:
+            UserError: nothing answers there.
+        """
+        try:
+            self._client.with_options(max_retries=1, timeout=TRY_SECONDS).models.list()
+        except openai.APIConnectionError as error:
+            raise UserError(f"the chat server {self._client.base_url} cannot be used: {_sentence(error)}") from error
+        except openai.APIError:
+            pass  # it lists no models, but it is there
 
     def reply(self, requests: Sequence[ChatRequest]) -> list[Reply]:
         """See `dsd.chat.protocol.ChatModel`."""
@@ -97,7 +111,7 @@ _BAD_REQUEST = "request refused"
 
 def _sentence(error: openai.APIError) -> str:
     if isinstance(error, openai.APITimeoutError):
-        return f"no answer within {TIMEOUT_SECONDS:.0f} s"
+        return "no answer in time"
     if isinstance(error, openai.APIConnectionError):
         return f"no connection ({error.__cause__ or error.message})"
     return error.message

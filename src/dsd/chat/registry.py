@@ -35,3 +35,15 @@ def load_chat(name: str, *, batch_size: int = 64) -> ChatModel:
     from dsd.chat.local import LocalChat
 
     return LocalChat(name, batch_size=batch_size)
+
+
+def require_connection(chat: ChatModel) -> None:
+    """Tries a model that is behind a server, before anything is made that counts on it.
+
+    Raises:
+        UserError: the server is away.
+    """
+    from dsd.chat.openai import OpenAIChat
+
+    if isinstance(chat, OpenAIChat):
+        chat.require_connection()

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from dsd.config import require_seeds
+
 if TYPE_CHECKING:
     from dsd.generate.two_frame import TwoFramePipeline
 
@@ -71,6 +73,8 @@ class Model:
         """
         import torch
 
+        for seed in seeds:
+            require_seeds("seed", seed)
         result: Any = pipeline(
             list(prompts),
             [list(references)] * len(prompts),

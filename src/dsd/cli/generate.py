@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from dsd.cli.drawing import Model
+from dsd.config import require_seeds
 from dsd.errors import UserError
 from dsd.recipes.recipe import Recipe
 from dsd.recipes.registry import first_and_named
 
 _AT_ONCE = 8
+_NUMBERED = re.compile(r"(\d{3,})-.*\.png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +35,8 @@ class Generate:
     width: int | None = None
     """Of the result, in pixels; what the model was trained at when left out."""
     out: Path = Path("runs/generated")
-    """Folder to write PROMPT-SEED.png files to (PROMPT-SEED-FRAME.png where several frames are drawn); a name ending in
-    .png writes the single picture there."""
+    """Folder to write NUMBER-SEED.png files to (NUMBER-SEED-FRAME.png where several frames are drawn), a number a
+    prompt, counted on from those that lie there; a name ending in .png writes the single picture there."""
     model: Model
     """The two-frame model."""
     dry_run: bool = False
@@ -87,11 +90,19 @@ def _jobs(command: Generate) -> list[tuple[str, int, Path]]:
         raise UserError('no prompt was given; give --prompt "what the picture shall show"')
     if command.count < 1:
         raise UserError(f"--count is {command.count}, but must be at least 1")
+    require_seeds("--seed", command.seed, command.count)
     one_file = command.out.suffix.lower() == ".png"
     if one_file and len(command.prompt) * command.count > 1:
         raise UserError(f'"{command.out}" is one file, but several pictures were asked for; give --out a folder')
+    first = 0 if one_file else _first_free(command.out)
     return [
         (prompt, seed, command.out if one_file else command.out / f"{number:03d}-{seed}.png")
-        for number, prompt in enumerate(command.prompt)
+        for number, prompt in enumerate(command.prompt, start=first)
         for seed in range(command.seed, command.seed + command.count)
     ]
+
+
+def _first_free(folder: Path) -> int:
+    """The number after those of the pictures that lie in a folder."""
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    return max((int(found[1]) + 1 for name in names if (found := _NUMBERED.fullmatch(name))), default=0)

@@ -5,18 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsd.data.sources import Columns, open_source
+from dsd.data.own import Columns
+from dsd.data.sources import open_source
+from dsd.errors import UserError
 from dsd.recipes.registry import all_recipes
 from dsd.train.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Fine-tunes a text-to-image model into a two-frame model. Run the same command again to resume."""
+    """Fine-tunes a text-to-image model into a two-frame model, and prints the adapter's folder.
+
+    Run the same command again to resume.
+    """
 
     data: str
     """What to train on: a dataset folder, as `dsd curate` writes it; a folder of pictures with metadata.jsonl or
-    metadata.csv; a dataset of the `datasets` library (folder or hub id); or a webdataset (.tar or a folder of them)."""
+    metadata.csv; a dataset of the `datasets` library (folder, .parquet or hub id); or a webdataset (.tar or a folder of
+    them)."""
     columns: Columns = Columns()
     """Names of the columns of such own data."""
     skip_bad_rows: bool = False
@@ -57,7 +63,19 @@ def plan(command: Train) -> list[str]:
 
 
 def run(command: Train) -> None:
-    source = open_source(command.data, command.columns, skip_bad_rows=command.skip_bad_rows)
+    one_size = command.train.frame_size is None
+    source = open_source(command.data, command.columns, skip_bad_rows=command.skip_bad_rows, one_size=one_size)
+    if source.whole is not None and command.out.resolve().is_relative_to(source.whole.resolve()):
+        raise UserError(
+            f'--out "{command.out}" lies inside --data "{command.data}", of which any file may be data; give a folder '
+            "outside"
+        )
+    from accelerate import PartialState
+
+    from dsd.log import quiet_libraries
     from dsd.train.trainer import train
 
-    train(command.train, source, command.out)
+    quiet_libraries()
+    adapter = train(command.train, source, command.out)
+    if PartialState().is_main_process:
+        print(adapter)

@@ -16,7 +16,7 @@ from datasketch import MinHash, MinHashLSH
 
 from dsd.data.records import Caption
 from dsd.data.tables import rows_of
-from dsd.errors import UserError
+from dsd.errors import UserError, cut
 
 COLUMNS = ("text", "caption", "captions", "prompt")
 """Names of a caption column, in upper or lower case; LAION's is ``TEXT``. The first that is found counts."""
@@ -143,7 +143,7 @@ def _table(file: IO[bytes], path: str) -> Iterator[str | None]:
         column = column or _column(list(row), path)
         value = row.get(column)
         if value is not None and not isinstance(value, str):
-            raise UserError(f'"{column}" in row {number} of "{path}" is {value!r}, but captions must be text')
+            raise UserError(f'"{column}" in row {number} of "{path}" is {cut(repr(value))}, but captions must be text')
         yield value
 
 

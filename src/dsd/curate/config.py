@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dsd.config import how_it_runs
+from dsd.config import how_it_runs, require_seeds
 from dsd.curate.tasks.registry import DEFAULT, find, task_of
 from dsd.errors import UserError
 
@@ -102,6 +102,7 @@ class CurateConfig:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if self.true_guidance < 1:
             raise UserError(f"true_guidance is {self.true_guidance}, but must be at least 1 (1 turns it off)")
+        require_seeds("seed", self.seed)
         find(self.task)
         if self.themes and len(self.themes) != (panels := task_of(self.task).layout.panels):
             raise UserError(f"themes are {len(self.themes)} scenes, but a sheet has {panels}; give {panels} or none")

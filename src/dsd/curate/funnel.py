@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from dsd.errors import UserError
-
 
 @dataclass(frozen=True, kw_only=True)
 class Funnel:
@@ -82,12 +80,9 @@ class Funnel:
         """The inverse of `to_dict`.
 
         Raises:
-            UserError: other fields than a funnel has.
+            TypeError: other fields than a funnel has.
         """
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise UserError(f"this is no funnel ({error}); curate again") from error
+        return cls(**values)
 
     def lines(self) -> list[str]:
         """The funnel as text, one stage a line."""

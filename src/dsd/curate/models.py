@@ -9,12 +9,13 @@ from typing import Any
 
 from dsd import runs
 from dsd.chat.protocol import ChatModel
-from dsd.chat.registry import load_chat
+from dsd.chat.registry import load_chat, require_connection
 from dsd.curate.config import CurateConfig
 from dsd.curate.grids import Teacher
 from dsd.curate.tasks.registry import task_of
 from dsd.curate.tasks.task import Task
 from dsd.curate.templates import Templates
+from dsd.errors import UserError
 from dsd.log import quiet_libraries
 
 _OF_SHEETS = ("chat", "teacher", "templates/grid_prompt", "templates/sheet")
@@ -62,6 +63,16 @@ class Models:
         quiet_libraries()
         return Teacher(self.config)
 
+    def require_servers(self) -> None:
+        """Tries the servers that will be asked.
+
+        Raises:
+            UserError: one of them is away.
+        """
+        require_connection(self.judge)
+        if not self.config.sheets_from and self.chat is not self.judge:
+            require_connection(self.chat)
+
     def sources(self) -> dict[str, str]:
         """What else the content depends on: the revisions of the models behind the names, and of the prompts.
 
@@ -72,6 +83,11 @@ class Models:
         judge = self.judge.revision
         if self.config.sheets_from:
             before = runs.sources_of(Path(self.config.sheets_from))
+            if lacking := [name for name in _OF_SHEETS if name not in before]:
+                raise UserError(
+                    f'"{Path(self.config.sheets_from) / runs.SOURCES}" does not name the {lacking[0]} of its sheets; '
+                    "bring the file back, or draw in another folder"
+                )
             drawn = {name: before[name] for name in _OF_SHEETS}
         else:
             drawn = {"chat": self.chat.revision, "teacher": self.teacher.model.revision}

@@ -15,7 +15,7 @@ from typing import Any, get_args
 import pyarrow.parquet as pq
 
 from dsd import runs
-from dsd.config import from_json, to_json
+from dsd.config import to_json
 from dsd.curate.captions import Captions, read_captions
 from dsd.curate.config import JUDGED_BY, CurateConfig
 from dsd.curate.executors.local import Local
@@ -28,9 +28,9 @@ from dsd.curate.units import FOLDER, Unit, UnitLedger, UnitRecord, split_into_un
 from dsd.curate.work import Drawing, Judging
 from dsd.data.records import Caption
 from dsd.data.rows import Kind
-from dsd.data.store import FUNNEL, MANIFEST, DatasetWriter, Shard
+from dsd.data.store import MANIFEST, DatasetReader, DatasetWriter, Shard
 from dsd.errors import UserError
-from dsd.files import make_folder, sweep, write_atomic
+from dsd.files import make_folder, read_json, sweep, write_atomic
 from dsd.log import console, progress
 
 CAPTIONS = f"{FOLDER}/captions.json"
@@ -53,7 +53,7 @@ def curate(config: CurateConfig, out: Path, executor: Executor | None = None) ->
     """
     begun = _begun(config, make_folder(out))
     if (out / MANIFEST).exists():
-        funnel = Funnel.from_dict(json.loads((out / FUNNEL).read_text(encoding="utf-8")))
+        funnel = Funnel.from_dict(DatasetReader(out).funnel())
         _show(funnel, out)
         return funnel
     if begun:
@@ -66,6 +66,8 @@ def curate(config: CurateConfig, out: Path, executor: Executor | None = None) ->
     models, ledger, executor = Models(config), UnitLedger(out), executor or Local()
     drawing = Drawing(units=units, models=models, ledger=ledger)
     judging = Judging(units=units, models=models, ledger=ledger, drawn=drawn)
+    if not begun:
+        models.require_servers()
     if not begun or any(judging.find(number) is None for number in range(len(units))):
         _claim(config, captions, models.sources(), out)
     if not config.sheets_from:
@@ -78,15 +80,28 @@ def curate(config: CurateConfig, out: Path, executor: Executor | None = None) ->
 
 def _begun(config: CurateConfig, out: Path) -> bool:
     """Whether this dataset was begun in the folder; refuses one with other settings."""
-    begun = runs.begun(out, config, "a dataset")
+    try:
+        begun = runs.begun(out, config, "a dataset")
+    except UserError as error:
+        raise UserError(f"{error}{_judged_anew(config, out)}") from error
     if not begun and any((out / name).exists() for name in (MANIFEST, *get_args(Kind))):
         raise UserError(f'"{out}" holds a dataset that was made elsewhere; give another folder')
     return begun
 
 
+def _judged_anew(config: CurateConfig, out: Path) -> str:
+    """The way on with the sheets of a folder, where they are those that this config would draw."""
+    before = runs.config_of(out, CurateConfig)
+    try:
+        runs.begun(out, replace(config, **{name: getattr(before, name) for name in JUDGED_BY}))
+    except UserError:
+        return ""
+    return f"; to judge its sheets in this way, give --curate.sheets-from {before.sheets_from or out} --out OTHER"
+
+
 def _check_drawn(config: CurateConfig, drawn: Path, units: Sequence[Unit]) -> None:
     """Refuses sheets that other settings would have drawn, or that are not all drawn yet."""
-    before = from_json(CurateConfig, (drawn / runs.CONFIG).read_text(encoding="utf-8"))
+    before = runs.config_of(drawn, CurateConfig)
     runs.begun(drawn, replace(config, **{name: getattr(before, name) for name in JUDGED_BY}), "sheets")
     missing = sum(UnitLedger(drawn).find_sheets(unit.number) is None for unit in units)
     if missing:
@@ -101,8 +116,7 @@ def _captions(config: CurateConfig, drawn: Path, begun: bool) -> Captions:
     if config.sheets_from and not (drawn / runs.CONFIG).is_file():
         raise UserError(f'there are no sheets in "{drawn}"; give a folder that `dsd curate` wrote as sheets_from')
     if config.sheets_from or (begun and path.exists()):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return Captions(taken=tuple(Caption(text=text) for text in content["taken"]), skipped=content["skipped"])
+        return read_json(path, _taken, "bring it back, or curate in another folder")
     wanted = config.units * config.unit_size
     if config.subjects:
         return Captions(taken=repeated(config.subjects, wanted), skipped={})
@@ -113,6 +127,14 @@ def _captions(config: CurateConfig, drawn: Path, begun: bool) -> Captions:
             f"{config.units:,} units; the curation takes those"
         )
     return captions
+
+
+def _taken(content: Any) -> Captions:
+    """What `_claim` wrote of the captions."""
+    texts = content["taken"]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise TypeError("taken is no list of captions")
+    return Captions(taken=tuple(Caption(text=text) for text in texts), skipped=dict(content["skipped"]))
 
 
 def _claim(config: CurateConfig, captions: Captions, sources: dict[str, str], out: Path) -> None:

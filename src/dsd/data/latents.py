@@ -26,7 +26,7 @@ from dsd.backbones.stock import StockBackbone
 from dsd.config import from_json
 from dsd.data.records import Example
 from dsd.errors import UserError
-from dsd.files import write_atomic
+from dsd.files import read_json, write_atomic
 from dsd.images import to_tensor
 from dsd.log import progress
 
@@ -35,6 +35,7 @@ Item = TypeVar("Item")
 SHARD_SAMPLES = 256
 _ENCODED_AT_ONCE = 16
 _EMPTY, _MANIFEST = "empty.safetensors", "manifest.json"
+_COUNTS = ("shards", "samples", "references", "targets")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +160,8 @@ class LatentCache:
     """
 
     def __init__(self, folder: Path) -> None:
-        manifest = json.loads((folder / _MANIFEST).read_text())
+        fix = f'delete "{folder}", and the latents are made anew'
+        manifest = read_json(folder / _MANIFEST, lambda content: {name: content[name] for name in _COUNTS}, fix)
         self.references, self.targets = manifest["references"], manifest["targets"]
         self.ids: list[str] = []
         self.grids: list[str] = []

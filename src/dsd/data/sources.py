@@ -1,8 +1,9 @@
 """Where examples come from: a curated dataset, or the user's own pictures, in any layout that `datasets` reads.
 
 - a folder that `dsd curate` wrote;
-- a folder of pictures with a ``metadata.jsonl`` or ``metadata.csv``: a row an example, pictures by their names in it;
-- what `datasets` loads: a folder of ``save_to_disk``, a folder of its files, or a hub id (read as a stream);
+- a folder of pictures with a ``metadata.jsonl`` or ``metadata.csv`` (or such a file itself, of any name): a row an
+  example, pictures by their names in it;
+- what `datasets` loads: a folder of ``save_to_disk``, a folder of its files, one of them, or a hub id (a stream);
 - a webdataset: a ``.tar``, or a folder of them, with members such as ``000.reference.png 000.target.png 000.txt``.
 
 A reference or a target is a picture, or a list of them where an example has several.
@@ -12,52 +13,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from dsd.data.records import Example, content_id, joined
+from dsd.data.own import Columns, OwnRows
+from dsd.data.records import Example
 from dsd.data.tables import Row, rows_of
 from dsd.errors import UserError, reason_of
 from dsd.files import sha256_of
-from dsd.images import load_image
-from dsd.log import console
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Files that describe the pictures beside them, a row each."""
+_OF_TABLES = (".jsonl", ".csv")
+_BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 _UNITS = "units"
 _SAVED_TO_DISK = "state.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """What the columns of the user's own data are called.
-
-    Attributes:
-        reference: pictures that are given: a picture or a list of them; of a webdataset the member's ending.
-        target: pictures to draw, likewise.
-        caption: of the targets: one for all, or a list with one for each.
-        group: rows of one group are held out together; those of one reference are, when left out.
-    """
-
-    reference: str = "reference"
-    target: str = "target"
-    caption: str = "caption"
-    group: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnExample:
-    """An example of the user's own; see `dsd.data.records.Example`."""
-
-    id: str
-    grid: str
-    references: tuple[Image.Image, ...]
-    targets: tuple[Image.Image, ...]
-    caption: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,20 +40,25 @@ class Source:
         examples: starts to read them, from the first one on.
         fingerprint: of the content, as far as that can be told without reading all of it.
         total: how many there are; None where that is not known beforehand.
+        whole: a folder of which any file may be data; None where it is known which are.
     """
 
     examples: Callable[[], Iterator[Example]]
     fingerprint: str
     total: int | None = None
+    whole: Path | None = None
 
 
-def open_source(data: str | Path, columns: Columns | None = None, *, skip_bad_rows: bool = False) -> Source:
+def open_source(
+    data: str | Path, columns: Columns | None = None, *, skip_bad_rows: bool = False, one_size: bool = False
+) -> Source:
     """Finds out what the data are.
 
     Args:
-        data: a folder, a ``.tar``, or a hub id.
+        data: a folder, a single file, or a hub id.
         columns: of the user's own data.
         skip_bad_rows: leave out rows that cannot be used, and say how many, where the first one else ends the reading.
+        one_size: a row with a picture of another size than the first one's cannot be used.
 
     Raises:
         UserError: there are no such data, or none of a kind that can be read; while reading, also for a bad row.
@@ -92,11 +69,22 @@ def open_source(data: str | Path, columns: Columns | None = None, *, skip_bad_ro
     if (path / MANIFEST).is_file() or (path / _UNITS).is_dir():  # finished, or to be refused as unfinished
         reader = DatasetReader(path)
         return Source(examples=reader.examples, fingerprint=sha256_of(path / MANIFEST)[:16], total=len(reader))
-    metadata = [path / name for name in METADATA if (path / name).is_file()]
-    if metadata:
-        rows, where, digest = metadata_rows(metadata[0]), str(metadata[0]), _digest_of(path)
+    folder = path.parent if path.is_file() else path
+    tables = [path] if path.is_file() else [path / name for name in METADATA]
+    table = next((table for table in tables if table.suffix in _OF_TABLES and table.is_file()), None)
+    whole: Path | None = None
+    if table is not None:
+        rows, where, digest = metadata_rows(table), str(table), sha256_of(table)
+    elif path.is_file() and path.suffix not in _BUILDERS:
+        raise UserError(
+            f'"{path}" is no single file that can be read; give one that ends in '
+            f"{', '.join((*_OF_TABLES, *_BUILDERS))}, or the folder that it lies in"
+        )
     elif path.exists():
-        rows, where, digest = _dataset_rows(path), str(path), _digest_of(path)
+        files = _files_of(path)
+        rows, where = _dataset_rows(path), str(path)
+        digest = _digest_of(folder, [file.relative_to(folder).as_posix() for file in files])
+        whole = path if path.is_dir() and not _tars(path) and not (path / _SAVED_TO_DISK).is_file() else None
     elif str(data).count("/") == 1 and not path.is_absolute() and not str(data).startswith("."):
         rows, where, digest = _hub_rows(str(data)), str(data), str(data)
     else:
@@ -104,80 +92,11 @@ def open_source(data: str | Path, columns: Columns | None = None, *, skip_bad_ro
             f'there are no data at "{data}"; give a folder that `dsd curate` wrote, a folder of pictures with '
             f"{' or '.join(METADATA)}, a dataset's folder, a webdataset, or a hub id (owner/name)"
         )
-    reading = _Rows(rows=rows, where=where, folder=path, columns=columns, skip=skip_bad_rows)
+    reading = OwnRows(rows=rows, where=where, folder=folder, columns=columns, skip=skip_bad_rows, one_size=one_size)
+    if table is not None:
+        digest = f"{digest} {_digest_of(folder, reading.files())}"
     digest = hashlib.sha256(f"{digest} {columns}".encode()).hexdigest()[:16]
-    return Source(examples=reading.examples, fingerprint=digest)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Rows:
-    """Rows of the user's own data, on their way to be examples."""
-
-    rows: Callable[[], Iterator[Row]]
-    where: str
-    folder: Path
-    columns: Columns
-    skip: bool
-
-    def examples(self) -> Iterator[Example]:
-        bad: list[str] = []
-        for number, row in enumerate(self.rows(), start=1):
-            try:
-                if isinstance(row, UserError):
-                    raise row
-                example = self._example(row)
-            except UserError as error:
-                sentence = f'"{self.where}", row {number}: {error}'
-                if not self.skip:
-                    raise UserError(f"{sentence}; or leave such rows out with --skip-bad-rows") from error
-                bad.append(sentence)
-            else:
-                yield example
-        if bad:
-            console.print(f"warning: {len(bad)} rows were left out, the first: {bad[0]}", soft_wrap=True, markup=False)
-
-    def _example(self, row: Mapping[str, Any]) -> OwnExample:
-        columns = self.columns
-        references = self._pictures(row, columns.reference)
-        targets = self._pictures(row, columns.target)
-        if not targets:
-            raise UserError(f'the column "{columns.target}" holds no picture; give one')
-        captions = self._captions(row, len(targets))
-        grid = content_id("reference", *references) if columns.group is None else str(self._cell(row, columns.group))
-        identity = content_id("example", *references, *targets, captions)
-        return OwnExample(id=identity, grid=grid, references=references, targets=targets, caption=captions)
-
-    def _pictures(self, row: Mapping[str, Any], column: str) -> tuple[Image.Image, ...]:
-        cell = self._cell(row, column)
-        return tuple(self._picture(one, column) for one in (cell if isinstance(cell, (list, tuple)) else [cell]))
-
-    def _picture(self, cell: Any, column: str) -> Image.Image:
-        if isinstance(cell, Mapping) and {"bytes", "path"} & cell.keys():  # an undecoded image of `datasets`
-            cell = cell.get("bytes") or cell.get("path")
-        if isinstance(cell, (Image.Image, bytes)):
-            return load_image(cell)
-        if isinstance(cell, str) and cell.strip():
-            return load_image(self.folder / cell)
-        raise UserError(f'the column "{column}" holds {cell!r}, but must hold a picture or the name of its file')
-
-    def _captions(self, row: Mapping[str, Any], targets: int) -> str:
-        cell = self._cell(row, self.columns.caption)
-        if isinstance(cell, bytes):
-            cell = cell.decode("utf-8", "replace")
-        said = list(cell) if isinstance(cell, (list, tuple)) else [cell]
-        if not all(isinstance(one, str) and one.strip() for one in said):
-            raise UserError(f'the column "{self.columns.caption}" holds {cell!r}, but must hold a sentence')
-        if len(said) not in (1, targets):
-            raise UserError(f"there are {len(said)} captions for {targets} targets; give one for all or one for each")
-        return joined(said)
-
-    def _cell(self, row: Mapping[str, Any], column: str) -> Any:
-        if column not in row:
-            known = ", ".join(f'"{name}"' for name in row)
-            raise UserError(f'there is no column "{column}", only {known}; name yours with --columns')
-        if row[column] is None:
-            raise UserError(f'the column "{column}" is empty; fill it')
-        return row[column]
+    return Source(examples=reading.examples, fingerprint=digest, whole=whole)
 
 
 def _listed(cell: Any) -> Any:
@@ -185,7 +104,7 @@ def _listed(cell: Any) -> Any:
     if isinstance(cell, str) and cell.startswith("["):
         try:
             return json.loads(cell)
-        except ValueError:
+        except (ValueError, RecursionError):
             return cell
     return cell
 
@@ -209,14 +128,17 @@ def _dataset_rows(path: Path) -> Callable[[], Iterator[Row]]:
     def rows() -> Iterator[Row]:
         import datasets
 
-        tars = [path] if path.suffix == ".tar" else sorted(path.glob("*.tar")) if path.is_dir() else []
+        tars = _tars(path)
         try:
             if (path / _SAVED_TO_DISK).is_file():
                 saved: Any = datasets.load_from_disk(str(path))
                 found: Any = saved.to_iterable_dataset()
-            elif tars:
-                files = [str(tar) for tar in tars]
-                found = datasets.load_dataset("webdataset", data_files=files, split="train", streaming=True)
+            elif path.is_file() or tars:
+                files, builder = (
+                    [str(file) for file in tars or [path]],
+                    "webdataset" if tars else _BUILDERS[path.suffix],
+                )
+                found = datasets.load_dataset(builder, data_files=files, split="train", streaming=True)
             else:
                 found = datasets.load_dataset(str(path), split="train", streaming=True)
             yield from found.decode(False)
@@ -226,6 +148,13 @@ def _dataset_rows(path: Path) -> Callable[[], Iterator[Row]]:
             raise _unreadable(str(path), error) from error
 
     return rows
+
+
+def _tars(path: Path) -> list[Path]:
+    """A webdataset's archives, if it is one."""
+    if path.suffix == ".tar":
+        return [path]
+    return sorted(tar for tar in path.glob("*.tar") if _is_seen(tar, path)) if path.is_dir() else []
 
 
 def _hub_rows(name: str) -> Callable[[], Iterator[Row]]:
@@ -248,12 +177,34 @@ def _unreadable(name: str, error: Exception) -> UserError:
     )
 
 
-def _digest_of(path: Path) -> str:
-    """Names, sizes and times of the files, and the bytes of what describes them."""
-    files: Sequence[Path] = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+def _files_of(path: Path) -> list[Path]:
+    """The files that `datasets` may read of a local dataset; hidden ones it leaves alone."""
+    if path.is_file():
+        return [path]
+    if (path / _SAVED_TO_DISK).is_file():
+        return sorted(file for file in path.iterdir() if file.suffix in (".arrow", ".json") and _is_seen(file, path))
+    if tars := _tars(path):
+        return tars
+    return sorted(file for file in path.rglob("*") if file.is_file() and _is_seen(file, path))
+
+
+def _is_seen(file: Path, folder: Path) -> bool:
+    return not any(part.startswith((".", "__")) for part in file.relative_to(folder).parts)
+
+
+def _digest_of(folder: Path, files: Iterable[str]) -> str:
+    """Names, sizes and times of files.
+
+    Args:
+        folder: that their names are relative to.
+        files: their names; one that is not there counts as that.
+    """
     digest = hashlib.sha256()
-    for file in files:
-        name = file.name if file == path else file.relative_to(path).as_posix()
-        words = sha256_of(file) if file.name in METADATA else str(file.stat().st_mtime_ns)
-        digest.update(f"{name}\0{file.stat().st_size}\0{words}\n".encode())
+    for name in files:
+        try:
+            stat = (folder / name).stat()
+            state = f"{stat.st_size}\0{stat.st_mtime_ns}"
+        except (OSError, ValueError):  # whoever reads the row says what is wrong
+            state = "not there"
+        digest.update(f"{name}\0{state}\n".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from dsd.data.records import Example, Pair, PanelFilm, Reject, Sheet
 from dsd.data.rows import Kind, to_film, to_pair, to_parquet, to_reject, to_sheet
 from dsd.errors import UserError
-from dsd.files import sha256_of, write_atomic
+from dsd.files import read_json, sha256_of, write_atomic
 
 Record = TypeVar("Record")
 
@@ -170,7 +170,7 @@ class DatasetReader:
 
     def funnel(self) -> dict[str, Any]:
         """The content of ``funnel.json``."""
-        return json.loads((self.folder / FUNNEL).read_text(encoding="utf-8"))
+        return read_json(self.folder / FUNNEL, lambda content: dict(content.items()), "copy the dataset again")
 
     def verify(self) -> None:
         """Compares every shard with the manifest.
@@ -195,8 +195,8 @@ def _read_manifest(folder: Path) -> Manifest:
             f'"{folder}" is no finished dataset (it has no {MANIFEST}); give the folder of `dsd curate`, '
             "or run the same command again to finish it"
         )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+
+    def read(content: Any) -> Manifest:
         version = content["schema_version"]
         if version != SCHEMA_VERSION:
             raise UserError(
@@ -205,8 +205,8 @@ def _read_manifest(folder: Path) -> Manifest:
             )
         shards = tuple(Shard(**shard) for shard in content["shards"])
         return Manifest(schema_version=version, recipe=content["recipe"], shards=shards)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f'"{path}" is damaged ({error!r}); copy the dataset again') from error
+
+    return read_json(path, read, "copy the dataset again")
 
 
 def _json(content: Mapping[str, Any]) -> str:

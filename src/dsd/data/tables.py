@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import IO, Any, TypeAlias
 
-from dsd.errors import UserError
+from dsd.errors import UserError, cut
 
 Row: TypeAlias = "Mapping[str, Any] | UserError"
 """Cells by column, or why there is no row in this place."""
@@ -39,11 +39,11 @@ def _json_lines(file: IO[bytes]) -> Iterator[Row]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield UserError(f"line {number} is no JSON ({error}); write an object a line")
             continue
         holds = isinstance(row, dict)
-        yield row if holds else UserError(f"line {number} holds {row!r}, but must hold an object of columns")
+        yield row if holds else UserError(f"line {number} holds {cut(repr(row))}, but must hold an object of columns")
 
 
 def _table(file: IO[bytes], path: str, delimiter: str) -> Iterator[Row]:

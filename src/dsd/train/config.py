@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
-from dsd.config import how_it_runs
+from dsd.config import how_it_runs, require_seeds
 from dsd.errors import UserError
 from dsd.sampling import Sampling
 
@@ -41,7 +42,8 @@ class TrainConfig:
         guidance: embedded guidance value, for guidance-distilled bases; others ignore it.
         max_sequence_length: text tokens a caption is padded to; generation must use the same.
         frame_size: (height, width) in pixels that pictures are resized to; None takes them as they are.
-        held_out: grids kept back whole; the first pair of each (of eight at most) is drawn in the sample sheets.
+        held_out: grids kept back whole; the first pair of each (of eight at most) is drawn in the sample sheets. Small
+            data has fewer held back, with a warning; of 0 the sheets show what is trained on.
         sample_every: steps between sample sheets and held-out losses.
         sampling: how samples are drawn, and later the finished student, whose adapter says it.
         checkpoint_every: steps between checkpoints.
@@ -82,13 +84,18 @@ class TrainConfig:
         for name in ("text_dropout", "image_dropout", "decay_from", "ema_decay"):
             _require(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "from 0 to 1")
         for name in (
-            "rank", "steps", "batch_size", "gradient_accumulation", "warmup", "max_sequence_length", "held_out",
+            "rank", "steps", "batch_size", "gradient_accumulation", "warmup", "max_sequence_length",
             "sample_every", "checkpoint_every",
         ):  # fmt: skip
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("learning_rate", "muon_learning_rate"):
-            _require(name, getattr(self, name), getattr(self, name) > 0, "above 0")
-        _require("reference_weight", self.reference_weight, self.reference_weight >= 0, "at least 0")
+            _require(name, getattr(self, name), 0 < getattr(self, name) < inf, "above 0 and finite")
+        _require("held_out", self.held_out, self.held_out >= 0, "at least 0")
+        for name in ("reference_weight", "weight_decay", "guidance"):
+            _require(name, getattr(self, name), 0 <= getattr(self, name) < inf, "at least 0 and finite")
+        if self.frame_size is not None:
+            _require("frame_size", self.frame_size, min(self.frame_size) >= 1, "a height and a width of at least 1")
+        require_seeds("train.seed", self.seed)
         _require("ema_decay", self.ema_decay, self.ema_decay < 1, "below 1")
         if self.batch_size % self.gradient_accumulation:
             raise UserError(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from dsd.files import write_atomic
+from dsd.files import read_json, write_atomic
 
 _PACKAGES = ("dsd", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow")
 
@@ -48,7 +48,7 @@ def commit() -> str:
 
 def record(path: Path) -> None:
     """Adds this environment to the file unless it is its last entry already."""
-    seen = json.loads(path.read_text()) if path.exists() else []
+    seen = read_json(path, list, "delete it; no more is lost") if path.exists() else []
     now = describe()
     if not seen or seen[-1] != now:
         write_atomic(path, json.dumps([*seen, now], indent=2) + "\n")

@@ -47,7 +47,7 @@ class Task(Protocol):
 
 def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
     """The random state of a step: a function of seed and step alone."""
-    return torch.Generator(device).manual_seed((seed * 1_000_003 + step) * 2 + 1)
+    return torch.Generator(device).manual_seed(((seed * 1_000_003 + step) * 2 + 1) % (1 << 63))
 
 
 @contextmanager

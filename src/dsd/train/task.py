@@ -15,6 +15,7 @@ from dsd.errors import UserError
 from dsd.files import make_folder, write_atomic
 from dsd.frames import Film
 from dsd.images import encode_png
+from dsd.log import console
 from dsd.train.adapter import Adapter
 from dsd.train.config import TrainConfig
 from dsd.train.ema import Ema
@@ -29,29 +30,38 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of a cache: those to train on, those held back, and of the latter the ones that are drawn."""
+    """Rows of a cache: those to train on, those held back, and those that are drawn (held back, where any are)."""
 
     training: list[int]
     held_out: list[int]
     shown: list[int]
 
 
-def split_by_grid(grids: list[str], held_out: int) -> Split:
-    """Holds back all pairs of the last ``held_out`` grids, so that no held-out individual is trained on.
+def split_by_grid(grids: list[str], held_out: int, *, says: bool = True) -> Split:
+    """Holds back all pairs of the last grids, so that no held-out individual is trained on.
 
-    Raises:
-        UserError: nothing would be left to train on.
+    Args:
+        grids: of the rows.
+        held_out: how many grids to hold back; fewer are, with a warning, where one at least would not be left.
+        says: print the warning; False on all processes of a parallel run but the first.
     """
-    last = list(dict.fromkeys(grids))[-held_out:]
+    names = list(dict.fromkeys(grids))
+    count = min(held_out, len(names) - 1)
+    last = names[len(names) - count :]
     back = set(last)
     training = [row for row, grid in enumerate(grids) if grid not in back]
-    if not training:
-        raise UserError(
-            f"the examples come from {len(back)} grids (or groups, such as rows of one reference) and held_out = "
-            f"{held_out} keeps them all from training; give more data or a smaller held_out"
-        )
     held = [row for row, grid in enumerate(grids) if grid in back]
-    return Split(training, held, [grids.index(grid) for grid in last[:_SHOWN]])
+    if count < held_out and says:
+        which = f"held out are the examples {', '.join(str(row + 1) for row in held)}"
+        if not held:
+            which = "none is held out, and the sample sheets show examples that are trained on"
+        console.print(
+            f"warning: the examples come from {len(names)} grids (or groups, such as rows of one reference), of which "
+            f"held_out = {held_out} would leave none to train on; {which}",
+            soft_wrap=True,
+            markup=False,
+        )
+    return Split(training, held, [grids.index(grid) for grid in (last or names)[:_SHOWN]])
 
 
 def optimizer_of(config: TrainConfig, modules: dict[str, nn.Module], not_for_muon: tuple[str, ...]) -> MuonAndAdamW:
@@ -96,7 +106,7 @@ class TwoFrameTask:
     ) -> None:
         self.config, self.backbone, self.adapter, self.cache = config, backbone, adapter, cache
         self.accelerator, self.device, self.folder = accelerator, accelerator.device, folder
-        self.rows = split_by_grid(cache.grids, config.held_out)
+        self.rows = split_by_grid(cache.grids, config.held_out, says=accelerator.is_main_process)
         self.parts = _parts(config, accelerator)
         self.optimizer = optimizer_of(config, {"transformer": adapter.transformer}, backbone.layers.not_matrices)
         self.ema = Ema(adapter.parameters, config.ema_decay)
@@ -170,6 +180,8 @@ class TwoFrameTask:
             drawn = draw(objective, len(part), generator).take(slice(None), self.device)
             loss = losses(self.backbone, objective, self._samples(part), drawn)
             found.append(torch.stack([loss["loss"], loss["loss_target"]]).cpu() * len(part))
+        if not found:
+            return {}
         loss, loss_target = (torch.stack(found).sum(0) / len(rows)).tolist()
         return {"held_out_loss": loss, "held_out_loss_target": loss_target}
 

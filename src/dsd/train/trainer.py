@@ -48,7 +48,7 @@ def train(
         UserError: the folder holds a run of another config or other data, or the data does not fit.
     """
     accelerator = Accelerator()
-    finished, source = out / "adapter", _source_of(data)
+    finished, source = out / "adapter", _source_of(data, config)
     if is_finished(config, source, out):
         return finished
     if accelerator.is_main_process:
@@ -158,7 +158,7 @@ def latent_cache(
         folder: of the cache.
         device: to encode on.
     """
-    data = _source_of(data)
+    data = _source_of(data, config)
     key = CacheKey(
         base=revision_or_name(config.base),
         data=data.fingerprint,
@@ -171,9 +171,9 @@ def latent_cache(
     return LatentCache(folder)
 
 
-def _source_of(data: Path | Source | Sequence[Example]) -> Source:
+def _source_of(data: Path | Source | Sequence[Example], config: TrainConfig) -> Source:
     if isinstance(data, Path):
-        return open_source(data)
+        return open_source(data, one_size=config.frame_size is None)
     if isinstance(data, Source):
         return data
     return Source(examples=lambda: iter(data), fingerprint=fingerprint(ids_of(data)), total=len(data))

@@ -26,7 +26,7 @@ from dsd.chat.protocol import ChatModel, ChatRequest
 from dsd.curate.templates import read_template
 from dsd.data.records import content_id
 from dsd.data.sources import METADATA, metadata_rows
-from dsd.errors import UserError
+from dsd.errors import UserError, cut
 from dsd.evaluate.benchmark import Benchmark, Subject
 from dsd.evaluate.pictures import file_name
 from dsd.images import load_image
@@ -171,7 +171,7 @@ def _of_row(folder: Path, row: Any) -> _Found:
     name = Path(names[0]).with_suffix("").as_posix()
     words, group = row.get("subject") or _words(Path(name).name), row.get("group")
     if not isinstance(words, str):
-        raise UserError(f'the column "subject" holds {words!r}, but must say in words what it is')
+        raise UserError(f'the column "subject" holds {cut(repr(words))}, but must say in words what it is')
     pictures = tuple(load_image(folder / one) for one in names)
     groups = () if group in (None, "") else (str(group),)
     return _Found(name=name, words=words, pictures=pictures, prompts=prompts, groups=groups)
@@ -182,7 +182,7 @@ def _listed(row: Any, column: str) -> tuple[str, ...]:
     given = row.get(column)
     listed = [given] if isinstance(given, str) and given else [] if given in (None, "") else given
     if not isinstance(listed, list) or not all(isinstance(one, str) and one.strip() for one in listed):
-        raise UserError(f'the column "{column}" holds {given!r}, but must hold text or a list of texts')
+        raise UserError(f'the column "{column}" holds {cut(repr(given))}, but must hold text or a list of texts')
     return tuple(listed)
 
 
