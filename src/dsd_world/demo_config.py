@@ -25,7 +25,7 @@ class DemoConfig:
     """
 
     curate: CurateConfig = field(default_factory=lambda: tiny().curate)
-    train: TrainConfig = field(default_factory=lambda: replace(tiny().train, steps=560))
+    train: TrainConfig = field(default_factory=lambda: replace(tiny().train, steps=500))
     shipped_student: str | None = "embedded:tiny-student"
     subjects: int = 32
     sampling: Sampling = SAMPLING
