@@ -13,7 +13,7 @@ from dsd_world.recipe import SAMPLING, tiny
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Settings of the demo. The defaults take less than ten minutes on two CPU cores.
+    """Settings of the demo. The defaults take eight to ten minutes on two CPU cores.
 
     Attributes:
         curate: phases 1 and 2; its captions are written by the demo itself.

@@ -13,7 +13,7 @@ from dsd_world.demo_config import DemoConfig
 class Demo:
     """Curates a small dataset, trains a student on it, draws held-out individuals and measures the result.
 
-    Takes less than ten minutes on two CPU cores, without a download. Run the same command again to resume.
+    Takes eight to ten minutes on two CPU cores, without a download. Run the same command again to resume.
     """
 
     out: Path = Path("runs/demo")
