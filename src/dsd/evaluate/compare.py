@@ -109,8 +109,9 @@ def bench_of(config: EvaluateConfig, benchmark: Benchmark, out: Path, faces: Fac
         faces: finds faces, to measure their identity apart.
     """
     device = default_device()
-    likeness = {column: ImageEncoder(model, device) for column, model in config.likeness_models.items()}
-    identity = ImageEncoder(config.identity, device) if config.identity else next(iter(likeness.values()), None)
+    encoders = {name: ImageEncoder(name, device) for name in _image_encoders(config)}
+    likeness = {column: encoders[name] for column, name in config.likeness_models.items()}
+    identity = encoders[config.identity] if config.identity else next(iter(likeness.values()), None)
     return Bench(
         benchmark=benchmark,
         identity=identity,
@@ -183,12 +184,17 @@ def _find(config: EvaluateConfig) -> None:
     for name in config.metrics:
         if name not in METRICS:
             raise UserError(f'there is no metric "{name}"; {did_you_mean(name, METRICS)}')
-    for name in filter(None, (config.identity, *config.likeness_models.values())):
+    for name in _image_encoders(config):
         ImageEncoder(name)
     if config.agreement:
         PictureTextEncoder(config.agreement)
     if config.judge is not None:
         (load_chat if config.judge.startswith(("openai:", "replay:")) else resolve)(config.judge)
+
+
+def _image_encoders(config: EvaluateConfig) -> set[str]:
+    """Names of the vision models; one that serves identity and likeness sees each picture once."""
+    return {*filter(None, (config.identity,)), *config.likeness_models.values()}
 
 
 def _build(build: Callable[[], SubjectMethod]) -> None:
