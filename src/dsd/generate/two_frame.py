@@ -29,7 +29,7 @@ from dsd.backbones.adapter import (
     warn_of_another_base,
 )
 from dsd.backbones.protocol import Text
-from dsd.backbones.registry import TWO_FRAME, backbone_class, family_of
+from dsd.backbones.registry import TWO_FRAME, backbone_class, drawing_of, family_of
 from dsd.backbones.stock import StockBackbone, apart, side_by_side
 from dsd.errors import UserError
 from dsd.frames import Film
@@ -62,7 +62,6 @@ else:
 OutputType = Literal["pil", "pt", "np", "latent"]
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 DEFAULT_TEXT_TOKENS = 512
-CALLBACK_TENSORS = ("latents", "prompt_embeds")
 
 logger = logging.get_logger(__name__)
 
@@ -261,7 +260,7 @@ class TwoFramePipeline(_Stock):
             UserError: A size that does not fit the autoencoder, numbers of prompts, pictures or generators that do not
                 agree, an argument without a meaning here, or a model that is not a two-frame model.
         """
-        _require(output_type, callback_on_step_end_tensor_inputs)
+        _require(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         drawings = self.begin(
             Asked(
                 prompt=prompt, image=image, negative_prompt=negative_prompt, num_frames=num_frames, height=height,
@@ -284,7 +283,10 @@ class TwoFramePipeline(_Stock):
                 self.advance(drawings)
                 if callback_on_step_end is not None:
                     given = {name: _tensor(drawings, name) for name in callback_on_step_end_tensor_inputs}
+                    scale = self._guidance_scale
                     _replace(drawings, callback_on_step_end(self, step, self._current_timestep, given) or {})
+                    if self._guidance_scale != scale:
+                        self._rescale(drawings)
                 bar.update()
         self._current_timestep = None
         images = self.finish(drawings, output_type)
@@ -547,9 +549,19 @@ class TwoFramePipeline(_Stock):
         }
         usual = Sampling() if self.adapter is None else self.adapter.sampling
         sampling = replace(usual, **{name: value for name, value in given.items() if value is not None})
-        self._guidance_scale = sampling.guidance
+        self._guidance_scale = getattr(sampling, self._scale)
         self._joint_attention_kwargs = self._attention_kwargs = own.attention
         return sampling
+
+    @property
+    def _scale(self) -> str:
+        """Which of `Sampling` the stock pipeline calls its guidance_scale."""
+        return "text_scale" if drawing_of(self.family).TRUE_GUIDANCE == "guidance_scale" else "guidance"
+
+    def _rescale(self, drawings: Sequence[Drawing]) -> None:
+        """After a callback that changed the guidance scale, as stock pipelines allow."""
+        for drawing in drawings:
+            drawing.sampling = replace(drawing.sampling, **{self._scale: float(self._guidance_scale)})
 
     def _sigmas(self, asked: Asked, sampling: Sampling, tokens: int) -> Tensor:
         shift = self.backbone.shift(tokens, sampling.steps)
@@ -648,20 +660,21 @@ def _black(size: tuple[int, int]) -> Tensor:
     return torch.full((1, 3, *size), -1.0)
 
 
-def _require(output_type: str, tensors: Sequence[str]) -> None:
+def _require(output_type: str, tensors: Sequence[str], known: Sequence[str]) -> None:
     if output_type not in OUTPUT_TYPES:
         raise UserError(f'output_type is "{output_type}", but must be one of {", ".join(OUTPUT_TYPES)}')
     for name in tensors:
-        if name not in CALLBACK_TENSORS:
-            raise UserError(
-                f'callback_on_step_end_tensor_inputs names "{name}", but there are only {", ".join(CALLBACK_TENSORS)}'
-            )
+        if name not in known:
+            raise UserError(f'callback_on_step_end_tensor_inputs names "{name}", but there are only {", ".join(known)}')
 
 
 def _tensor(drawings: Sequence[Drawing], name: str) -> Tensor:
     if name == "latents":
         return torch.stack([drawing.latents for drawing in drawings])
-    return torch.cat([drawing.text.tokens for drawing in drawings])
+    text = Text.concat([drawing.text for drawing in drawings])
+    tensor = text.tokens if name == "prompt_embeds" else text.pooled
+    assert tensor is not None
+    return tensor
 
 
 def _replace(drawings: Sequence[Drawing], tensors: Mapping[str, Tensor]) -> None:
@@ -670,5 +683,7 @@ def _replace(drawings: Sequence[Drawing], tensors: Mapping[str, Tensor]) -> None
         for drawing, one in zip(drawings, tensor, strict=True):
             if name == "latents":
                 drawing.latents = one
+            elif name == "prompt_embeds":
+                drawing.text = replace(drawing.text, tokens=one[None])
             else:
-                drawing.text = Text(one[None], drawing.text.pooled)
+                drawing.text = replace(drawing.text, pooled=one[None])
