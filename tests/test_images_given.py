@@ -430,7 +430,7 @@ def test_a_picture_is_cropped_padded_or_stretched_and_that_is_said() -> None:
     stretched, said = fit(wide, (40, 40), "stretch")
     assert said == "stretched from 80x20 to 40x40" and stretched.getpixel((2, 2)) == (255, 0, 0)
     assert fit(wide, (10, 40), "crop")[1] == "resized from 80x20 to 40x10"
-    assert fit(wide, (20, 80), "pad")[1] == "left at 80x20"
+    assert fit(wide, (20, 80), "pad")[1] == ""
 
 
 @pytest.mark.parametrize(("size", "how", "words"), [((4, 4), "cover", 'by "cover"'), ((0, 4), "crop", "0x4|4x0")])

@@ -25,7 +25,7 @@ def fit(image: Image.Image, size: tuple[int, int], how: Fit = "crop") -> tuple[I
             transparency is laid over white), and "stretch" changes the proportions.
 
     Returns:
-        The picture, and what was done in a few words, such as "cropped from 640x480 to 480x480" (width x height).
+        The picture, and what was done in a few words, such as "cropped from 640x480 to 480x480" (width x height); "" for nothing.
 
     Raises:
         UserError: Another way, or a size without pixels.
@@ -47,7 +47,7 @@ def fit(image: Image.Image, size: tuple[int, int], how: Fit = "crop") -> tuple[I
 def _words(image: Image.Image, width: int, height: int, how: Fit) -> str:
     before, after = f"{image.width}x{image.height}", f"{width}x{height}"
     if before == after:
-        return f"left at {before}"
+        return ""
     if image.width * height == image.height * width:
         return f"resized from {before} to {after}"
     done = {"crop": "cropped", "pad": "padded with white", "stretch": "stretched"}[how]
