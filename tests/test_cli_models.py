@@ -34,7 +34,7 @@ def adapter(tmp_path_factory):
 def test_generate_draws_one_picture_for_each_prompt_and_seed(adapter, tmp_path, capsys):
     Image.effect_noise((32, 32), 90).convert("RGB").save(tmp_path / "x.png")
     words = ["generate", "--image", str(tmp_path / "x.png"), "--model.adapter", str(adapter), "--model.steps", "2"]
-    assert main([*words, "--prompt", "a cat", "a dog", "--count", "2", "--out", str(tmp_path / "all")]) == 0
+    assert main([*words, "--prompt", "a cat", "a dog", "--n", "2", "--out", str(tmp_path / "all")]) == 0
     paths = capsys.readouterr().out.split()
     assert [path.rsplit("/", 1)[1] for path in paths] == ["000-0.png", "000-1.png", "001-0.png", "001-1.png"]
     assert main([*words, "--prompt", "a dog", "--seed", "1", "--out", str(tmp_path / "one.png")]) == 0
@@ -182,7 +182,7 @@ def test_plan_prints_memory_and_time(capsys):
 
 @pytest.mark.parametrize("seed", ["99999999999999999999", "-1", str((1 << 63) - 1)])
 def test_a_seed_that_no_generator_takes_is_refused(seed: str, tmp_path: Path, capsys: Any) -> None:
-    words = ["--image", "any.png", "--prompt", "a cat", "--out", str(tmp_path / "o"), "--count", "2"]
+    words = ["--image", "any.png", "--prompt", "a cat", "--out", str(tmp_path / "o"), "--n", "2"]
     assert main(["generate", *words, "--seed", seed]) == 2
     assert f"--seed is {seed}, but must be from 0 to {(1 << 63) - 2}" in capsys.readouterr().err
     asked: Any = None
