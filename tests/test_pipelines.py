@@ -302,3 +302,19 @@ def test_the_canvas_is_encoded_as_one_picture_where_the_adapter_was_trained_so(t
     together = pipe.condition(tiny.picture())
     apart = shared("flux").condition(tiny.picture())
     assert together.shape == apart.shape and differ(together, apart)
+
+
+@pytest.mark.parametrize(
+    "offload",
+    [
+        lambda pipe: pipe.enable_model_cpu_offload(device="cpu"),
+        lambda pipe: pipe.enable_group_offload(onload_device=torch.device("cpu"), offload_type="leaf_level"),
+        lambda pipe: (pipe.vae.enable_tiling(), pipe.vae.enable_slicing()),
+    ],
+)
+def test_offloaded_and_tiled_models_draw_the_same(family: str, offload: Any) -> None:
+    pipe = load(family)
+    offload(pipe)
+    for _ in range(2):
+        drawn: Any = pipe(PROMPTS, tiny.picture(), generator=seeds(0, 1), output_type="pt").images
+    assert torch.allclose(drawn[:1], draw(family, output_type="pt"), atol=1e-4)
