@@ -25,6 +25,7 @@ VERBS = {
     "evaluate": "measure identity, prompt following, diversity and copying",
     "serve": "an HTTP server that speaks the OpenAI images API",
     "export": "an adapter -> a plain diffusers transformer, or a copy to hand on",
+    "convert": "the published weights, or a control LoRA -> an adapter",
     "plan": "what a recipe needs in memory, time and disk",
 }
 
