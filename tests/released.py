@@ -64,7 +64,7 @@ class Released:
 
 
 def released(folder: Path, *, rank: int = 4, seed: int = 3, dtype: torch.dtype = torch.float32) -> Released:
-    """Writes a checkpoint: the base's transformer with a `c_embedder` that learnt something, and a LoRA on attention."""
+    """Writes a checkpoint: the base's transformer with a `c_embedder` that learnt something, a LoRA on attention."""
     base = Path(tiny.dev())
     generator = torch.Generator().manual_seed(seed)
 

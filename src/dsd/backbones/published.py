@@ -66,7 +66,7 @@ def local(name: str, files: Sequence[str]) -> Path:
     if not _HUB_ID.fullmatch(name):
         raise UserError(f'there is no "{name}"; give a folder, a file or a hub id such as owner/name')
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(files)))

@@ -22,9 +22,9 @@ class Convert:
     is told otherwise.
     """
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[str, tyro.conf.Positional] = "primecai/dsd_model"
     """A folder or hub id in the published layout (transformer/ and pytorch_lora_weights.safetensors), such as
-    primecai/dsd_model; or a control LoRA, a safetensors file for FluxControlPipeline.load_lora_weights."""
+    the authors' own; or a control LoRA, a safetensors file for FluxControlPipeline.load_lora_weights."""
     base: str = "black-forest-labs/FLUX.1-dev"
     """The model that it changes (embedded:NAME, a folder or a hub id)."""
     out: Path = Path("runs/converted")
@@ -42,7 +42,7 @@ class Convert:
 
 
 def variants() -> dict[str, tuple[str, Convert]]:
-    return {"": ("", Convert(source=tyro.MISSING))}
+    return {"": ("", Convert())}
 
 
 def plan(command: Convert) -> list[str]:
@@ -66,14 +66,14 @@ def run(command: Convert) -> None:
     require_replaceable(command.out, METADATA_FILE)  # before anything is read
     if (family := family_of(command.base)) != "flux":
         raise UserError(
-            f'the base "{command.base}" is of the family "{family}", but such weights are for FLUX.1; give a FLUX.1 model'
+            f'the base "{command.base}" is of the family "{family}", but such weights are for FLUX.1; give one'
         )
     base, source = local(command.base, _BASE_FILES), local(command.source, _PUBLISHED_FILES)
     file = lora_file(source)
     if published_folder(source) is None and file is None:
         raise UserError(
-            f'"{command.source}" is neither in the published layout (transformer/ and pytorch_lora_weights.safetensors) '
-            "nor a LoRA in a safetensors file; give one of them, whole"
+            f'"{command.source}" is neither in the published layout (transformer/ and pytorch_lora_weights.safetensors)'
+            " nor a LoRA in a safetensors file; give one of them, whole"
         )
     from dsd.backbones.flux.convert import convert_lora, convert_published
 

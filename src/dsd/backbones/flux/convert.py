@@ -19,8 +19,8 @@ from torch import Tensor
 
 from dsd.backbones.adapter import AdapterMetadata, LowRank, fuse, save_adapter, save_full
 from dsd.backbones.flux.lora import Lora, read_lora
-from dsd.backbones.flux.stored import Stored, opened
 from dsd.backbones.published import LORA_FILE, published_folder
+from dsd.backbones.stored import Stored, opened
 from dsd.errors import UserError
 
 _EMBEDDING, _CONDITION = "x_embedder", "c_embedder"
@@ -108,8 +108,8 @@ def _plain(base: Path) -> Iterator[Stored]:
         inputs, outputs = plain.shape(f"{_EMBEDDING}.weight")[1], plain.shape("proj_out.weight")[0]
         if inputs != outputs:
             raise UserError(
-                f'the base "{base}" takes pictures itself ({inputs} inputs a token, for {outputs} outputs); give one that '
-                "draws after words alone, such as FLUX.1-dev"
+                f'the base "{base}" takes pictures itself ({inputs} inputs a token, for {outputs} outputs); give one '
+                "that draws after words alone, such as FLUX.1-dev"
             )
         yield plain
 
@@ -145,8 +145,8 @@ def _different(published: Stored, plain: Stored) -> tuple[str, ...]:
     for name in sorted(ours):
         if published.shape(name) != plain.shape(name):
             raise UserError(
-                f'"{published.folder}" does not fit the base: {name} is {published.shape(name)}, but {plain.shape(name)} '
-                f'in "{plain.folder}"; give the base that it was made of'
+                f'"{published.folder}" does not fit the base: {name} is {published.shape(name)}, but '
+                f'{plain.shape(name)} in "{plain.folder}"; give the base that it was made of'
             )
     return tuple(
         name

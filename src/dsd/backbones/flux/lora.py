@@ -14,7 +14,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from dsd.backbones.adapter import LowRank
-from dsd.backbones.flux.stored import safetensors_of
+from dsd.backbones.stored import safetensors_of
 from dsd.errors import UserError, reason_of
 
 WIDENED = "x_embedder"
@@ -55,7 +55,7 @@ def read_lora(path: Path, config: Mapping[str, Any]) -> Lora:
     raw, _ = safetensors_of(path)
     _require_plain(raw, path)
     try:
-        state = FluxControlPipeline.lora_state_dict(dict(raw))
+        state: Any = FluxControlPipeline.lora_state_dict(dict(raw))
     except (ValueError, KeyError, IndexError, AssertionError, RuntimeError) as error:
         raise UserError(
             f'"{path}" has keys that diffusers does not know ({reason_of(error)}); give a LoRA for FLUX.1'
@@ -63,7 +63,8 @@ def read_lora(path: Path, config: Mapping[str, Any]) -> Lora:
     with init_empty_weights():
         transformer: Any = FluxTransformer2DModel.from_config(dict(config))
     _require_layers(state, transformer, path)
-    pipeline: Any = FluxControlPipeline(*[None] * 6, transformer)  # pyright: ignore[reportArgumentType]
+    parts: Any = [None] * 6  # scheduler, autoencoder, text encoders, tokenizers
+    pipeline = FluxControlPipeline(*parts, transformer=transformer)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that norms find no place in a transformer without weights
@@ -76,8 +77,8 @@ def read_lora(path: Path, config: Mapping[str, Any]) -> Lora:
         name: _change(state, name, layer) for name, layer in transformer.named_modules() if isinstance(layer, LoraLayer)
     }
     for name, update in updates.items():
-        parts = (update.down, update.up, update.bias)
-        if not all(part.isfinite().all() for part in parts if part is not None):
+        tensors = (update.down, update.up, update.bias)
+        if not all(part.isfinite().all() for part in tensors if part is not None):
             raise UserError(f'"{path}" holds no finite numbers in {name}; copy the file again')
     norms = {
         key.removeprefix(_PREFIX): tensor for key, tensor in state.items() if "lora" not in key and ".norm_" in key
@@ -126,7 +127,8 @@ def _require_layers(state: Mapping[str, Tensor], transformer: nn.Module, path: P
         if not fits and name != WIDENED:  # diffusers would widen others too, or fill them with zeros
             raise UserError(
                 f'"{path}" does not fit this transformer: {name} takes factors of {tuple(down.shape)} and '
-                f"{tuple(up.shape)}, but has {inputs} inputs and {outputs} outputs; give the base that it was trained on"
+                f"{tuple(up.shape)}, but has {inputs} inputs and {outputs} outputs; give the base that it "
+                "was trained on"
             )
     if not factors:
         raise UserError(f'"{path}" holds no LoRA; give a LoRA for FLUX.1')

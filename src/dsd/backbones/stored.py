@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -68,6 +69,12 @@ def opened(folder: Path) -> Iterator[Stored]:
             if lost := sorted(name for name in named if name not in files):
                 raise UserError(f'"{folder}" lacks the tensor {lost[0]}, which "{index.name}" names; {_WHOLE}')
         yield Stored(folder, files)
+
+
+def precision_of(folder: Path) -> torch.dtype:
+    """The precision in which a transformer's weights are stored; see `opened`."""
+    with opened(folder) as stored:
+        return stored.tensor(next(iter(stored))).dtype
 
 
 def safetensors_of(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
