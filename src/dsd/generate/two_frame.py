@@ -227,7 +227,8 @@ class TwoFramePipeline(_Stock):
             fit: What is done to a reference of other proportions: "crop" cuts around its centre, "pad" adds a margin,
                 "stretch" distorts it. The result's `notes` say it.
             text_scale: True guidance by the text: how far to go from "image alone" towards "image and text"; 1 is off.
-                `true_cfg_scale` of `FluxPipeline`, and `guidance_scale` of the other stock pipelines, are the same.
+                What a stock pipeline calls true guidance (`true_cfg_scale`, or `guidance_scale` of families without
+                embedded guidance) is the same.
             image_scale: True guidance by the image: how far to go from nothing towards "image alone"; 1 is off.
             guidance_interval: Noise levels (lowest, highest) in [0, 1] between which both scales hold.
             num_inference_steps: Euler steps.
