@@ -48,12 +48,16 @@ class PageSettings:
             reaches.
         key: tells whether a visitor's key is right; None where no key is asked for.
         most_bytes: of an uploaded file.
+        model: name that the model goes by; its base's where it is empty.
+        metadata: whether pictures say in their file how they were made.
     """
 
     dataset: Path | None = None
     may_type_folder: bool = False
     key: Callable[[str], bool] | None = None
     most_bytes: int = 20_000_000
+    model: str = ""
+    metadata: bool = True
 
 
 def mount(app: FastAPI, engine: Engine, settings: PageSettings) -> FastAPI:
@@ -94,7 +98,7 @@ def mount(app: FastAPI, engine: Engine, settings: PageSettings) -> FastAPI:
 
 
 def _blocks(engine: Engine, settings: PageSettings, folder: Path) -> gr.Blocks:
-    shown = Shown.of(engine)
+    shown = Shown.of(engine, settings.model)
     with gr.Blocks(
         title="Draw somebody again", analytics_enabled=False, delete_cache=(3600, CACHE_SECONDS), fill_width=True
     ) as blocks:
@@ -104,7 +108,7 @@ def _blocks(engine: Engine, settings: PageSettings, folder: Path) -> gr.Blocks:
         )
         with gr.Tabs(elem_classes="dsd-tabs"):
             with gr.Tab("Draw", id="draw"):
-                drawing = DrawTab(engine, shown, examples_for(shown.base), folder)
+                drawing = DrawTab(engine, shown, examples_for(shown.base), folder, settings.metadata)
             with gr.Tab("Dataset", id="dataset"):
                 DatasetTab(settings.dataset, settings.may_type_folder, QUIET)
         blocks.unload(drawing.leave)

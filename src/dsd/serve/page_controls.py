@@ -15,6 +15,10 @@ from dsd.serve.page_model import Shown
 _FITS = [("Crop to the middle", "crop"), ("Pad at the edges", "pad"), ("Stretch", "stretch")]
 
 
+RANDOM = "empty: another one each time"
+"""What stands where no seed does."""
+
+
 class Controls:
     """Builds the controls, within a `gradio.Blocks`.
 
@@ -25,7 +29,7 @@ class Controls:
     """
 
     def __init__(self, shown: Shown, examples: Examples, most: int) -> None:
-        self._several = shown.references != 1
+        self._several, self._takes_guidance = shown.references != 1, shown.takes_guidance
         self.reference = self._references(shown)
         subject = gr.State("")
         if examples.subjects and not self._several:
@@ -65,7 +69,6 @@ class Controls:
             lambda number, who: f"{who} {examples.scenes[number]}".strip(), [scenes, subject], self.prompt, **quiet
         )
         self.reference.upload(lambda: "", None, subject, **quiet)
-        self.seed.input(lambda text: bool(text.strip()), self.seed, self.keep, **quiet)
 
     def _references(self, shown: Shown) -> gr.Image | gr.Gallery:
         if self._several:
@@ -85,20 +88,29 @@ class Controls:
     def _settings(self, shown: Shown, most: int) -> None:
         with gr.Accordion("Settings", open=False, elem_id="dsd-settings"):
             self.count = gr.Slider(1, most, value=1, step=1, label="Pictures", elem_id="dsd-count")
-            with gr.Row():
+            with gr.Row(elem_classes="dsd-open"):
                 self.seed = gr.Textbox(
-                    label="Seed", value="", placeholder="random", max_lines=1, scale=3, min_width=120, elem_id="dsd-seed"
+                    label="Seed", value="", placeholder=RANDOM, max_lines=1, scale=3, min_width=160, elem_id="dsd-seed"
                 )
-                self.keep = gr.Checkbox(label="Keep", scale=1, min_width=80, elem_id="dsd-keep", container=False)
+                self.keep = gr.Button("Keep the last", scale=1, min_width=110, size="sm", elem_id="dsd-keep")
             with gr.Row():
                 self.text_scale = gr.Slider(
-                    1, 10, value=shown.text_scale, step=0.1, label="Follow the text", info="1 is off", min_width=140
+                    1,
+                    10,
+                    value=shown.sampling.text_scale,
+                    step=0.1,
+                    label="Follow the text",
+                    info="1 is off",
+                    min_width=140,
                 )
                 self.image_scale = gr.Slider(
-                    1, 10, value=shown.image_scale, step=0.1, label="Follow the reference", info="1 is off",
-                    min_width=140,
+                    1, 10, value=shown.sampling.image_scale, step=0.1, label="Follow the reference",
+                    info="1 is off", min_width=140,
                 )  # fmt: skip
-            self.steps = gr.Slider(1, 100, value=shown.steps, step=1, label="Steps", elem_id="dsd-steps")
+            self.guidance = gr.Slider(
+                0, 20, value=shown.sampling.guidance, step=0.1, label="Embedded guidance", visible=shown.takes_guidance
+            )
+            self.steps = gr.Slider(1, 100, value=shown.sampling.steps, step=1, label="Steps", elem_id="dsd-steps")
             side: dict[str, Any] = {"minimum": shown.multiple, "maximum": shown.most_side, "step": shown.multiple}
             with gr.Row():
                 self.width = gr.Slider(**side, value=shown.width, label="Width", min_width=140)
@@ -111,15 +123,16 @@ class Controls:
 
     def inputs(self) -> list[Any]:
         """All that a drawing depends on."""
-        return [self.reference, self.prompt, self.count, self.keep, *self._restorable()]
+        return [self.reference, self.prompt, self.count, *self._restorable()]
 
     def outputs(self) -> list[Any]:
         """All that a run, or going back, changes."""
-        return [self.reference, self.prompt, self.keep, self.notes, self.draw, self.stop, *self._restorable()]
+        return [self.reference, self.prompt, self.notes, self.draw, self.stop, *self._restorable()]
 
     def _restorable(self) -> list[Any]:
         return [
-            self.seed, self.steps, self.text_scale, self.image_scale, self.width, self.height, self.fit, self.negative,
+            self.seed, self.steps, self.text_scale, self.image_scale, self.guidance, self.width, self.height, self.fit,
+            self.negative,
         ]  # fmt: skip
 
     def settings(self, values: dict[Any, Any]) -> dict[str, Any]:
@@ -132,14 +145,15 @@ class Controls:
             "steps": int(values[self.steps]),
             "text_scale": float(values[self.text_scale]),
             "image_scale": float(values[self.image_scale]),
+            "guidance": float(values[self.guidance]) if self._takes_guidance else None,
         }
 
     def restored(self, order: Order) -> dict[Any, Any]:
         """The controls as they were for an order, with its seed kept."""
         return {
             self.prompt: order.prompt, self.negative: order.negative_prompt, self.seed: str(order.seed),
-            self.keep: True, self.steps: order.steps, self.text_scale: order.text_scale,
-            self.image_scale: order.image_scale, self.width: order.width, self.height: order.height,
+            self.steps: order.steps, self.text_scale: order.text_scale,
+            self.image_scale: order.image_scale, self.guidance: order.guidance or 0, self.width: order.width, self.height: order.height,
             self.fit: order.fit, self.notes: "",
         }  # fmt: skip
 

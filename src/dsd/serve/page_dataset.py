@@ -59,7 +59,7 @@ class DatasetTab:
                 _choices(view), value=KEPT, label="Show", scale=3, min_width=200, interactive=True,
                 elem_id="dsd-which", filterable=False,
             )  # fmt: skip
-            before = gr.Button("← Before", scale=1, min_width=80, elem_id="dsd-before")
+            before = gr.Button("← Back", scale=1, min_width=80, elem_id="dsd-before")
             self._where = gr.HTML(_where(view), elem_id="dsd-where")
             after = gr.Button("Next →", scale=1, min_width=80, elem_id="dsd-after")
         self._cards = gr.HTML(_cards(view), elem_id="dsd-cards")

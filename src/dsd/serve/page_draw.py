@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from dsd.errors import UserError
 from dsd.generate.engine import Engine, Order
 from dsd.images import load_image
 from dsd.serve.examples import Examples
-from dsd.serve.page_controls import Controls
+from dsd.serve.page_controls import RANDOM, Controls
 from dsd.serve.page_model import Shown, unread
 from dsd.serve.page_run import Drawn, Part, Run, random_seed, read_seed, save
 
@@ -25,6 +27,8 @@ MOST_KEPT = 24
 """Earlier pictures that a visitor finds again."""
 LOOK_EVERY = 0.15
 """Seconds between two looks at how far the engine is."""
+LARGER = 3
+"""A reference is kept at so many times the largest side of a picture that can be drawn of it."""
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 """Of all the page's events: no spinner over the page, not for other programs, no waiting for other visitors."""
 EMPTY = '<div class="dsd-empty dsd-start">Your pictures appear here.</div>'
@@ -51,11 +55,13 @@ class DrawTab:
         shown: the model in the page's words.
         examples: of the model.
         folder: for finished pictures; gradio serves what lies there to who knows its name.
+        metadata: whether finished pictures say in their file how they were made.
     """
 
-    def __init__(self, engine: Engine, shown: Shown, examples: Examples, folder: Path) -> None:
-        self._engine, self._shown, self._folder = engine, shown, folder
+    def __init__(self, engine: Engine, shown: Shown, examples: Examples, folder: Path, metadata: bool) -> None:
+        self._engine, self._shown, self._folder, self._metadata = engine, shown, folder, metadata
         self._runs: dict[str, Run] = {}
+        self._decoding = threading.Lock()
         with gr.Row(elem_classes="dsd-columns"):
             with gr.Column(scale=4, min_width=300, elem_classes="dsd-asked"):
                 self.controls = Controls(shown, examples, MOST_PICTURES)
@@ -86,12 +92,13 @@ class DrawTab:
         asked: set[Any] = {*self.controls.inputs(), self._history, self._results}
         draw: dict[str, Any] = {"inputs": asked, "outputs": self._outputs, **QUIET}
         gr.on([self.controls.draw.click, self.controls.prompt.submit], self._draw, **draw)
-        self.controls.stop.click(self._drop, None, None, queue=False, **QUIET)
+        self.controls.stop.click(self._drop, None, None, **QUIET)
         self.controls.reference.upload(self._look, self.controls.reference, self._outputs, **QUIET)
         self.controls.prompt.blur(self._read, self.controls.prompt, self.controls.notes, **QUIET)
         for number, slot in enumerate(self._slots):
             slot.vary.click(self._varied(number), **draw)
             slot.use.click(self._used(number), self._results, self._outputs, **QUIET)
+        self.controls.keep.click(self._last_seed, self._results, self.controls.seed, **QUIET)
         self._earlier.select(self._back, self._history, self._outputs, **QUIET)
 
     async def _draw(self, values: dict[Any, Any], request: gr.Request) -> AsyncIterator[dict[Any, Any]]:
@@ -116,19 +123,23 @@ class DrawTab:
     def _orders(self, values: dict[Any, Any]) -> list[Order]:
         """What the controls say, one order a picture."""
         controls = self.controls
-        references = tuple(load_image(Path(path)) for path in controls.paths(values[controls.reference]))
+        references = tuple(self._reference(path) for path in controls.paths(values[controls.reference]))
         if len(references) != self._shown.references:
             raise UserError(self._shown.wanted(len(references)))
         prompt = values[controls.prompt].strip()
         if not prompt:
             raise UserError("the prompt is empty; say what the picture shall show")
-        keep = values[controls.keep] and values[controls.seed].strip()
-        first = read_seed(values[controls.seed]) if keep else random_seed()
+        first = read_seed(values[controls.seed]) if values[controls.seed].strip() else random_seed()
         settings = controls.settings(values)
         count = int(values[controls.count])
-        return [
-            Order(prompt=prompt, references=references, seed=first + number, **settings) for number in range(count)
-        ]
+        return [Order(prompt=prompt, references=references, seed=first + number, **settings) for number in range(count)]
+
+    def _reference(self, path: str) -> Image.Image:
+        """A reference, one at a time (a decoded picture may be a thousand times its file), no larger than is of use."""
+        with self._decoding:
+            image = load_image(Path(path))
+            image.thumbnail((LARGER * self._shown.most_side,) * 2, Image.Resampling.LANCZOS)
+        return image
 
     async def _run(
         self, orders: Sequence[Order], beside: list[Drawn], values: dict[Any, Any], request: gr.Request
@@ -150,7 +161,8 @@ class DrawTab:
                 yield {self._status: _progress(run), **self._previews(run, seen)}
             drawn = await asyncio.to_thread(self._saved, run)
         finally:
-            run.cancel() if not run.done else None
+            if not run.done:
+                run.cancel()
             if self._runs.get(str(request.session_hash)) is run:
                 del self._runs[str(request.session_hash)]
         yield self._ended(run, drawn, beside, values[self._history])
@@ -160,7 +172,7 @@ class DrawTab:
             self._message: "", self._status: _progress(run), self._results: list(beside),
             self.controls.notes: note and _note(note), self.controls.stop: gr.update(interactive=True),
             self.controls.draw: gr.update(interactive=False),
-            self.controls.seed: str(run.parts[0].order.seed),
+            self.controls.seed: gr.update(placeholder=f"{RANDOM}; the last was {run.parts[0].order.seed}"),
         }  # fmt: skip
         for number, slot in enumerate(self._slots):
             drawn = beside[number - len(run.parts)] if 0 <= number - len(run.parts) < len(beside) else None
@@ -182,8 +194,11 @@ class DrawTab:
         drawn = []
         for part in run.parts:
             if not part.future.cancelled() and part.future.exception() is None:
-                drawn.append(save(part.future.result(), part.order, self._shown.name, self._folder))
+                drawn.append(self._save(part.future.result(), part.order))
         return drawn
+
+    def _save(self, picture: Image.Image, order: Order) -> Drawn:
+        return save(picture, order, self._folder, self._shown.name if self._metadata else None)
 
     def _ended(
         self, run: Run, drawn: Sequence[Drawn], beside: Sequence[Drawn], history: Sequence[Drawn]
@@ -235,12 +250,13 @@ class DrawTab:
 
         return use
 
+    def _last_seed(self, results: list[Drawn]) -> str:
+        return str(results[0].order.seed) if results else ""
+
     def _back(self, history: list[Drawn], event: gr.SelectData) -> dict[Any, Any]:
         """Shows an earlier picture and puts all that it was drawn after into the controls."""
         drawn = history[event.index]
-        references = [
-            str(save(one, drawn.order, self._shown.name, self._folder).file) for one in drawn.order.references
-        ]
+        references = [str(save(one, drawn.order, self._folder, None).file) for one in drawn.order.references]
         return {
             self._message: "",
             self._status: "",
@@ -253,7 +269,7 @@ class DrawTab:
         """Tells at once, in words, of a file that is no picture, and takes it away."""
         try:
             for path in self.controls.paths(uploaded):
-                await asyncio.to_thread(load_image, Path(path))
+                await asyncio.to_thread(self._reference, path)
         except UserError as error:
             return {self._message: _error(str(error)), self.controls.reference: None}
         return {self._message: ""}

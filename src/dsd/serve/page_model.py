@@ -8,6 +8,10 @@ from dsd.generate.engine import Engine
 from dsd.sampling import Sampling
 
 
+UNSAID = 512
+"""Height and width in pixels to begin with, where the model does not say at what size it draws."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shown:
     """A model as the page's controls need it.
@@ -18,7 +22,8 @@ class Shown:
         height, width: of a picture in pixels, where nothing else is asked for.
         multiple: what both must be multiples of.
         references: pictures that it takes.
-        steps, text_scale, image_scale: what it was trained to be drawn with.
+        sampling: how it was trained to be drawn.
+        takes_guidance: whether it has embedded guidance.
     """
 
     name: str
@@ -27,9 +32,8 @@ class Shown:
     width: int
     multiple: int
     references: int
-    steps: int
-    text_scale: float
-    image_scale: float
+    sampling: Sampling
+    takes_guidance: bool
 
     @property
     def most_side(self) -> int:
@@ -43,20 +47,24 @@ class Shown:
         return f"{given} reference pictures are there, but this model takes {self.references}; give {self.references}"
 
     @classmethod
-    def of(cls, engine: Engine) -> Shown:
-        """What the page says of the model that an engine draws with."""
-        facts, adapter = engine.facts, engine.pipeline.adapter
-        sampling = Sampling() if adapter is None else adapter.sampling
+    def of(cls, engine: Engine, name: str) -> Shown:
+        """What the page says of the model that an engine draws with.
+
+        Args:
+            engine: with its model.
+            name: that the model goes by.
+        """
+        facts = engine.facts
+        height, width = facts.size or (UNSAID // facts.multiple * facts.multiple,) * 2
         return cls(
-            name=facts.model,
-            base="" if adapter is None else adapter.base,
-            height=facts.size[0],
-            width=facts.size[1],
-            multiple=facts.multiples_of,
+            name=name or facts.base,
+            base=facts.base,
+            height=height,
+            width=width,
+            multiple=facts.multiple,
             references=facts.references,
-            steps=sampling.steps,
-            text_scale=sampling.text_scale,
-            image_scale=sampling.image_scale,
+            sampling=facts.sampling,
+            takes_guidance=facts.takes_guidance,
         )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 from dsd.errors import UserError, cut, reason_of
-from dsd.generate.engine import Engine, Order, Progress
+from dsd.generate.engine import Engine, Order, Progress, QueueFull, Stopping
 
 PREVIEW_EVERY = 0.5
 """Seconds between two partial pictures of a drawing; each has to be decoded, which takes the drawings' time."""
@@ -59,9 +59,12 @@ class Run:
         try:
             for part in self.parts:
                 part.future = engine.submit(part.order, on_step=part.see, gone=self._left.is_set)
-        except UserError:
+        except QueueFull as error:
             self.cancel()
-            raise
+            raise UserError("too many drawings wait at the moment; try again in a minute") from error
+        except Stopping as error:
+            self.cancel()
+            raise UserError("the server is being stopped and draws no more; come back later") from error
 
     def cancel(self) -> None:
         """Drops what is not finished: now what waits, and after its present step what is being drawn."""
@@ -150,25 +153,24 @@ def read_seed(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,19}", digits) or int(digits) > MOST_SEED:
         raise UserError(
             f'the seed is "{cut(digits, 40)}", but must be a whole number from 0 to {MOST_SEED}; '
-            'clear the field and untick "Keep" for a random one'
+            "empty the field for a random one"
         )
     return int(digits)
 
 
-def save(picture: Image.Image, order: Order, model: str, folder: Path) -> Drawn:
+def save(picture: Image.Image, order: Order, folder: Path, model: str | None) -> Drawn:
     """Writes a picture as a PNG that says how it was made.
 
     Args:
         picture: as drawn.
         order: that it was drawn after.
-        model: its name.
         folder: for such files; each gets a name that nobody guesses.
+        model: its name; None writes the picture alone.
     """
     made = PngImagePlugin.PngInfo()
-    settings = {name: getattr(order, name) for name in ("steps", "text_scale", "image_scale", "negative_prompt")}
-    for name, value in {"model": model, "prompt": order.prompt, "seed": order.seed, **settings}.items():
-        if value not in (None, ""):
-            made.add_itxt(f"dsd:{name}", str(value))
+    if model is not None:
+        for name, value in {"model": model, "prompt": order.prompt, "seed": order.seed}.items():
+            made.add_itxt(name, str(value))
     inside = folder / secrets.token_hex(16)
     inside.mkdir(parents=True)
     words = re.sub(r"[^a-z0-9]+", "-", order.prompt.lower()).strip("-")[:40] or "picture"
