@@ -6,7 +6,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeAlias
+from typing import IO, TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ImageSource: TypeAlias = "str | Path | bytes | IO[bytes] | Image.Image"
+
+Fit: TypeAlias = Literal["crop", "pad", "stretch"]
 
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused by their header, before a pixel is decoded."""
@@ -56,6 +58,11 @@ def load_image(source: ImageSource) -> Image.Image:
             raise UserError(f"{name} cannot be read as a picture ({error}); give a PNG, JPEG or WebP file") from error
         with image:
             return _to_rgb(image, name)
+
+
+def fit(image: Image.Image, size: tuple[int, int], how: Fit = "crop") -> tuple[Image.Image, str]:
+    """A picture at a size in pixels (height, width), and what was done to it in words ("" for nothing)."""
+    return ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS), ""
 
 
 def to_tensor(images: Image.Image | Sequence[Image.Image], size: tuple[int, int] | None = None) -> Tensor:

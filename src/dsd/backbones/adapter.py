@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -66,6 +66,7 @@ class AdapterMetadata:
     guidance: float | None = None
     steps: int = 0
     sampling: Sampling = Sampling()
+    encodes: Literal["frames", "canvas"] = "frames"
     schema: int = SCHEMA
 
 
