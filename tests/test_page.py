@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import gradio as gr
 import page_parts as parts
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
-from dsd.generate.engine import Engine
+from dsd.errors import UserError
+from dsd.generate.engine import Engine, Order
 from dsd.generate.two_frame import TwoFramePipeline
 from dsd.images import load_image
 from dsd.serve.examples import FOR_ANY, examples_for
 from dsd.serve.page import PageSettings
+from dsd.serve.page_controls import Controls
+from dsd.serve.page_model import Shown
 from dsd.serve.page_pairs import points
+from dsd.serve.page_run import Run, save
 from dsd_world import examples as drawn_world
 
 PROMPT = "a red cat at the beach"
@@ -303,6 +310,35 @@ def test_uploads_are_limited_and_a_folder_cannot_be_named_from_elsewhere_nor_the
         _says(page, "No dataset was named", "#dsd-dataset-message")
         assert page.locator("#dsd-folder").count() == 0
         context.close()
+
+
+def test_a_full_queue_and_a_size_that_does_not_fit_are_told_in_words(engine, cat):
+    order = Order(prompt=PROMPT, references=(load_image(cat),), seed=0)
+    with pytest.raises(UserError, match="too many drawings wait"):
+        Run(Engine(engine.pipeline, most_waiting=0), [order])
+    with pytest.raises(UserError, match="63"):
+        Run(engine, [replace(order, height=63)])
+    stopping = Engine(engine.pipeline)
+    stopping.stop()
+    with pytest.raises(UserError, match="being stopped"):
+        Run(stopping, [order])
+
+
+def test_a_model_with_several_references_is_given_as_many(engine):
+    shown = replace(Shown.of(engine, ""), references=2)
+    with gr.Blocks():
+        controls = Controls(shown, examples_for(shown.base), 4)
+    assert isinstance(controls.reference, gr.Gallery)
+    assert controls.paths([("a.png", None), ("b.png", None)]) == controls.put(["a.png", "b.png"]) == ["a.png", "b.png"]
+    assert "takes 2" in shown.wanted(1)
+
+
+def test_old_pictures_are_thrown_away(engine, tmp_path, cat):
+    order = Order(prompt=PROMPT, references=(), seed=0)
+    old, new = (save(load_image(cat), order, tmp_path, "model") for _ in range(2))
+    os.utime(old.file.parent, (0, 0))
+    save(load_image(cat), order, tmp_path, None)
+    assert new.file.exists() and not old.file.exists()
 
 
 def test_a_judges_comparison_falls_into_points():

@@ -1,4 +1,4 @@
-"""Pictures and prompts to begin with, which the packages that bring a model bring with it (entry points ``dsd.examples``)."""
+"""Pictures and prompts to begin with: packages that bring a model bring them too, by entry points ``dsd.examples``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ class Subject:
     Attributes:
         picture: a PNG file.
         words: who it is, as a prompt begins, such as ``a red cat with a hat``.
+        scene: how the first prompt goes on.
     """
 
     picture: Path
     words: str
+    scene: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,9 +26,8 @@ from dsd.serve.examples import examples_for
 from dsd.serve.page_dataset import DatasetTab
 from dsd.serve.page_draw import QUIET, DrawTab
 from dsd.serve.page_model import Shown
+from dsd.serve.page_run import KEPT_SECONDS
 
-CACHE_SECONDS = 24 * 3600
-"""How long a visitor's pictures can be found again."""
 _PAGES = ("/", "/config", "/login", "/logout", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt")
 _BELOW = ("/assets/", "/static/", "/svelte/")
 _EVENTS = (
@@ -100,7 +99,7 @@ def mount(app: FastAPI, engine: Engine, settings: PageSettings) -> FastAPI:
 def _blocks(engine: Engine, settings: PageSettings, folder: Path) -> gr.Blocks:
     shown = Shown.of(engine, settings.model)
     with gr.Blocks(
-        title="Draw somebody again", analytics_enabled=False, delete_cache=(3600, CACHE_SECONDS), fill_width=True
+        title="Draw somebody again", analytics_enabled=False, delete_cache=(3600, KEPT_SECONDS), fill_width=True
     ) as blocks:
         gr.HTML(
             '<header class="dsd-head"><h1>Draw somebody again</h1>'
@@ -165,7 +164,9 @@ def _theme() -> gr.themes.Base:
         block_label_background_fill_dark="*background_fill_primary", block_label_text_color_dark=plain[1],
         button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700",
         button_primary_background_fill_dark="*primary_600", button_primary_background_fill_hover_dark="*primary_500",
-        button_primary_text_color="white",
+        button_primary_text_color="white", input_border_width="1px", input_border_color="*neutral_300",
+        input_shadow="none", button_secondary_background_fill="*neutral_100",
+        button_secondary_background_fill_hover="*neutral_200",
     )  # fmt: skip
 
 

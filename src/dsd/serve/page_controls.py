@@ -32,11 +32,11 @@ class Controls:
         self._several, self._takes_guidance = shown.references != 1, shown.takes_guidance
         self.reference = self._references(shown)
         subject = gr.State("")
-        if examples.subjects and not self._several:
-            pictures = gr.Dataset(
-                components=[gr.Image(visible=False)], samples=[[str(one.picture)] for one in examples.subjects],
-                label="Or take an example", type="index", samples_per_page=12, elem_id="dsd-subjects",
-            )  # fmt: skip
+        subjects = gr.Dataset(
+            components=[gr.Image(visible=False)], samples=[[str(one.picture)] for one in examples.subjects],
+            label="Or take an example", type="index", samples_per_page=12, elem_id="dsd-subjects",
+            visible=bool(examples.subjects) and not self._several,
+        )  # fmt: skip
         self.prompt = gr.Textbox(
             label="Prompt", value="", placeholder="Who it is, and the new scene", lines=2, max_lines=5, max_length=2000,
             elem_id="dsd-prompt", submit_btn=False,
@@ -46,8 +46,8 @@ class Controls:
             self.draw = gr.Button("Draw", variant="primary", scale=3, min_width=120, elem_id="dsd-draw")
             self.stop = gr.Button("Stop", scale=1, min_width=80, interactive=False, elem_id="dsd-stop")
         scenes = gr.Dataset(
-            components=[gr.Textbox(visible=False)], samples=[[scene] for scene in examples.scenes], label="Scenes to try",
-            type="index", samples_per_page=12, layout="gallery", elem_id="dsd-scenes",
+            components=[gr.Textbox(visible=False)], samples=[[scene] for scene in examples.scenes],
+            label="Scenes to try", type="index", samples_per_page=12, layout="gallery", elem_id="dsd-scenes",
         )  # fmt: skip
         self._settings(shown, most)
         if examples.knows:
@@ -55,19 +55,17 @@ class Controls:
                 gr.HTML(_known(examples))
 
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-        if examples.subjects and not self._several:
-            scene = examples.scenes[0]
-            pictures.click(
-                lambda number: (
-                    str(examples.subjects[number].picture),
-                    examples.subjects[number].words,
-                    f"{examples.subjects[number].words} {scene}",
-                ),
-                pictures, [self.reference, subject, self.prompt], **quiet,
-            )  # fmt: skip
-        scenes.click(
-            lambda number, who: f"{who} {examples.scenes[number]}".strip(), [scenes, subject], self.prompt, **quiet
-        )
+
+        def begin(number: int) -> tuple[str, str, str]:
+            one = examples.subjects[number]
+            return str(one.picture), one.words, f"{one.words} {one.scene}"
+
+        def go_on(number: int, who: str) -> str:
+            return f"{who} {examples.scenes[number]}".strip()
+
+        if not self._several:
+            subjects.click(begin, subjects, [self.reference, subject, self.prompt], **quiet)
+        scenes.click(go_on, [scenes, subject], self.prompt, **quiet)
         self.reference.upload(lambda: "", None, subject, **quiet)
 
     def _references(self, shown: Shown) -> gr.Image | gr.Gallery:
@@ -152,8 +150,8 @@ class Controls:
         """The controls as they were for an order, with its seed kept."""
         return {
             self.prompt: order.prompt, self.negative: order.negative_prompt, self.seed: str(order.seed),
-            self.steps: order.steps, self.text_scale: order.text_scale,
-            self.image_scale: order.image_scale, self.guidance: order.guidance or 0, self.width: order.width, self.height: order.height,
+            self.steps: order.steps, self.text_scale: order.text_scale, self.image_scale: order.image_scale,
+            self.guidance: order.guidance or 0, self.width: order.width, self.height: order.height,
             self.fit: order.fit, self.notes: "",
         }  # fmt: skip
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import gradio as gr
 
 from dsd.errors import UserError
 from dsd.serve.page_pairs import KEPT, REJECTED, Pages
+from dsd.serve.page_words import error
 
 _NONE = (
     "No dataset was named. Start the server with <code>dsd serve --dataset DIR</code>, where DIR is what "
@@ -45,13 +45,7 @@ class DatasetTab:
     def __init__(self, folder: Path | None, may_type: bool, quiet: dict[str, Any]) -> None:
         view, words = _opened(folder)
         self._view = gr.State(view)
-        if may_type:
-            with gr.Row(elem_classes="dsd-open"):
-                path = gr.Textbox(
-                    label="Folder of a dataset", value="" if folder is None else str(folder), scale=5, min_width=200,
-                    max_lines=1, max_length=4000, elem_id="dsd-folder",
-                )  # fmt: skip
-                open_ = gr.Button("Open", scale=1, min_width=80, elem_id="dsd-open")
+        named = _named(folder) if may_type else None
         self._message = gr.HTML(words, elem_id="dsd-dataset-message")
         self._funnel = gr.HTML(_funnel(view))
         with gr.Row(elem_classes="dsd-paging", visible=view.pages is not None) as self._bar:
@@ -68,9 +62,10 @@ class DatasetTab:
         self._which.input(self._filter, [self._view, self._which], shown, **quiet)
         before.click(lambda view: self._turn(view, -1), self._view, shown, **quiet)
         after.click(lambda view: self._turn(view, 1), self._view, shown, **quiet)
-        if may_type:
+        if named is not None:
+            path, button = named
             everything = [*shown, self._funnel, self._bar, self._which]
-            gr.on([open_.click, path.submit], self._open, path, everything, **quiet)
+            gr.on([button.click, path.submit], self._open, path, everything, **quiet)
 
     def _open(self, path: str) -> dict[Any, Any]:
         view, words = _opened(Path(path.strip()) if path.strip() else None)
@@ -92,9 +87,19 @@ class DatasetTab:
     def _shown(self, view: View, words: str = "") -> dict[Any, Any]:
         try:
             cards = _cards(view)
-        except UserError as error:
-            cards, words = "", _wrong(error)
+        except UserError as mistake:
+            cards, words = "", error(mistake)
         return {self._view: view, self._message: words, self._where: _where(view), self._cards: cards}
+
+
+def _named(folder: Path | None) -> tuple[gr.Textbox, gr.Button]:
+    """Where a folder is typed, and what opens it."""
+    with gr.Row(elem_classes="dsd-open"):
+        path = gr.Textbox(
+            label="Folder of a dataset", value="" if folder is None else str(folder), scale=5, min_width=200,
+            max_lines=1, max_length=4000, elem_id="dsd-folder",
+        )  # fmt: skip
+        return path, gr.Button("Open", scale=1, min_width=80, elem_id="dsd-open")
 
 
 def _opened(folder: Path | None) -> tuple[View, str]:
@@ -103,8 +108,8 @@ def _opened(folder: Path | None) -> tuple[View, str]:
         return View(), f'<p class="dsd-empty">{_NONE}</p>'
     try:
         return View(pages=Pages(folder)), ""
-    except UserError as error:
-        return View(), _wrong(error)
+    except UserError as mistake:
+        return View(), error(mistake)
 
 
 def _choices(view: View) -> list[tuple[str, str]]:
@@ -126,8 +131,3 @@ def _where(view: View) -> str:
 
 def _cards(view: View) -> str:
     return "" if view.pages is None else view.pages.page(view.which, view.number)
-
-
-def _wrong(error: UserError) -> str:
-    words = str(error)
-    return f'<div class="dsd-words dsd-wrong" role="alert">{escape(words[:1].upper() + words[1:])}</div>'

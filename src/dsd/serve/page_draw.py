@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
-from html import escape
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from dsd.serve.examples import Examples
 from dsd.serve.page_controls import RANDOM, Controls
 from dsd.serve.page_model import Shown, unread
 from dsd.serve.page_run import Drawn, Part, Run, random_seed, read_seed, save
+from dsd.serve.page_slots import Slot
+from dsd.serve.page_words import caption, error, note, progress
 
 MOST_PICTURES = 4
 """Pictures of one run, each of which has its place on the page."""
@@ -32,19 +33,6 @@ LARGER = 3
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 """Of all the page's events: no spinner over the page, not for other programs, no waiting for other visitors."""
 EMPTY = '<div class="dsd-empty dsd-start">Your pictures appear here.</div>'
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slot:
-    """The place of one picture."""
-
-    box: gr.Column
-    picture: gr.Image
-    words: gr.HTML
-    actions: gr.Row
-    vary: gr.Button
-    use: gr.Button
-    save: gr.DownloadButton
 
 
 class DrawTab:
@@ -69,7 +57,7 @@ class DrawTab:
                 self._message = gr.HTML(elem_id="dsd-message")
                 self._status = gr.HTML(EMPTY, elem_id="dsd-status")
                 with gr.Row(elem_classes="dsd-results"):
-                    self._slots = [_slot(number) for number in range(MOST_PICTURES)]
+                    self._slots = [Slot.built(number) for number in range(MOST_PICTURES)]
                 with gr.Column(visible=False, elem_classes="dsd-history") as self._past:
                     gr.HTML("<h2>Earlier</h2><p>Click one to go back to it and to its settings.</p>")
                     self._earlier = gr.Gallery(
@@ -79,8 +67,9 @@ class DrawTab:
         self._results = gr.State([])
         self._history = gr.State([])
         self._outputs = [
-            self._message, self._status, self._past, self._earlier, self._results, self._history, *self.controls.outputs(),
-            *(part for slot in self._slots for part in (slot.box, slot.picture, slot.words, slot.actions, slot.save)),
+            self._message, self._status, self._past, self._earlier, self._results, self._history,
+            *self.controls.outputs(),
+            *(part for slot in self._slots for part in slot.parts()),
         ]  # fmt: skip
         self._wire()
 
@@ -104,8 +93,8 @@ class DrawTab:
     async def _draw(self, values: dict[Any, Any], request: gr.Request) -> AsyncIterator[dict[Any, Any]]:
         try:
             orders = await asyncio.to_thread(self._orders, values)
-        except UserError as error:
-            yield {self._message: _error(str(error))}
+        except UserError as mistake:
+            yield {self._message: error(mistake)}
             return
         async for change in self._run(orders, [], values, request):
             yield change
@@ -138,7 +127,8 @@ class DrawTab:
         """A reference, one at a time (a decoded picture may be a thousand times its file), no larger than is of use."""
         with self._decoding:
             image = load_image(Path(path))
-            image.thumbnail((LARGER * self._shown.most_side,) * 2, Image.Resampling.LANCZOS)
+            most = LARGER * self._shown.most_side
+            image.thumbnail((most, most), Image.Resampling.LANCZOS)
         return image
 
     async def _run(
@@ -148,17 +138,16 @@ class DrawTab:
         self._drop(request)
         try:
             run = Run(self._engine, orders)
-        except UserError as error:
-            yield {self._message: _error(str(error))}
+        except UserError as mistake:
+            yield {self._message: error(mistake)}
             return
         self._runs[str(request.session_hash)] = run
-        note = unread(self._engine, orders[0].prompt)
-        yield self._begun(run, beside, note)
+        yield self._begun(run, beside, self._read(orders[0].prompt))
         seen: dict[int, Any] = {}
         try:
             while not run.done:
                 await asyncio.sleep(LOOK_EVERY)
-                yield {self._status: _progress(run), **self._previews(run, seen)}
+                yield {self._status: progress(run), **self._previews(run, seen)}
             drawn = await asyncio.to_thread(self._saved, run)
         finally:
             if not run.done:
@@ -167,18 +156,18 @@ class DrawTab:
                 del self._runs[str(request.session_hash)]
         yield self._ended(run, drawn, beside, values[self._history])
 
-    def _begun(self, run: Run, beside: Sequence[Drawn], note: str) -> dict[Any, Any]:
+    def _begun(self, run: Run, beside: Sequence[Drawn], unsaid: str) -> dict[Any, Any]:
         changes: dict[Any, Any] = {
-            self._message: "", self._status: _progress(run), self._results: list(beside),
-            self.controls.notes: note and _note(note), self.controls.stop: gr.update(interactive=True),
+            self._message: "", self._status: progress(run), self._results: list(beside),
+            self.controls.notes: unsaid, self.controls.stop: gr.update(interactive=True),
             self.controls.draw: gr.update(interactive=False),
             self.controls.seed: gr.update(placeholder=f"{RANDOM}; the last was {run.parts[0].order.seed}"),
         }  # fmt: skip
         for number, slot in enumerate(self._slots):
             drawn = beside[number - len(run.parts)] if 0 <= number - len(run.parts) < len(beside) else None
-            changes |= self._show(slot, drawn, working=True)
+            changes |= slot.shown(drawn, working=True)
             if number < len(run.parts):
-                changes |= {slot.box: gr.update(visible=True), slot.words: _caption("…")}
+                changes |= {slot.box: gr.update(visible=True), slot.words: caption("…")}
         return changes
 
     def _previews(self, run: Run, seen: dict[int, Any]) -> dict[Any, Any]:
@@ -187,7 +176,7 @@ class DrawTab:
             if part.preview is not None and seen.get(number) is not part.preview:
                 seen[number] = part.preview
                 changes[self._slots[number].picture] = part.preview
-                changes[self._slots[number].words] = _caption(f"step {part.step} of {part.steps}")
+                changes[self._slots[number].words] = caption(f"step {part.step} of {part.steps}")
         return changes
 
     def _saved(self, run: Run) -> list[Drawn]:
@@ -208,7 +197,7 @@ class DrawTab:
         stopped = "Stopped." if run.cancelled else ""
         status = "" if results else EMPTY
         return {
-            self._message: _error(failures[0]) if failures else _note(stopped) if stopped else "",
+            self._message: error(failures[0]) if failures else note(stopped) if stopped else "",
             self._status: status,
             **self._shown_results(results),
             **self._kept([*reversed(drawn), *history][:MOST_KEPT]),
@@ -221,7 +210,7 @@ class DrawTab:
             self.controls.draw: gr.update(interactive=True),
         }
         for number, slot in enumerate(self._slots):
-            changes |= self._show(slot, results[number] if number < len(results) else None)
+            changes |= slot.shown(results[number] if number < len(results) else None)
         return changes
 
     def _kept(self, history: Sequence[Drawn]) -> dict[Any, Any]:
@@ -230,16 +219,6 @@ class DrawTab:
             self._history: list(history),
             self._past: gr.update(visible=bool(pictures)),
             self._earlier: gr.update(value=pictures, selected_index=None),
-        }
-
-    def _show(self, slot: Slot, drawn: Drawn | None, working: bool = False) -> dict[Any, Any]:
-        file = None if drawn is None else str(drawn.file)
-        return {
-            slot.box: gr.update(visible=drawn is not None),
-            slot.picture: gr.update(value=file),
-            slot.words: "" if drawn is None else _caption(drawn.words()),
-            slot.actions: gr.update(visible=drawn is not None and not working),
-            slot.save: gr.update(value=file),
         }
 
     def _used(self, number: int) -> Any:
@@ -270,47 +249,15 @@ class DrawTab:
         try:
             for path in self.controls.paths(uploaded):
                 await asyncio.to_thread(self._reference, path)
-        except UserError as error:
-            return {self._message: _error(str(error)), self.controls.reference: None}
+        except UserError as mistake:
+            return {self._message: error(mistake), self.controls.reference: None}
         return {self._message: ""}
 
     def _read(self, prompt: str) -> str:
-        note = unread(self._engine, prompt) if prompt.strip() else ""
-        return note and _note(note)
+        words = unread(self._engine, prompt) if prompt.strip() else ""
+        return words and note(words)
 
     def _drop(self, request: gr.Request) -> None:
         run = self._runs.get(str(request.session_hash))
         if run is not None:
             run.cancel()
-
-
-def _slot(number: int) -> Slot:
-    with gr.Column(min_width=200, visible=False, elem_classes="dsd-slot", elem_id=f"dsd-slot-{number}") as box:
-        picture = gr.Image(
-            interactive=False, format="png", buttons=["fullscreen"], show_label=False, elem_classes="dsd-picture"
-        )
-        words = gr.HTML()
-        with gr.Row(elem_classes="dsd-actions") as actions:
-            vary = gr.Button("Vary", size="sm", scale=2, min_width=50)
-            use = gr.Button("Use as reference", size="sm", scale=3, min_width=120)
-            file = gr.DownloadButton("Download", size="sm", scale=2, min_width=70)
-    return Slot(box=box, picture=picture, words=words, actions=actions, vary=vary, use=use, save=file)
-
-
-def _progress(run: Run) -> str:
-    return (
-        f'<div class="dsd-progress" role="status"><span>{escape(run.words())}</span>'
-        f'<progress max="1" value="{run.share:.3f}"></progress></div>'
-    )
-
-
-def _caption(words: str) -> str:
-    return f'<div class="dsd-caption">{escape(words)}</div>'
-
-
-def _error(words: str) -> str:
-    return f'<div class="dsd-words dsd-wrong" role="alert">{escape(words[:1].upper() + words[1:])}</div>'
-
-
-def _note(words: str) -> str:
-    return f'<div class="dsd-words" role="status">{escape(words)}</div>'

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from dsd.generate.engine import Engine
 from dsd.sampling import Sampling
 
-
 UNSAID = 512
 """Height and width in pixels to begin with, where the model does not say at what size it draws."""
 

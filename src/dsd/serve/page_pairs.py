@@ -105,7 +105,7 @@ class Pages:
         parts = []
         for name, said, beside in stages:
             lost = [_listed(self.funnel[one]) for one in beside if self.funnel.get(one)]
-            aside = f"<small>without {escape(', '.join(lost))}</small>" if lost else ""
+            aside = f"<small>left out: {escape(', '.join(lost))}</small>" if lost else ""
             parts.append(f"<li><b>{self.funnel.get(name, 0):,}</b> {said}{aside}</li>")
         return f'<ol class="dsd-funnel">{"".join(parts)}</ol>'
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from dsd.generate.engine import Engine, Order, Progress, QueueFull, Stopping
 
 PREVIEW_EVERY = 0.5
 """Seconds between two partial pictures of a drawing; each has to be decoded, which takes the drawings' time."""
+KEPT_SECONDS = 24 * 3600
+"""How long a visitor's pictures can be found again."""
 MOST_SEED = 2**63 - 1
 
 
@@ -164,15 +167,18 @@ def save(picture: Image.Image, order: Order, folder: Path, model: str | None) ->
     Args:
         picture: as drawn.
         order: that it was drawn after.
-        folder: for such files; each gets a name that nobody guesses.
+        folder: for such files; each gets a name that nobody guesses, and goes when `KEPT_SECONDS` are over.
         model: its name; None writes the picture alone.
     """
     made = PngImagePlugin.PngInfo()
     if model is not None:
         for name, value in {"model": model, "prompt": order.prompt, "seed": order.seed}.items():
             made.add_itxt(name, str(value))
-    inside = folder / secrets.token_hex(16)
+    inside = folder / "drawn" / secrets.token_hex(16)
     inside.mkdir(parents=True)
+    for old in inside.parent.iterdir():
+        if time.time() - old.stat().st_mtime > KEPT_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
     words = re.sub(r"[^a-z0-9]+", "-", order.prompt.lower()).strip("-")[:40] or "picture"
     file = inside / f"{words}-{order.seed}.png"
     picture.save(file, format="PNG", pnginfo=made)
