@@ -282,6 +282,8 @@ def test_the_api_keeps_its_addresses_and_no_file_can_be_read(page, address, fold
         assert status(f"/gradio_api/file={path}") in (403, 404), path
     for other in ("file=http://127.0.0.1:1/", "proxy=http://127.0.0.1:1/", "openapi.json", "vibe-code/", "call/draw"):
         assert status(f"/gradio_api/{other}") == 404, other
+    foreign = page.request.post(f"{address}/gradio_api/upload", headers={"origin": "https://example.org"})
+    assert foreign.status == 404
     for path in ("/assets/../../../../etc/passwd", "/static/..%2f..%2f..%2f..%2fetc%2fpasswd", "/monitoring"):
         assert status(path) in (403, 404), path
 

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import gradio as gr
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.routing import BaseRoute, Match, Mount
 from starlette.types import Scope
 
@@ -128,7 +130,7 @@ class _Page(Mount):
         self._others = others
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["type"] != "http" or not _is_of_the_page(scope["path"]):
+        if scope["type"] != "http" or not _is_of_the_page(scope["path"]) or _is_from_another_site(scope):
             return Match.NONE, {}
         if any(route.matches(scope)[0] is not Match.NONE for route in self._others):
             return Match.NONE, {}
@@ -141,6 +143,13 @@ def _is_of_the_page(path: str) -> bool:
     if inner != path:
         return inner.startswith(_EVENTS) and not inner.startswith(_OTHER_SITES)
     return path in _PAGES or path.startswith(_BELOW)
+
+
+def _is_from_another_site(scope: Scope) -> bool:
+    """Whether a page of another site sends this; browsers do that without asking."""
+    headers = Headers(scope=scope)
+    origin, hosts = headers.get("origin"), (headers.get("host"), headers.get("x-forwarded-host"))
+    return scope["method"] == "POST" and origin is not None and urlsplit(origin).netloc not in hosts
 
 
 def _private_folder() -> Path:
