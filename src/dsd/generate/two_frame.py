@@ -30,29 +30,27 @@ from dsd.backbones.adapter import (
 )
 from dsd.backbones.protocol import Text
 from dsd.backbones.registry import TWO_FRAME, backbone_class, drawing_of, family_of
-from dsd.backbones.stock import StockBackbone, apart, side_by_side
+from dsd.backbones.stock import StockBackbone
+from dsd.config import did_you_mean
 from dsd.errors import UserError
 from dsd.frames import Film
-from dsd.generate import saving
+from dsd.generate import references, saving, words
 from dsd.generate.asked import (
     Asked,
     Generators,
     Own,
     Prompts,
     References,
-    listed,
-    one_each,
     own_of,
     pair_up,
     real,
-    texts,
     whole,
 )
 from dsd.generate.draw import Drawing, Rows, advance
-from dsd.images import Fit, fit, load_image, to_pil, to_tensor
+from dsd.images import FITS, Fit, to_pil
 from dsd.models import resolve
 from dsd.sampling import Sampling
-from dsd.weights import load, load_pipeline
+from dsd.weights import dtype_of, load, load_pipeline
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline as _Stock
@@ -101,7 +99,7 @@ class _Plan:
     film: Film
     prompts: list[str]
     encoded: Text | None
-    images: list[list[Image.Image]]
+    images: references.References
     size: tuple[int, int]
     sampling: Sampling
 
@@ -149,7 +147,8 @@ class TwoFramePipeline(_Stock):
             require_family(metadata, family, folder)
             warn_of_another_base(metadata, base, folder)
             if is_full(folder):
-                kwargs["transformer"] = load(backbone.transformer_class(), folder, subfolder=FULL_FOLDER, dtype=dtype)
+                one = dtype_of("transformer", dtype)
+                kwargs["transformer"] = load(backbone.transformer_class(), folder, subfolder=FULL_FOLDER, dtype=one)
         stock: Any = super(TwoFramePipeline, own)  # whose loading knows nothing of an adapter
         pipeline = load_pipeline(own, resolve(base), stock.from_pretrained, dtype=dtype, **kwargs)
         if folder is not None and not is_full(folder):
@@ -228,7 +227,8 @@ class TwoFramePipeline(_Stock):
             fit: What is done to a reference of other proportions: "crop" cuts around its centre, "pad" adds a margin,
                 "stretch" distorts it. The result's `notes` say it.
             text_scale: True guidance by the text: how far to go from "image alone" towards "image and text"; 1 is off.
-                `true_cfg_scale` of `FluxPipeline`, and `guidance_scale` of the other stock pipelines, are the same.
+                What a stock pipeline calls true guidance (`true_cfg_scale`, or `guidance_scale` of families without
+                embedded guidance) is the same.
             image_scale: True guidance by the image: how far to go from nothing towards "image alone"; 1 is off.
             guidance_interval: Noise levels (lowest, highest) in [0, 1] between which both scales hold.
             num_inference_steps: Euler steps.
@@ -316,15 +316,16 @@ class TwoFramePipeline(_Stock):
         count = whole("num_images_per_prompt", asked.num_images_per_prompt)
         repeated = [n for n in range(len(plan.prompts)) for _ in range(count)]
         _require_generators(asked.generator, len(repeated))
-        text, no_text = self._texts(asked, plan.own, plan.prompts, plan.encoded)
+        text, no_text = words.read(self.backbone, asked, plan.own, plan.prompts, plan.encoded, self.max_text_tokens)
 
-        conditions, notes = self._conditions(film, images, size, asked.fit)
-        noise = self._noise(film, conditions[0], asked, len(repeated))
+        seen = references.seen(self.backbone, film, images, size, asked.fit, self._encodes)
+        noise = self._noise(film, seen[0].condition, asked, len(repeated))
         sigmas = self._sigmas(asked, sampling, film.frames * self.backbone.tokens_per(*size))
         return [
             FilmDrawing(
                 latents=noise[place], text=text.take([n]), no_text=no_text.take([n]), sampling=sampling, sigmas=sigmas,
-                sees=bool(images[n]), film=film, condition=conditions[n], attention=plan.own.attention, notes=notes[n],
+                sees=bool(images[n]), film=film, condition=seen[n].condition, attention=plan.own.attention,
+                notes=seen[n].notes,
             )
             for place, n in enumerate(repeated)
         ]  # fmt: skip
@@ -383,9 +384,10 @@ class TwoFramePipeline(_Stock):
             height: Of one frame in pixels; see `__call__`.
             width: Likewise.
         """
-        asked = Asked(image=image, height=height, width=width)
-        images, size = self._images(self._of_films(image), asked)
-        return torch.stack(self._conditions(self.film, images, size, asked.fit)[0])
+        images = references.read(references.of_films(image, sum(self.film.given)))
+        size = self._size(images, height, width)
+        seen = references.seen(self.backbone, self.film, images, size, encodes=self._encodes)
+        return torch.stack([one.condition for one in seen])
 
     @property
     def backbone(self) -> StockBackbone:
@@ -405,9 +407,12 @@ class TwoFramePipeline(_Stock):
     def _planned(self, asked: Asked) -> _Plan:
         self._check()
         own = own_of(self.family, asked)
-        given, encoded = self._prompts(asked)
-        prompts, references = pair_up(given, self._of_films(asked.image))
-        images, size = self._images(references, asked)
+        if asked.fit not in FITS:
+            raise UserError(f'fit is "{asked.fit}"; {did_you_mean(str(asked.fit), FITS)}')
+        given, encoded = words.prompts_of(self.backbone, asked)
+        prompts, films = pair_up(given, references.of_films(asked.image, sum(self.film.given)))
+        images = references.read(films)
+        size = self._size(images, asked.height, asked.width)
         return _Plan(
             own=own, film=self._film(asked.num_frames), prompts=prompts, encoded=encoded, images=images, size=size,
             sampling=self._sampling(asked, own),
@@ -430,91 +435,8 @@ class TwoFramePipeline(_Stock):
     def _film(self, num_frames: int | None) -> Film:
         return self.film if num_frames is None else Film.of(sum(self.film.given), whole("num_frames", num_frames))
 
-    def _prompts(self, asked: Asked) -> tuple[list[str], Text | None]:
-        """Prompts, or as many empty ones as are encoded already."""
-        if asked.prompt is not None and asked.prompt_embeds is not None:
-            raise UserError("prompt and prompt_embeds were both given; give one of them")
-        if asked.prompt is not None:
-            return texts("prompt", asked.prompt), None
-        if asked.prompt_embeds is None:
-            raise UserError("no prompt was given; say what the picture shall show")
-        encoded = self._encoded("prompt_embeds", asked.prompt_embeds, asked.pooled_prompt_embeds)
-        return [""] * len(encoded), encoded
-
-    def _encoded(self, name: str, tokens: Tensor, pooled: Tensor | None) -> Text:
-        """Encoded prompts that were given."""
-        needs_pooled = self.backbone.encode_text([""], 1).pooled is not None
-        if needs_pooled != (pooled is not None):
-            fault = "lack their pooled vectors; give" if needs_pooled else "have pooled vectors; leave out"
-            raise UserError(f"{name} {fault} pooled_{name} too".replace("pooled_negative_", "negative_pooled_"))
-        if tokens.ndim != 3 or (pooled is not None and len(pooled) != len(tokens)):
-            raise UserError(f"{name} has the shape {tuple(tokens.shape)}, but must be (prompts, tokens, features)")
-        return Text(tokens, pooled).to(self.backbone.device)
-
-    def _texts(self, asked: Asked, own: Own, prompts: list[str], encoded: Text | None) -> tuple[Text, Text]:
-        """Each film's prompt, and what stands for none; every text is encoded once."""
-        count, backbone = len(prompts), self.backbone
-        most = self.max_text_tokens if asked.max_sequence_length is None else asked.max_sequence_length
-        most = whole("max_sequence_length", most)
-        positive, negative = [prompts], [one_each("negative_prompt", asked.negative_prompt or "", count, texts)]
-        for name, value, other in zip(("prompt_2", "prompt_3"), own.further, own.negative, strict=False):
-            positive.append(prompts if value is None else one_each(name, value, count, texts))
-            negative.append(negative[0] if other is None else one_each(f"negative_{name}", other, count, texts))
-        rows = [*zip(*positive, strict=True), *zip(*negative, strict=True)]
-        unique = list(dict.fromkeys(rows))
-        words = [list(column) for column in zip(*unique, strict=True)]
-        found = backbone.encode_text(words[0], most, words[1:] if own.further or own.negative else ())
-        both = found.take([unique.index(row) for row in rows])
-        text, no_text = both.take(slice(0, count)), both.take(slice(count, None))
-        if encoded is not None:
-            text = encoded if len(encoded) == count else encoded.take([0] * count)
-        if asked.negative_prompt_embeds is not None:
-            if asked.negative_prompt is not None:
-                raise UserError("negative_prompt and negative_prompt_embeds were both given; give one of them")
-            given = self._encoded(
-                "negative_prompt_embeds", asked.negative_prompt_embeds, asked.negative_pooled_prompt_embeds
-            )
-            if len(given) not in (1, count):
-                raise UserError(f"{len(given)} negative_prompt_embeds were given for {count} prompts; give as many")
-            no_text = given if len(given) == count else given.take([0] * count)
-        if text.tokens.shape != no_text.tokens.shape:
-            raise UserError(
-                f"prompt_embeds have the shape {tuple(text.tokens.shape)} and those of the negative prompt "
-                f"{tuple(no_text.tokens.shape)}; give both at one length, or max_sequence_length to agree"
-            )
-        return text, no_text
-
-    def _of_films(self, image: Any) -> list[list[Any]]:
-        """The references of each film."""
-        count = sum(self.film.given)
-        if image is None or count == 0:
-            return [[]]
-        given = listed(image)
-        if given and isinstance(given[0], (list, tuple)):
-            films = [list(of_film) for of_film in given]
-        else:
-            films = [[one] for one in given] if count == 1 else [given]
-        for of_film in films:
-            if len(of_film) not in (0, count):
-                raise UserError(
-                    f"{len(of_film)} reference pictures were given for one result, but this model was trained with "
-                    f"{count}; give {count}"
-                )
-        return films
-
-    def _images(
-        self, references: Sequence[Sequence[Any]], asked: Asked
-    ) -> tuple[list[list[Image.Image]], tuple[int, int]]:
-        """References as pictures, each read once, and the size of a frame."""
-        read: dict[int, Image.Image] = {}
-        for one in (one for of_film in references for one in of_film):
-            if id(one) not in read:
-                read[id(one)] = load_image(one)
-        images = [[read[id(one)] for one in of_film] for of_film in references]
-        first = next((of_film[0] for of_film in images if of_film), None)
-        return images, self._size(first, asked.height, asked.width)
-
-    def _size(self, reference: Image.Image | None, height: int | None, width: int | None) -> tuple[int, int]:
+    def _size(self, images: references.References, height: int | None, width: int | None) -> tuple[int, int]:
+        reference = next((of_film[0] for of_film in images if of_film), None)
         if self.adapter is not None and self.adapter.frame_size is not None:
             default = self.adapter.frame_size
         elif height is not None and width is not None:
@@ -554,6 +476,10 @@ class TwoFramePipeline(_Stock):
         return sampling
 
     @property
+    def _encodes(self) -> Literal["frames", "canvas"]:
+        return "frames" if self.adapter is None else self.adapter.encodes
+
+    @property
     def _scale(self) -> str:
         """Which of `Sampling` the stock pipeline calls its guidance_scale."""
         return "text_scale" if drawing_of(self.family).TRUE_GUIDANCE == "guidance_scale" else "guidance"
@@ -573,42 +499,6 @@ class TwoFramePipeline(_Stock):
                 f"sigmas are {list(asked.sigmas)}, but must fall from at most 1, all above 0, as in [1.0, 0.7, 0.3]"
             )
         return flow.shift_sigmas(sigmas, shift).float()
-
-    def _conditions(
-        self, film: Film, images: Sequence[Sequence[Image.Image]], size: tuple[int, int], how: Fit
-    ) -> tuple[list[Tensor], list[tuple[str, ...]]]:
-        """The condition [references | black] of each film, every reference encoded once, and what was done to it."""
-        unique = {id(image): image for of_film in images for image in of_film}
-        fitted = {key: fit(image, size, how) for key, image in unique.items()}
-        notes = [tuple(fitted[id(image)][1] for image in of_film if fitted[id(image)][1]) for of_film in images]
-        whole_canvas = self.adapter is not None and self.adapter.encodes == "canvas"
-        make = self._of_canvases if whole_canvas else self._of_frames
-        found: dict[tuple[int, ...], Tensor] = {}
-        for of_film in images:
-            key = tuple(map(id, of_film))
-            if key not in found:
-                found[key] = make(film, [fitted[one][0] for one in key], size, found)
-        return [found[tuple(map(id, of_film))] for of_film in images], notes
-
-    def _of_frames(
-        self, film: Film, references: Sequence[Image.Image], size: tuple[int, int], found: Mapping[Any, Tensor]
-    ) -> Tensor:
-        """Frames encoded one by one, as `dsd` trains."""
-        black = next(iter(found.values()))[-1:] if found else None
-        empty = self.backbone.encode(_black(size)) if black is None else black
-        if not references:
-            return torch.zeros_like(empty).expand(film.frames, -1, -1, -1).contiguous()
-        return film.condition(self.backbone.encode(to_tensor(references))[None], empty)[0]
-
-    def _of_canvases(
-        self, film: Film, references: Sequence[Image.Image], size: tuple[int, int], found: Mapping[Any, Tensor]
-    ) -> Tensor:
-        """The canvas encoded as one picture, as the published model was trained."""
-        if not references:
-            like = self.backbone.encode(_black(size))
-            return torch.zeros_like(like).expand(film.frames, -1, -1, -1).contiguous()
-        canvas = film.condition(to_tensor(references)[None], _black(size))
-        return apart(self.backbone.encode(side_by_side(canvas)), film.frames)[0]
 
     def _noise(self, film: Film, condition: Tensor, asked: Asked, count: int) -> Tensor:
         if asked.latents is None:
@@ -641,10 +531,16 @@ def pipeline_class(family: str) -> Any:
     return type(f"{TWO_FRAME}{stock.__name__}", (TwoFramePipeline, stock), {"family": family})
 
 
-def _dtype(kwargs: dict[str, Any]) -> torch.dtype:
-    """Takes the precision out of what is passed on; `torch_dtype` is its old name."""
+def _dtype(kwargs: dict[str, Any]) -> Any:
+    """Takes the precision out of what is passed on, one or one a component; `torch_dtype` is its old name."""
     given = [kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs]
     dtype = next((one for one in given if one is not None), torch.float32)
+    if isinstance(dtype, Mapping):
+        return {component: _one_dtype(one) for component, one in dtype.items()}
+    return _one_dtype(dtype)
+
+
+def _one_dtype(dtype: Any) -> torch.dtype:
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype):
         raise UserError(f"dtype is {dtype!r}, but must be one of torch's, such as torch.bfloat16")
@@ -654,10 +550,6 @@ def _dtype(kwargs: dict[str, Any]) -> torch.dtype:
 def _require_generators(generator: Generators, count: int) -> None:
     if isinstance(generator, Sequence) and len(generator) != count:
         raise UserError(f"{len(generator)} generators were given for {count} pictures; give one, or one a picture")
-
-
-def _black(size: tuple[int, int]) -> Tensor:
-    return torch.full((1, 3, *size), -1.0)
 
 
 def _require(output_type: str, tensors: Sequence[str], known: Sequence[str]) -> None:
