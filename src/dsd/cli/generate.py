@@ -45,6 +45,11 @@ class Generate:
     fit: Literal["crop", "pad", "stretch"] = "crop"
     """What is done to a reference of other proportions than the result: cut around its centre, white at its sides, or
     other proportions."""
+    enhance: str | None = None
+    """A chat model (openai:MODEL@URL, embedded:NAME, a folder or a hub id) that looks at the reference and makes a
+    fuller prompt of yours, which is printed and drawn instead."""
+    enhance_templates: Literal["default", "compact"] = "default"
+    """What it is told: compact is for small models, which say who the subject is and leave your words as they are."""
     frames: int | None = None
     """Pictures that are drawn together, for models that draw several; what the model was trained at when left out."""
     height: int | None = None
@@ -86,10 +91,14 @@ def run(command: Generate) -> None:
 
     asked = _asked_for(command)
     jobs, bad = _checked(asked, lambda job: job.check())
+    if command.enhance is not None:
+        jobs, more = _enhanced(command, jobs)
+        bad += more
     album, films = _planned(command, jobs)
     missing = [film.job for film in films if not film.drawn]
     if missing:
         pipeline = command.model.load()
+        _tell_unread(pipeline, missing)
         fine, more = _checked(dict.fromkeys(missing), lambda job: command.model.check(pipeline, job))
         films, bad = [film for film in films if film.drawn or film.job in fine], bad + more
         _draw(command, pipeline, [film for film in films if not film.drawn])
@@ -162,6 +171,45 @@ def _checked(jobs: Iterable[Job | UserError], check: Callable[[Job], object]) ->
     return fine, bad
 
 
+def _enhanced(command: Generate, jobs: Sequence[Job]) -> tuple[list[Job], list[UserError]]:
+    """Jobs with the prompts that a chat model made of theirs, and why others have none."""
+    from dsd.chat.registry import load_chat
+    from dsd.generate.prompting import enhance
+    from dsd.log import console
+
+    assert command.enhance is not None
+    chat, fuller = load_chat(command.enhance), {}
+    out = command.out.parent if command.out.suffix.lower() == ".png" else command.out
+
+    def ask(job: Job) -> None:
+        made = enhance(chat, job.references()[0], job.prompt, command.enhance_templates, out / "enhanced")
+        fuller[job] = replace(job, prompt=made.prompt, asked=job.prompt, subject=made.subject, enhanced_by=chat.name)
+
+    jobs, bad = _checked(jobs, ask)
+    for asked, prompt in dict.fromkeys((job.prompt, fuller[job].prompt) for job in jobs):
+        console.print(f'"{asked}" became "{prompt}"', soft_wrap=True, markup=False)
+    return [fuller[job] for job in jobs], bad
+
+
+def _tell_unread(pipeline: TwoFramePipeline, jobs: Sequence[Job]) -> None:
+    """Warns of what the model does not read of prompts."""
+    from dsd.generate.prompting import known_words, unread
+    from dsd.log import console
+
+    known: tuple[str, ...] = ()
+    told: dict[str, int] = {}
+    for prompt in dict.fromkeys(words for job in jobs for words in (job.prompt, job.negative_prompt)):
+        found = unread(pipeline.backbone, prompt, pipeline.max_text_tokens)
+        known = known or (known_words(pipeline.backbone) if found.unknown else ())
+        if sentence := found.sentence():
+            told[sentence] = told.get(sentence, 0) + 1
+    for sentence, times in told.items():
+        prompts = f" ({times} prompts)" if times > 1 else ""
+        console.print(f"warning: {sentence}{prompts}", soft_wrap=True, markup=False)
+    if known:
+        console.print(f"the words that this model knows: {', '.join(known)}", soft_wrap=True, markup=False)
+
+
 def _planned(command: Generate, jobs: Sequence[Job]) -> tuple[Album | None, list[Planned]]:
     """What is to be drawn and where, and the folder if it is one."""
     from dsd.files import make_folder
@@ -187,9 +235,11 @@ def _sources(model: Model) -> dict[str, str]:
 
     base = model.base_name()
     return {
-        "model": base, "model_revision": revision_or_name(base), "adapter": model.adapter,
+        "model": base,
+        "model_revision": revision_or_name(base),
+        "adapter": model.adapter,
         "adapter_revision": revision_or_name(model.adapter),
-    }  # fmt: skip
+    }
 
 
 def _draw(command: Generate, pipeline: TwoFramePipeline, films: Sequence[Planned]) -> None:
@@ -217,10 +267,19 @@ def _told(film: Planned, drawn: Drawn, sources: Mapping[str, str]) -> dict[str, 
 
     job, sampling = film.job, drawn.sampling
     return {
-        "software": f"dsd {version('dsd')}", **sources, "prompt": job.prompt, "negative_prompt": job.negative_prompt,
+        "software": f"dsd {version('dsd')}",
+        **sources,
+        "prompt": job.prompt,
+        "negative_prompt": job.negative_prompt,
         **({"asked": job.asked, "subject": job.subject, "enhanced_by": job.enhanced_by} if job.asked else {}),
-        "seed": film.seed, "width": drawn.pictures[0].width, "height": drawn.pictures[0].height,
-        "steps": sampling.steps, "text_scale": sampling.text_scale, "image_scale": sampling.image_scale,
-        "guidance": sampling.guidance, "references": [path.name for path in job.image], "references_sha256": [sha256_of(path) for path in job.image],
+        "seed": film.seed,
+        "width": drawn.pictures[0].width,
+        "height": drawn.pictures[0].height,
+        "steps": sampling.steps,
+        "text_scale": sampling.text_scale,
+        "image_scale": sampling.image_scale,
+        "guidance": sampling.guidance,
+        "references": [path.name for path in job.image],
+        "references_sha256": [sha256_of(path) for path in job.image],
         "fit": list(drawn.notes) or ["as it is"],
-    }  # fmt: skip
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
@@ -41,15 +42,22 @@ def plan(command: Serve) -> list[str]:
 def run(command: Serve) -> None:
     for module in ("fastapi", "python_multipart", "uvicorn"):
         import_extra(module, "serve")
+    import torch
+
     from dsd.serve.api import create_app, listen
 
-    pipeline = command.model.load()
+    model, pipeline = command.model, command.model.load()
 
     def draw(
         references: list[Image.Image], prompts: list[str], size: tuple[int, int] | None, seed: int
     ) -> list[Image.Image]:
-        seeds = range(seed, seed + len(prompts))
-        films = command.model.draw(pipeline, references, prompts, seeds, size or (None, None))
-        return [picture for film in films for picture in film]
+        height, width = size or (None, None)
+        generator = [torch.Generator().manual_seed(seed + number) for number in range(len(prompts))]
+        result: Any = pipeline(
+            prompts, [references] * len(prompts), height=height, width=width, generator=generator,
+            num_inference_steps=model.steps, text_scale=model.text_scale, image_scale=model.image_scale,
+            guidance_scale=model.guidance,
+        )  # fmt: skip
+        return result.images
 
     listen(create_app(draw), command.host, command.port)

@@ -148,8 +148,10 @@ class Album:
         ]
 
     def _film(self, job: Job, number: int, seed: int | None, name: str, record: dict[str, Any] | None) -> Planned:
-        seed = _random() if seed is None else seed
-        seed = seed if record is None else record["seed"]
+        if record is not None:
+            seed = int(record["seed"])
+        elif seed is None:
+            seed = _random()
         files = [self.folder / file for file in record["pictures"]] if record is not None else []
         return Planned(
             job=job, seed=seed, path=self.folder / f"{number:03d}-{seed}.png", number=number, record=name,
