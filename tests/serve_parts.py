@@ -136,11 +136,9 @@ def read_answer(connection: socket.socket) -> Answer:
     return Answer(int(first.split()[1]), headers, body)
 
 
-def request(
-    port: int, method: str, path: str, body: bytes = b"", content_type: str = "", wait: float = 30, **headers: str
-) -> Answer:
+def request(port: int, method: str, path: str, body: bytes = b"", content_type: str = "", **headers: str) -> Answer:
     """What is answered to a request."""
-    return raw(port, head(method, path, len(body), content_type, **headers) + body, wait)
+    return raw(port, head(method, path, len(body), content_type, **headers) + body)
 
 
 def head(method: str, path: str, length: int | None = 0, content_type: str = "", **headers: str) -> bytes:

@@ -69,7 +69,7 @@ def test_only_a_right_key_opens_the_api_and_health_needs_none():
     with serve(Settings(keys=("right", "second"))) as served:
         for key in ("right", "second"):
             assert [one.id for one in served.client(key).models.list()] == ["dsd"]
-        for key in ("wrong", "righ", "right2"):
+        for key in ("made-up", "righ", "right2"):
             with pytest.raises(openai.AuthenticationError) as error:
                 served.client(key).images.edit(image=PICTURE, prompt=PROMPT)
             assert error.value.code == "invalid_api_key" and key not in error.value.message
@@ -115,7 +115,12 @@ def test_a_body_that_is_too_large_is_413_before_it_is_read():
 def test_bodies_are_not_unpacked():
     with serve() as served:
         answer = request(
-            served.port, "POST", "/v1/images/edits", zlib.compress(b"{}"), "application/json", Content_Encoding="deflate"
+            served.port,
+            "POST",
+            "/v1/images/edits",
+            zlib.compress(b"{}"),
+            "application/json",
+            Content_Encoding="deflate",
         )
         assert answer.status == 415
 
@@ -180,10 +185,11 @@ def test_a_full_queue_is_429_with_a_time_to_come_back():
 
 def test_all_pictures_of_a_request_wait_or_none():
     with serve(Settings(limits=Limits(together=1, waiting=3))) as served:
-        with _start_and_leave(served.port, num_inference_steps="100"):
-            until(lambda: served.desk.engine.running == 1)
-            assert edit(served.port, *PARTS, ("n", "4")).status == 429
-            until(lambda: served.desk.engine.waiting == 0)
+        holding = _start_and_leave(served.port, num_inference_steps="100")
+        until(lambda: served.desk.engine.running == 1)
+        assert edit(served.port, *PARTS, ("n", "4")).status == 429
+        until(lambda: served.desk.engine.waiting == 0)
+        holding.close()
 
 
 def test_nothing_is_drawn_for_clients_that_have_left():
@@ -246,7 +252,17 @@ def process(tmp_path):
 
     def start(*words: str, **environment: str):
         log = (tmp_path / "log").open("w")
-        command = [sys.executable, "-m", "dsd", "serve", "--port", "0", "--no-page", "--model.adapter", adapter_folder()]
+        command = [
+            sys.executable,
+            "-m",
+            "dsd",
+            "serve",
+            "--port",
+            "0",
+            "--no-page",
+            "--model.adapter",
+            adapter_folder(),
+        ]
         child = subprocess.Popen([*command, *words], stderr=log, env=os.environ | environment)
         started.append(child)
         until(lambda: "serving" in (tmp_path / "log").read_text() or child.poll() is not None, 60)

@@ -16,7 +16,7 @@ MODULES = ("fastapi", "python_multipart", "uvicorn", "prometheus_client")
 @dataclass(frozen=True, kw_only=True)
 class Serve:
     """Serves OpenAI's images API (POST /v1/images/edits, generations, variations; GET /v1/models), /healthz, /readyz,
-    /metrics and a page at /. Requests need one of the API keys in the environment variable DSD_API_KEY, if it is set."""
+    /metrics and a page at /. Where the environment variable DSD_API_KEY is set, requests need one of its keys."""
 
     host: str = "127.0.0.1"
     """Address to listen on; one that other machines reach needs an API key."""
@@ -25,7 +25,7 @@ class Serve:
     served_name: tuple[str, ...] = ("dsd",)
     """Names under which clients ask for the model."""
     allowed_origins: tuple[str, ...] = ()
-    """Sites whose pages may call the API from a browser, as https://host; * is all. Those of this machine always may."""
+    """Sites whose pages may call the API from a browser, as https://host; * is all. This machine's always may."""
     page: bool = True
     """Serve the web page too."""
     open: bool = False

@@ -58,7 +58,9 @@ def require_key(request: Request, keys: tuple[str, ...]) -> str:
     if not keys:
         return request.client.host if request.client else ""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    right = [hmac.compare_digest(given.strip().encode(), key.encode()) for key in keys]  # all, so that time tells nothing
+    right = [
+        hmac.compare_digest(given.strip().encode(), key.encode()) for key in keys
+    ]  # all, so that time tells nothing
     if scheme.lower() != "bearer" or not any(right):
         message = "no API key was given" if not given else "the API key is wrong"
         raise ApiError(

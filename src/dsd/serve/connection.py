@@ -79,7 +79,11 @@ class _Connection(H11Protocol):
         """Answers where there is no request that the application could answer, and closes."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
             body = json.dumps(error.body).encode()
-            headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
+            headers = [
+                ("content-type", "application/json"),
+                ("content-length", str(len(body))),
+                ("connection", "close"),
+            ]
             for event in (
                 h11.Response(status_code=error.status, headers=headers),
                 h11.Data(data=body),

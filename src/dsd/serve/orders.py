@@ -75,9 +75,7 @@ def check(fields: Variation, facts: Facts, settings: Settings, pictures: int) ->
     size_of(fields, facts, settings)
 
 
-def orders_of(
-    fields: Variation, references: Sequence[Image.Image], facts: Facts, settings: Settings
-) -> list[Order]:
+def orders_of(fields: Variation, references: Sequence[Image.Image], facts: Facts, settings: Settings) -> list[Order]:
     """One order a picture; their seeds count up from the one that was given, or from a random one."""
     seed = fields.seed if fields.seed is not None else secrets.randbelow(_RANDOM_SEEDS)
     height, width = size_of(fields, facts, settings)
