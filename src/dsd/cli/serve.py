@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dsd.cli.drawing import Model
 from dsd.errors import UserError, import_extra
 from dsd.recipes.recipe import Recipe
 from dsd.recipes.registry import first_and_named
 from dsd.serve.settings import Limits, Settings, Usual
+
+if TYPE_CHECKING:
+    from dsd.serve.page import PageSettings
 
 MODULES = ("fastapi", "python_multipart", "uvicorn", "prometheus_client")
 
@@ -28,6 +33,8 @@ class Serve:
     """Sites whose pages may call the API from a browser, as https://host; * is all. This machine's always may."""
     page: bool = True
     """Serve the web page too."""
+    dataset: Path | None = None
+    """Dataset whose kept and rejected pairs the web page shows."""
     open: bool = False
     """Open the web page in a browser."""
     metadata: bool = True
@@ -74,9 +81,9 @@ def run(command: Serve) -> None:
     engine = Engine(command.model.load(), most_at_once=limits.together, most_waiting=limits.waiting)
     app = create_app(engine, settings)
     if command.page:
-        from dsd.serve.page import mount_page
+        from dsd.serve.page import mount
 
-        mount_page(app, engine, settings)
+        mount(app, engine, _page_settings(command, settings.keys))
     listen(app, listener, lambda: _tell(command, listener.getsockname()[1]))
 
 
@@ -92,6 +99,18 @@ def _settings(command: Serve, keys: tuple[str, ...]) -> Settings:
         origins=command.allowed_origins,
         metadata=command.metadata,
         drain_seconds=command.drain_seconds,
+    )
+
+
+def _page_settings(command: Serve, keys: tuple[str, ...]) -> PageSettings:
+    from dsd.serve.auth import is_loopback, number_of_key
+    from dsd.serve.page import PageSettings
+
+    return PageSettings(
+        dataset=command.dataset,
+        may_type_folder=is_loopback(command.host) and not keys,
+        key=(lambda given: number_of_key(given, keys) is not None) if keys else None,
+        most_bytes=command.limits.body_bytes,
     )
 
 

@@ -42,7 +42,7 @@ def require_safe_address(host: str, keys: tuple[str, ...]) -> None:
     Raises:
         UserError: There is no key, and the address is not this machine's own.
     """
-    if not keys and not _is_loopback(host):
+    if not keys and not is_loopback(host):
         raise UserError(
             f"--host {host} can be reached from other machines, but there is no API key; set {KEY_VARIABLE}, or listen "
             "on 127.0.0.1"
@@ -58,10 +58,8 @@ def require_key(request: Request, keys: tuple[str, ...]) -> str:
     if not keys:
         return request.client.host if request.client else ""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    right = [
-        hmac.compare_digest(given.strip().encode(), key.encode()) for key in keys
-    ]  # all, so that time tells nothing
-    if scheme.lower() != "bearer" or not any(right):
+    number = number_of_key(given.strip(), keys)
+    if scheme.lower() != "bearer" or number is None:
         message = "no API key was given" if not given else "the API key is wrong"
         raise ApiError(
             401,
@@ -69,7 +67,13 @@ def require_key(request: Request, keys: tuple[str, ...]) -> str:
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
-    return f"key {right.index(True)}"
+    return f"key {number}"
+
+
+def number_of_key(given: str, keys: tuple[str, ...]) -> int | None:
+    """Which of the keys was given; the time it takes tells nothing of them."""
+    right = [hmac.compare_digest(given.encode(), key.encode()) for key in keys]
+    return right.index(True) if any(right) else None
 
 
 def require_origin(request: Request, settings: Settings) -> None:
@@ -93,7 +97,8 @@ def not_allowed() -> ApiError:
     )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
     if host == "localhost":
         return True
     try:

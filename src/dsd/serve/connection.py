@@ -46,9 +46,10 @@ class _Connection(H11Protocol):
             self._head = None
 
     def on_response_complete(self) -> None:
+        cycle, unread = self.cycle, self.conn.their_state is h11.SEND_BODY
         super().on_response_complete()
-        if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
-            self._linger = self.loop.call_later(LINGER_SECONDS, self._end_linger, self.cycle)
+        if unread and not self.transport.is_closing():
+            self._linger = self.loop.call_later(LINGER_SECONDS, self._end_linger, cycle)
 
     def pause_writing(self) -> None:
         super().pause_writing()

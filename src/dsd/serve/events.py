@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from typing import Any, Literal
 
+from fastapi.responses import StreamingResponse
 from PIL import Image
+from starlette.types import Receive, Scope, Send
 
 from dsd.errors import UserError
 from dsd.generate.engine import Progress
@@ -70,6 +72,20 @@ def partial_index(step: int, steps: int, partial_images: int) -> int | None:
     return due.index(step) if step in due else None
 
 
+class Streamed(StreamingResponse):
+    """An answer of events, whose job is dropped when the client leaves, be it before the first one."""
+
+    def __init__(self, desk: Desk, job: Job, told: AsyncIterator[bytes], headers: dict[str, str]) -> None:
+        super().__init__(told, media_type="text/event-stream", headers=headers)
+        self._desk, self._job = desk, job
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._desk.drop(self._job)
+
+
 async def events(desk: Desk, job: Job, stream: Stream, kind: Kind, describe: Any) -> AsyncIterator[bytes]:
     """The events of a job; one that fails ends with an error, which clients raise.
 
@@ -91,8 +107,6 @@ async def events(desk: Desk, job: Job, stream: Stream, kind: Kind, describe: Any
         yield _event("error", {"type": "error", **error.body})
     except UserError as error:
         yield _event("error", {"type": "error", **ApiError(400, str(error)).body})
-    finally:
-        desk.drop(job)
 
 
 def _event(name: str, data: dict[str, Any]) -> bytes:

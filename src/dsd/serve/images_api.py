@@ -7,7 +7,7 @@ import time
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from PIL import Image
 
 from dsd.errors import cut
@@ -16,7 +16,7 @@ from dsd.serve.auth import require_key, require_origin
 from dsd.serve.bodies import read
 from dsd.serve.desk import Desk
 from dsd.serve.errors import ApiError
-from dsd.serve.events import Kind, Stream, events
+from dsd.serve.events import Kind, Stream, Streamed, events
 from dsd.serve.fields import Edit, Generation, Variation
 from dsd.serve.orders import check, orders_of, said_of, size_of
 from dsd.serve.pictures import encode
@@ -76,8 +76,7 @@ async def _drawn(kind: type[Given], event: Kind, request: Request, desk: Desk) -
     if isinstance(fields, Generation) and fields.stream:
         stream = Stream(fields.partial_images or 0)
         job = desk.order(orders, stream.on_step)
-        told = events(desk, job, stream, event, answer.event)
-        return StreamingResponse(told, media_type="text/event-stream", headers=answer.headers)
+        return Streamed(desk, job, events(desk, job, stream, event, answer.event), answer.headers)
     pictures = await desk.pictures(request, desk.order(orders))
     return JSONResponse(await asyncio.to_thread(answer.body, pictures), headers=answer.headers)
 

@@ -21,6 +21,8 @@ from dsd.serve.desk import Desk
 
 LAST_SECONDS = 2
 """What connections have to close after all is answered or dropped."""
+KEEP_ALIVE_SECONDS = 30
+"""How long a connection without a request is kept, longer than clients keep theirs."""
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -65,6 +67,7 @@ def server_of(app: FastAPI, started: Callable[[], None] = lambda: None) -> Serve
         app,
         http=protocol_of(desk.settings.limits),
         log_level="warning",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=LAST_SECONDS,
         server_header=False,
     )
@@ -107,7 +110,8 @@ class Server(uvicorn.Server):
 
     async def _until_drained(self) -> None:
         end = time.monotonic() + self._desk.settings.drain_seconds
-        while time.monotonic() < end and (self._desk.answering or self._desk.engine.running):
+        engine = self._desk.engine
+        while time.monotonic() < end and (self._desk.answering or engine.running or engine.waiting):
             await asyncio.sleep(0.05)
         self._desk.stop_engine()
         self.should_exit = True
