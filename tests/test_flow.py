@@ -140,33 +140,3 @@ def test_callbacks_see_every_step() -> None:
         gaussian_model(0, 1), random(1, 1, 2, 2), flow.schedule(3), callback=lambda step, latents: seen.append(step)
     )
     assert seen == [0, 1, 2]
-
-
-SCALES = [(1.0, 1.0), (1.5, 1.0), (1.0, 1.5), (2.0, 2.0), (0.0, 1.3), (0.0, 0.0), (2.0, 1.3)]
-
-
-@pytest.mark.parametrize(("text_scale", "image_scale"), SCALES)
-def test_guidance_is_the_formula_and_evaluates_what_it_needs(text_scale: float, image_scale: float) -> None:
-    values = [random(2, 1, 2, 2, seed=seed) for seed in range(3)]
-    u, i, f = values
-    called: set[int] = set()
-
-    def branch(number: int) -> flow.Model:
-        def model(latents: Tensor, sigma: Tensor) -> Tensor:
-            called.add(number)
-            return values[number] + latents * sigma.view(-1, 1, 1, 1)
-
-        return model
-
-    branches = [branch(number) for number in range(3)]
-    needed = [n for n, weight in enumerate(flow.branch_weights(text_scale, image_scale)) if weight != 0]
-
-    def stacked(latents: Tensor, sigma: Tensor) -> Tensor:
-        pairs = zip(latents.chunk(len(needed)), sigma.chunk(len(needed)), strict=True)
-        return torch.cat([branches[n](*pair) for n, pair in zip(needed, pairs, strict=True)])
-
-    latents, sigma = random(2, 1, 2, 2, seed=9), torch.tensor([0.2, 0.7], dtype=torch.float64)
-    together = flow.guided_in_one_pass(stacked, text_scale=text_scale, image_scale=image_scale)(latents, sigma)
-    assert called == set(needed)
-    formula = u + image_scale * (i - u) + text_scale * (f - i) + latents * sigma.view(-1, 1, 1, 1)
-    assert torch.allclose(together, formula)

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
-from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
@@ -134,6 +133,16 @@ def matching_errors(
     return (predicted.float() - velocity(latents, noise).float()).square()
 
 
+def euler_step(
+    latents: Float[Tensor, "*film"],
+    velocity: Float[Tensor, "*film"],
+    sigma: Float[Tensor, ""],
+    after: Float[Tensor, ""],
+) -> Float[Tensor, "*film"]:
+    """The point of the path at noise level ``after``, along a straight line from that at ``sigma``."""
+    return latents + (after - sigma) * velocity
+
+
 def euler(
     model: Model, noise: Float[Tensor, "b ..."], sigmas: Float[Tensor, " steps+1"], callback: Callback | None = None
 ) -> Float[Tensor, "b ..."]:
@@ -147,7 +156,7 @@ def euler(
     """
     latents = noise
     for step, (sigma, after) in enumerate(_pairs(sigmas, noise)):
-        latents = latents + (after - sigma) * model(latents, sigma.expand(len(latents)))
+        latents = euler_step(latents, model(latents, sigma.expand(len(latents))), sigma, after)
         if callback is not None:
             callback(step, latents)
     return latents
@@ -183,35 +192,6 @@ def branch_weights(text_scale: float, image_scale: float) -> tuple[float, float,
     branch of weight 0 needs no evaluation.
     """
     return 1 - image_scale, image_scale - text_scale, text_scale
-
-
-def guided_in_one_pass(stacked: Model, *, text_scale: float, image_scale: float) -> Model:
-    """Guidance by text and by image as a wrapper, all needed branches in one evaluation; see `branch_weights`.
-
-    Args:
-        stacked: A model that takes the batch once for each branch of non-zero `branch_weights`, in their order, one
-            branch after the other.
-        text_scale: See `branch_weights`.
-        image_scale: See `branch_weights`.
-    """
-    weights = [weight for weight in branch_weights(text_scale, image_scale) if weight != 0]
-    if len(weights) == 1:
-        return stacked
-
-    def model(latents: Tensor, sigma: Tensor) -> Tensor:
-        count = len(weights)
-        predicted = stacked(repeat(latents, "b ... -> (n b) ...", n=count), repeat(sigma, "b -> (n b)", n=count))
-        by_branch = rearrange(predicted, "(n b) ... -> n b ...", n=count)
-        return _weighted_sum(weights, list(by_branch.unbind(0)))
-
-    return model
-
-
-def _weighted_sum(weights: Sequence[float], branches: Sequence[Tensor]) -> Tensor:
-    total = weights[0] * branches[0]
-    for weight, branch in zip(weights[1:], branches[1:], strict=True):
-        total = total + weight * branch
-    return total
 
 
 def _pairs(sigmas: Tensor, like: Tensor) -> list[tuple[Tensor, Tensor]]:

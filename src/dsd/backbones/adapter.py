@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dsd.backbones.published import no_adapter
 from dsd.backbones.registry import FAMILIES, layers_of
 from dsd.backbones.stock import StockBackbone
 from dsd.config import did_you_mean, from_json, to_json
@@ -53,6 +54,8 @@ class AdapterMetadata:
         guidance: Embedded guidance it was trained with, None for models without.
         steps: Optimizer steps it was trained for; 0 where that is not known.
         sampling: How it is to be drawn with.
+        encodes: What the autoencoder saw as one picture of what is given: each of the "frames", or the whole "canvas"
+            of frames side by side, as the published model.
         schema: Version of the folder's format.
     """
 
@@ -66,6 +69,7 @@ class AdapterMetadata:
     guidance: float | None = None
     steps: int = 0
     sampling: Sampling = Sampling()
+    encodes: Literal["frames", "canvas"] = "frames"
     schema: int = SCHEMA
 
 
@@ -149,9 +153,7 @@ def load_metadata(folder: Path | str) -> AdapterMetadata:
     """
     path = Path(folder) / METADATA_FILE
     if not path.is_file():
-        raise UserError(
-            f'"{folder}" is no adapter folder (it has no {METADATA_FILE}); give the folder that training wrote'
-        )
+        raise UserError(no_adapter(folder, METADATA_FILE))
     try:
         text = path.read_text(encoding="utf-8").replace('"canvas":', '"film":', 1)  # its name until frames had an axis
         metadata = from_json(AdapterMetadata, text)
@@ -219,7 +221,7 @@ def apply_adapter(backbone: StockBackbone, folder: Path | str) -> AdapterMetadat
     if is_full(folder):
         _load_full(backbone.transformer, Path(folder) / FULL_FOLDER)
     else:
-        _fuse(backbone.transformer, load_adapter(folder)[0], folder)
+        fuse(backbone.transformer, load_adapter(folder)[0], folder)
     return metadata
 
 
@@ -283,7 +285,17 @@ def _require_sight(updates: Mapping[str, LowRank], metadata: AdapterMetadata, pa
         )
 
 
-def _fuse(transformer: nn.Module, updates: Mapping[str, LowRank], folder: Path | str) -> None:
+def fuse(transformer: nn.Module, updates: Mapping[str, LowRank], folder: Path | str) -> None:
+    """Adds low-rank changes to the weights of a transformer in place.
+
+    Args:
+        transformer: A widened one.
+        updates: By the names of its layers.
+        folder: The adapter's, for the message.
+
+    Raises:
+        UserError: Layers or shapes that this transformer does not have.
+    """
     layers = dict(transformer.named_modules())
     for name, update in updates.items():
         layer = layers.get(name)

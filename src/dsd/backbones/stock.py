@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 import torch
@@ -153,25 +154,30 @@ class StockBackbone:
         return self.resolution_shift.shift(tokens)
 
     @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str], max_tokens: int) -> Text:
+    def encode_text(self, prompts: Sequence[str], max_tokens: int, further: Sequence[Sequence[str]] = ()) -> Text:
         """Prompts by the pipeline's own encoders, padded or cut to ``max_tokens``; the empty one is "no text".
+
+        Args:
+            prompts: For the first encoder, and for all others that `further` has nothing for.
+            max_tokens: From 1 to 512.
+            further: For each further encoder (``prompt_2``, ``prompt_3``), as many prompts.
 
         Raises:
             UserError: ``max_tokens`` is not within 1 and 512.
         """
-        return self.encoded(prompts, max_tokens)
+        return self.encoded(prompts, max_tokens, further)
 
-    def encoded(self, prompts: Sequence[str], max_tokens: int) -> Text:
+    def encoded(self, prompts: Sequence[str], max_tokens: int, further: Sequence[Sequence[str]] = ()) -> Text:
         """As `encode_text`, with gradients through the encoders."""
         if not 1 <= max_tokens <= _TEXT_TOKENS:
             raise UserError(
                 f"max_sequence_length is {max_tokens}, but models of this family take 1 to {_TEXT_TOKENS} text tokens"
             )
-        return self._encoded(list(prompts), max_tokens)
+        return self._encoded([list(prompts), *(list(words) for words in further)], max_tokens)
 
     @abstractmethod
-    def _encoded(self, prompts: list[str], max_tokens: int) -> Text:
-        """What a family's pipeline makes of prompts."""
+    def _encoded(self, prompts: list[list[str]], max_tokens: int) -> Text:
+        """What a family's pipeline makes of prompts, of which there may be others for its further encoders."""
 
     @property
     def text_encoders(self) -> list[tuple[Any, Any]]:
@@ -214,7 +220,8 @@ class StockBackbone:
         sigma: Float[Tensor, " b"],
         text: Text,
         condition: Float[Tensor, "b f c h w"] | None = None,
-        guidance: float | None = None,
+        guidance: float | Float[Tensor, " b"] | None = None,
+        **more: Any,
     ) -> Float[Tensor, "b f c h w"]:
         """One evaluation of the transformer.
 
@@ -224,9 +231,11 @@ class StockBackbone:
             text: One prompt each.
             condition: Latents of what is given, of the same shape; only for a widened model, where None is "no image"
                 (all zeros).
-            guidance: The embedded guidance of a guidance-distilled model, which needs it; others ignore it.
+            guidance: The embedded guidance of a guidance-distilled model, which needs it, one or one each; others
+                ignore it.
+            **more: For the transformer, such as ``joint_attention_kwargs``.
         """
-        return self.evaluated(self.arguments(latents, sigma, text, condition, guidance), latents)
+        return self.evaluated(self.arguments(latents, sigma, text, condition, guidance), latents, **more)
 
     @abstractmethod
     def arguments(
@@ -235,7 +244,7 @@ class StockBackbone:
         sigma: Float[Tensor, " b"],
         text: Text,
         condition: Float[Tensor, "b f c h w"] | None = None,
-        guidance: float | None = None,
+        guidance: float | Float[Tensor, " b"] | None = None,
     ) -> dict[str, Any]:
         """What `velocity` hands to the transformer."""
 
@@ -255,6 +264,10 @@ class StockBackbone:
         """
         predicted = self.transformer(**arguments, **more, return_dict=False)[0]
         return self.unpacked(predicted, like).to(like.dtype)
+
+    def cache_context(self, name: str) -> AbstractContextManager[object]:
+        """What diffusers' step caches ask to run in, where the transformer can have any."""
+        return self.transformer.cache_context(name) if hasattr(self.transformer, "cache_context") else nullcontext()
 
     @torch.no_grad()
     def widen(self) -> None:
@@ -289,13 +302,14 @@ class StockBackbone:
             raise ValueError("a condition was given, but the patch embedding is not widened; call widen() first")
         return latents, None
 
-    def embedded_guidance(self, guidance: float | None, latents: Tensor) -> Tensor | None:
+    def embedded_guidance(self, guidance: float | Tensor | None, latents: Tensor) -> Tensor | None:
         """The guidance that a guidance-distilled transformer is told; None for others."""
         if not self.takes_guidance:
             return None
         if guidance is None:
             raise ValueError("this model is guidance-distilled and needs a guidance value, 3.5 by default")
-        return torch.full((len(latents),), guidance, device=latents.device, dtype=torch.float32)
+        where = {"device": latents.device, "dtype": torch.float32}
+        return guidance.to(**where) if isinstance(guidance, Tensor) else torch.full((len(latents),), guidance, **where)
 
     @property
     def _plain_channels(self) -> int:

@@ -29,6 +29,7 @@ from dsd.data.pairs import ids_of
 from dsd.data.records import Example
 from dsd.files import atomic_folder, require_replaceable
 from dsd.frames import Film
+from dsd.generate.draw import Rows
 from dsd.generate.draw import draw as draw_latents
 from dsd.images import to_pil
 from dsd.models import revision_or_name
@@ -128,9 +129,10 @@ class Conditioned:
         encoded = backbone.encode_text([*(r.prompt for r in requests), ""], drawing.max_sequence_length)
         look = self.conditioner.look([request.reference for request in requests])
 
-        def velocity(latents: Tensor, sigma: Tensor, text: Text, keep: Tensor) -> Tensor:
-            looks = {name: torch.cat([value] * (len(keep) // count)) for name, value in look.items()}
-            return self.conditioner.velocity(latents, sigma, text, looks, keep, drawing.sampling.guidance)
+        def velocity(rows: Rows) -> Tensor:
+            looks = {name: value[list(rows.of)] for name, value in look.items()}
+            guidance = drawing.sampling.guidance
+            return self.conditioner.velocity(rows.latents, rows.sigma, rows.text, looks, rows.keep, guidance)
 
         height, width = (side // backbone.pixels_per_latent for side in drawing.size)
         generators = [torch.Generator().manual_seed(request.seed) for request in requests]

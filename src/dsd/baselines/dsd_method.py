@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -60,7 +61,7 @@ class TwoFrameStudent:
         sampling = self.drawing.sampling
         for start in range(0, len(requests), self.drawing.batch):
             batch = requests[start : start + self.drawing.batch]
-            drawn = self.pipeline(
+            drawn: Any = self.pipeline(
                 [request.prompt for request in batch],
                 image=[[request.reference] for request in batch],
                 text_scale=sampling.text_scale,
@@ -68,8 +69,8 @@ class TwoFrameStudent:
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance if self.pipeline.backbone.takes_guidance else None,
                 generator=[torch.Generator().manual_seed(request.seed) for request in batch],
-            ).images
-            pictures += [of_film[0] if isinstance(of_film, list) else of_film for of_film in drawn]
+            )
+            pictures += [of_film[0] if isinstance(of_film, list) else of_film for of_film in drawn.images]
         return pictures
 
 

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dsd.recipes.registry import first_and_named
+
+if TYPE_CHECKING:
+    from dsd.backbones.adapter import AdapterMetadata
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Merges an adapter into a plain diffusers transformer, or copies it as a control-LoRA."""
+    """Writes an adapter in a form that stock diffusers or ComfyUI read."""
 
     adapter: str
     """Adapter folder, as training writes it."""
     base: str | None = None
     """The model it was trained on; read from the adapter when left out."""
-    form: Literal["transformer", "control-lora"] = "transformer"
+    form: Literal["transformer", "control-lora", "comfyui", "comfyui-lora"] = "transformer"
     """transformer: a folder for from_pretrained of the stock transformer; control-lora: one safetensors file for
-    load_lora_weights of its control pipeline, where diffusers has one."""
+    load_lora_weights of its control pipeline, where diffusers has one; comfyui: the transformer as one safetensors file
+    in the names of Black Forest Labs, for ComfyUI's Load Diffusion Model; comfyui-lora: one for its LoRA loader. The
+    last two are for FLUX.1."""
     out: Path = Path("runs/export")
     """Folder to write; an earlier export that is there is replaced."""
     dry_run: bool = False
@@ -34,8 +41,11 @@ def variants() -> dict[str, tuple[str, Export]]:
 def plan(command: Export) -> list[str]:
     if command.form == "control-lora":
         return [f"copy the control-LoRA of {command.adapter} to {command.out / LORA_FILE}"]
+    if command.form == "comfyui-lora":
+        return [f"write the low-rank changes of {command.adapter} to {command.out}, with the keys of ComfyUI"]
     base = command.base or "the base that it names"
-    return [f"add {command.adapter} to the weights of {base} and write the widened transformer to {command.out}"]
+    names = ", under the names that ComfyUI loads" if command.form == "comfyui" else ""
+    return [f"add {command.adapter} to the weights of {base} and write the widened transformer to {command.out}{names}"]
 
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -44,17 +54,17 @@ NOTE = "export.json"
 """Says what was exported; a folder without it is no export, and never replaced."""
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """An adapter, and the base that it is exported with."""
+
+    folder: Path
+    metadata: AdapterMetadata
+    base: str
+
+
 def run(command: Export) -> None:
-    from dsd.backbones.adapter import (
-        WEIGHTS_FILE,
-        apply_adapter,
-        is_full,
-        load_adapter,
-        load_metadata,
-        warn_of_another_base,
-    )
-    from dsd.backbones.registry import backbone_class, load_backbone
-    from dsd.errors import UserError
+    from dsd.backbones.adapter import load_metadata
     from dsd.files import atomic_folder, require_replaceable
     from dsd.log import quiet_libraries
     from dsd.models import resolve
@@ -64,33 +74,107 @@ def run(command: Export) -> None:
     metadata = load_metadata(folder)
     _require_apart(command.out, folder)
     require_replaceable(command.out, NOTE)  # before anything is read
-    base = command.base or metadata.base
-    if command.form == "control-lora":
-        if is_full(folder):
-            raise UserError(f'"{folder}" is a full fine-tune and has no LoRA; give --form transformer')
-        load_adapter(folder)  # a damaged one is not handed on
-        if backbone_class(metadata.family).control_pipeline is None:
-            raise UserError(
-                f'diffusers has no control pipeline for models of the family "{metadata.family}", so nothing would '
-                "read the control-LoRA; give --form transformer"
-            )
-        with atomic_folder(command.out, known_by=NOTE) as out:
-            (out / LORA_FILE).write_bytes((folder / WEIGHTS_FILE).read_bytes())
-            (out / NOTE).write_text(_note(command, folder, base), encoding="utf-8")
-    else:
-        warn_of_another_base(metadata, base, folder)
-        backbone = load_backbone(base, text=False, vae=False)
-        apply_adapter(backbone, folder)
-        with atomic_folder(command.out, known_by=NOTE) as out:
-            backbone.transformer.save_pretrained(out)  # pyright: ignore[reportCallIssue]
-            (out / NOTE).write_text(_note(command, folder, base), encoding="utf-8")
+    trained = _Trained(folder, metadata, command.base or metadata.base)
+    write = _FORMS[command.form](trained)
+    with atomic_folder(command.out, known_by=NOTE) as out:
+        write(out)
+        (out / NOTE).write_text(_note(command, trained), encoding="utf-8")
     print(command.out)
 
 
-def _note(command: Export, folder: Path, base: str) -> str:
+def _transformer(trained: _Trained) -> Callable[[Path], Any]:
+    return _merged(trained).save_pretrained
+
+
+def _control_lora(trained: _Trained) -> Callable[[Path], Any]:
+    from dsd.backbones.adapter import WEIGHTS_FILE
+    from dsd.backbones.registry import backbone_class
+    from dsd.errors import UserError
+
+    _updates(trained)  # a damaged one is not handed on
+    if backbone_class(trained.metadata.family).control_pipeline is None:
+        raise UserError(
+            f'diffusers has no control pipeline for models of the family "{trained.metadata.family}", so nothing would '
+            "read the control-LoRA; give --form transformer"
+        )
+    return lambda out: shutil.copyfile(trained.folder / WEIGHTS_FILE, out / LORA_FILE)
+
+
+def _comfyui(trained: _Trained) -> Callable[[Path], Any]:
+    from safetensors.torch import save_file
+
+    from dsd.backbones.flux.comfy import MODEL_FILE, model_tensors
+
+    _require_flux(trained)
+    tensors = model_tensors(dict(_merged(trained).state_dict()))
+    return lambda out: save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out / MODEL_FILE)
+
+
+def _comfyui_lora(trained: _Trained) -> Callable[[Path], Any]:
+    from safetensors.torch import save_file
+
+    from dsd.backbones.flux.comfy import LORA_FILE, lora_tensors
+
+    _require_flux(trained)
+    tensors = lora_tensors(_updates(trained))
+    return lambda out: save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out / LORA_FILE)
+
+
+_FORMS = {
+    "transformer": _transformer,
+    "control-lora": _control_lora,
+    "comfyui": _comfyui,
+    "comfyui-lora": _comfyui_lora,
+}
+"""Forms, each with what reads an adapter and gives what writes it to a folder."""
+
+
+def _merged(trained: _Trained) -> Any:
+    """The base's transformer with the adapter in its weights, in the precision in which the base is stored."""
+    from dsd.backbones.adapter import apply_adapter, warn_of_another_base
+    from dsd.backbones.published import local
+    from dsd.backbones.registry import load_backbone
+    from dsd.backbones.stored import precision_of
+
+    warn_of_another_base(trained.metadata, trained.base, trained.folder)
+    precision = precision_of(local(trained.base, ["transformer/*"]) / "transformer")
+    backbone = load_backbone(trained.base, dtype=precision, text=False, vae=False)
+    apply_adapter(backbone, trained.folder)
+    return backbone.transformer
+
+
+def _updates(trained: _Trained) -> Any:
+    """The low-rank changes of an adapter that has them."""
+    from dsd.backbones.adapter import is_full, load_adapter
+    from dsd.errors import UserError
+
+    if is_full(trained.folder):
+        raise UserError(f'"{trained.folder}" is a full fine-tune and has no LoRA; give --form transformer')
+    return load_adapter(trained.folder)[0]
+
+
+def _require_flux(trained: _Trained) -> None:
+    from dsd.errors import UserError
+
+    if trained.metadata.family != "flux":
+        raise UserError(
+            f'the forms for ComfyUI are for FLUX.1, but "{trained.folder}" is for models of the family '
+            f'"{trained.metadata.family}"; give --form transformer'
+        )
+
+
+def _note(command: Export, trained: _Trained) -> str:
+    """What was exported, and all that a program needs to know to draw with it."""
+    from dsd.config import to_json
     from dsd.models import revision_of
 
-    note = {"adapter": command.adapter, "revision": revision_of(folder), "base": base, "form": command.form}
+    note = {
+        "adapter": command.adapter,
+        "revision": revision_of(trained.folder),
+        "base": trained.base,
+        "form": command.form,
+        "trained": json.loads(to_json(trained.metadata)),
+    }
     return json.dumps(note, indent=2, ensure_ascii=False) + "\n"
 
 

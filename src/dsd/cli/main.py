@@ -24,7 +24,8 @@ VERBS = {
     "generate": "a reference picture and a sentence -> pictures",
     "evaluate": "measure identity, prompt following, diversity and copying",
     "serve": "an HTTP server that speaks the OpenAI images API",
-    "export": "an adapter -> a plain diffusers transformer, or a copy to hand on",
+    "export": "an adapter -> a plain diffusers transformer, a control LoRA, or ComfyUI's layout",
+    "convert": "the published weights, or a control LoRA -> an adapter",
     "plan": "what a recipe needs in memory, time and disk",
 }
 

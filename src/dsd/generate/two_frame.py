@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from diffusers import ImagePipelineOutput
+from diffusers import FlowMatchEulerDiscreteScheduler, ImagePipelineOutput
 from diffusers.utils import logging
 from jaxtyping import Float
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from dsd import flow
 from dsd.backbones.adapter import (
     FULL_FOLDER,
     METADATA_FILE,
@@ -28,25 +29,34 @@ from dsd.backbones.adapter import (
     warn_of_another_base,
 )
 from dsd.backbones.protocol import Text
-from dsd.backbones.registry import TWO_FRAME, backbone_class, family_of
+from dsd.backbones.registry import TWO_FRAME, backbone_class, drawing_of, family_of
 from dsd.backbones.stock import StockBackbone
-from dsd.config import to_json
+from dsd.config import did_you_mean
 from dsd.errors import UserError
-from dsd.files import write_atomic
 from dsd.frames import Film
-from dsd.generate.draw import draw, shown
-from dsd.images import ImageSource, load_image, to_pil, to_tensor
+from dsd.generate import references, saving, words
+from dsd.generate.asked import (
+    Asked,
+    Generators,
+    Own,
+    Prompts,
+    References,
+    own_of,
+    pair_up,
+    real,
+    whole,
+)
+from dsd.generate.draw import Drawing, Rows, advance
+from dsd.images import FITS, Fit, to_pil
 from dsd.models import resolve
 from dsd.sampling import Sampling
-from dsd.weights import load, load_pipeline
+from dsd.weights import dtype_of, load, load_pipeline
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline as _Stock
 else:
     _Stock = object
 
-Item = TypeVar("Item")
-Generators = torch.Generator | Sequence[torch.Generator] | None
 OutputType = Literal["pil", "pt", "np", "latent"]
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 DEFAULT_TEXT_TOKENS = 512
@@ -54,11 +64,54 @@ DEFAULT_TEXT_TOKENS = 512
 logger = logging.get_logger(__name__)
 
 
+@dataclass
+class TwoFrameOutput(ImagePipelineOutput):
+    """What was drawn.
+
+    Attributes:
+        images: See `TwoFramePipeline.__call__`.
+        notes: What was done to references to make them fit the frame, in words.
+    """
+
+    notes: list[str]
+
+
+@dataclass(kw_only=True, eq=False)
+class FilmDrawing(Drawing):
+    """A `Drawing` of a film.
+
+    Attributes:
+        film: Its frames.
+        condition: What the model is told of the given ones.
+        attention: What attention layers are told.
+        notes: What was done to its references, in words.
+    """
+
+    film: Film
+    condition: Float[Tensor, "f c h w"]
+    attention: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Plan:
+    own: Own
+    film: Film
+    prompts: list[str]
+    encoded: Text | None
+    images: references.References
+    size: tuple[int, int]
+    sampling: Sampling
+
+
 class TwoFramePipeline(_Stock):
     """A family's stock text-to-image pipeline with a reference picture: all frames are denoised together.
 
     `from_pretrained` gives an instance of a class that is both this and the stock pipeline, so everything that
     diffusers offers on that works here too (offload, quantisation, further LoRAs).
+
+    A call is `begin`, `advance` until all is drawn, and `finish`; who serves many callers takes the steps himself, and
+    drawings of several callers together.
 
     Example:
         >>> pipe = TwoFramePipeline.from_pretrained("owner/model", adapter="runs/x/adapter")
@@ -85,7 +138,7 @@ class TwoFramePipeline(_Stock):
         Raises:
             UserError: The adapter is none, or for another family or shape.
         """
-        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", torch.float32))  # the second goes in diffusers 1.0
+        dtype = _dtype(kwargs)
         family = family_of(base)
         own, backbone = pipeline_class(family), backbone_class(family)
         folder = None if adapter is None else resolve(str(adapter))
@@ -94,7 +147,8 @@ class TwoFramePipeline(_Stock):
             require_family(metadata, family, folder)
             warn_of_another_base(metadata, base, folder)
             if is_full(folder):
-                kwargs["transformer"] = load(backbone.transformer_class(), folder, subfolder=FULL_FOLDER, dtype=dtype)
+                one = dtype_of("transformer", dtype)
+                kwargs["transformer"] = load(backbone.transformer_class(), folder, subfolder=FULL_FOLDER, dtype=one)
         stock: Any = super(TwoFramePipeline, own)  # whose loading knows nothing of an adapter
         pipeline = load_pipeline(own, resolve(base), stock.from_pretrained, dtype=dtype, **kwargs)
         if folder is not None and not is_full(folder):
@@ -110,28 +164,52 @@ class TwoFramePipeline(_Stock):
         return pipeline
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Writes the whole model as the stock pipeline does, and beside it what its adapter was trained for."""
-        super().save_pretrained(save_directory, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
-        if self.adapter is not None:
-            write_atomic(Path(save_directory) / METADATA_FILE, to_json(self.adapter))
+        """Writes the whole model as the stock pipeline does, and beside it what its adapter was trained for.
+
+        Stock diffusers opens the folder as the family's control pipeline where it has one, else as its text-to-image
+        pipeline; the card says so. A LoRA that is loaded and not fused is written into the weights.
+        """
+        stock: Any = super()
+        with saving.with_merged_transformer(self):
+            stock.save_pretrained(save_directory, *args, **kwargs)
+        saving.write_beside(Path(save_directory), self)
+
+    def to_json_string(self) -> str:
+        """The config as stock diffusers reads it: of a class that it knows."""
+        stock: Any = super()
+        return saving.as_stock(stock.to_json_string(), self)
 
     @torch.no_grad()
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
-        prompt: str | Sequence[str],
-        image: ImageSource | Sequence[ImageSource] | Sequence[Sequence[ImageSource]],
+        prompt: Prompts = None,
+        image: References = None,
         *,
+        negative_prompt: Prompts = None,
         num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
+        fit: Fit = "crop",
         text_scale: float | None = None,
         image_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         num_inference_steps: int | None = None,
+        sigmas: Sequence[float] | None = None,
         guidance_scale: float | None = None,
+        num_images_per_prompt: int = 1,
         generator: Generators = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
         max_sequence_length: int | None = None,
         output_type: OutputType = "pil",
-    ) -> ImagePipelineOutput:
+        return_dict: bool = True,
+        callback_on_step_end: Callable[[Any, int, Any, dict[str, Tensor]], Mapping[str, Tensor] | None] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **own: Any,
+    ) -> TwoFrameOutput | tuple[Any]:
         """Draws the individual of each picture as its prompt says.
 
         How to sample is, where it is left out, what the adapter was trained to be drawn with; see `dsd.sampling`.
@@ -140,61 +218,176 @@ class TwoFramePipeline(_Stock):
             prompt: One, or one a picture.
             image: The references, anything that `dsd.images.load_image` reads. Of a model with one reference: one, or
                 one a prompt. Of a model with several: as many as it was trained with, or such a list for each prompt.
+                None draws after words alone.
+            negative_prompt: What guidance leads away from, in place of the empty prompt; one, or one a picture.
             num_frames: How many frames to draw of each film; by default what the adapter was trained at.
             height: Of the result in pixels; by default what the adapter was trained at, else the first reference's,
-                rounded down to what fits. References of other proportions are cropped around their centre.
+                rounded down to what fits.
             width: Likewise.
+            fit: What is done to a reference of other proportions: "crop" cuts around its centre, "pad" adds a margin,
+                "stretch" distorts it. The result's `notes` say it.
             text_scale: True guidance by the text: how far to go from "image alone" towards "image and text"; 1 is off.
+                What a stock pipeline calls true guidance (`true_cfg_scale`, or `guidance_scale` of families without
+                embedded guidance) is the same.
             image_scale: True guidance by the image: how far to go from nothing towards "image alone"; 1 is off.
+            guidance_interval: Noise levels (lowest, highest) in [0, 1] between which both scales hold.
             num_inference_steps: Euler steps.
-            guidance_scale: Embedded guidance of guidance-distilled models.
+            sigmas: Noise levels to visit before the shift, falling from 1; the last step to 0 is added.
+            guidance_scale: Embedded guidance of guidance-distilled models. Families without one call true guidance so.
+            num_images_per_prompt: Pictures of each prompt; those of one prompt follow one another.
             generator: Randomness: one for the whole batch, or one a picture, and then a picture does not depend on
                 what else is in the batch.
+            latents: The noise to start from, (b, f, c, h, w).
+            prompt_embeds: Encoded prompts in place of `prompt`, (b, tokens, d).
+            pooled_prompt_embeds: Their pooled vectors (b, p), for families that have them.
+            negative_prompt_embeds: In place of `negative_prompt`.
+            negative_pooled_prompt_embeds: Their pooled vectors.
             max_sequence_length: Text tokens; by default what the adapter was trained at, else 512.
             output_type: "pil" pictures, "pt" a tensor (b, 3, h, w) in [0, 1], "np" an array (b, h, w, 3) in [0, 1], or
                 "latent", the normalised latents (b, f, c, h, w) of all frames. Where several frames are drawn, a list
                 of them stands for each picture, and (b, t, ...) for (b, ...).
+            return_dict: False gives a tuple of the images alone.
+            callback_on_step_end: Called as ``callback(pipeline, step, timestep, tensors)`` after each step; tensors
+                that it returns replace those that it was given. It may set ``pipeline._interrupt`` to stop.
+            callback_on_step_end_tensor_inputs: Which tensors it is given: "latents" (b, f, c, h, w), "prompt_embeds".
+            **own: What only this family's stock pipeline has: `prompt_2`, `prompt_3` and their negatives,
+                `true_cfg_scale`, `joint_attention_kwargs` or `attention_kwargs`.
 
         Returns:
-            An output with `images`.
+            An output with `images` and `notes`.
 
         Raises:
             UserError: A size that does not fit the autoencoder, numbers of prompts, pictures or generators that do not
-                agree, or a model that is not a two-frame model.
+                agree, an argument without a meaning here, or a model that is not a two-frame model.
         """
-        self._check(output_type)
-        film = self._film(num_frames)
-        prompts, references = _pair_up(_listed(prompt), self._of_films(image))
-        images = [[load_image(reference) for reference in of_film] for of_film in references]
-        size = self._size(images[0][0] if images[0] else None, height, width)
-        sampling = self._sampling(num_inference_steps, text_scale, image_scale, guidance_scale)
+        _require(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        drawings = self.begin(
+            Asked(
+                prompt=prompt, image=image, negative_prompt=negative_prompt, num_frames=num_frames, height=height,
+                width=width, fit=fit, text_scale=text_scale, image_scale=image_scale,
+                guidance_interval=guidance_interval, num_inference_steps=num_inference_steps, sigmas=sigmas,
+                guidance_scale=guidance_scale, num_images_per_prompt=num_images_per_prompt, generator=generator,
+                latents=latents, prompt_embeds=prompt_embeds, pooled_prompt_embeds=pooled_prompt_embeds,
+                negative_prompt_embeds=negative_prompt_embeds,
+                negative_pooled_prompt_embeds=negative_pooled_prompt_embeds, max_sequence_length=max_sequence_length,
+                own=own,
+            )
+        )  # fmt: skip
+        steps = drawings[0].steps
+        self._interrupt, self._num_timesteps = False, steps
+        bars: Any = self.progress_bar
+        with bars(total=steps) as bar:
+            while not drawings[0].is_finished and not self._interrupt:
+                step, sigma = drawings[0].step, drawings[0].sigmas[drawings[0].step]
+                self._current_timestep = 1000 * sigma
+                self.advance(drawings)
+                if callback_on_step_end is not None:
+                    given = {name: _tensor(drawings, name) for name in callback_on_step_end_tensor_inputs}
+                    scale = self._guidance_scale
+                    _replace(drawings, callback_on_step_end(self, step, self._current_timestep, given) or {})
+                    if self._guidance_scale != scale:
+                        self._rescale(drawings)
+                bar.update()
+        self._current_timestep = None
+        images = self.finish(drawings, output_type)
+        notes = list(dict.fromkeys(note for drawing in drawings for note in drawing.notes))
+        return TwoFrameOutput(images=images, notes=notes) if return_dict else (images,)
 
-        condition = self._condition(film, images, size)
-        noise = self._noise(film, condition, generator)
-        latents = self._sample(noise, condition, prompts, max_sequence_length, size, sampling)
+    def check(self, asked: Asked) -> tuple[int, int]:
+        """Finds what is wrong with what is asked, before anything is encoded.
 
-        result = latents if output_type == "latent" else self._finish(film, latents, output_type)
+        Returns:
+            (height, width) in pixels of what would be drawn.
+
+        Raises:
+            UserError: See `__call__`.
+        """
+        return self._planned(asked).size
+
+    @torch.no_grad()
+    def begin(self, asked: Asked) -> list[FilmDrawing]:
+        """Reads and encodes what is asked; a drawing for each picture.
+
+        Raises:
+            UserError: See `__call__`.
+        """
+        plan = self._planned(asked)
+        film, images, size, sampling = plan.film, plan.images, plan.size, plan.sampling
+        count = whole("num_images_per_prompt", asked.num_images_per_prompt)
+        repeated = [n for n in range(len(plan.prompts)) for _ in range(count)]
+        _require_generators(asked.generator, len(repeated))
+        text, no_text = words.read(self.backbone, asked, plan.own, plan.prompts, plan.encoded, self.max_text_tokens)
+
+        seen = references.seen(self.backbone, film, images, size, asked.fit, self._encodes)
+        noise = self._noise(film, seen[0].condition, asked, len(repeated))
+        sigmas = self._sigmas(asked, sampling, film.frames * self.backbone.tokens_per(*size))
+        return [
+            FilmDrawing(
+                latents=noise[place], text=text.take([n]), no_text=no_text.take([n]), sampling=sampling, sigmas=sigmas,
+                sees=bool(images[n]), film=film, condition=seen[n].condition, attention=plan.own.attention,
+                notes=seen[n].notes,
+            )
+            for place, n in enumerate(repeated)
+        ]  # fmt: skip
+
+    @torch.no_grad()
+    def advance(self, drawings: Sequence[FilmDrawing]) -> None:
+        """Takes one step of each, together where sizes agree.
+
+        Args:
+            drawings: Unfinished; of any callers, at any step.
+        """
+        backbone = self.backbone
+        conditions = [drawing.condition for drawing in drawings]
+
+        def velocity(rows: Rows) -> Tensor:
+            asked = [drawings[place] for place in rows.of]
+            values = torch.tensor([one.sampling.guidance for one in asked])
+            guidance = values if backbone.takes_guidance else None
+            more = {} if asked[0].attention is None else {"joint_attention_kwargs": dict(asked[0].attention)}
+            with backbone.cache_context("rows"):
+                return backbone.velocity(
+                    rows.latents, rows.sigma, rows.text, rows.seen(conditions), guidance, **more
+                )  # fmt: skip
+
+        advance(velocity, drawings)
+
+    @torch.no_grad()
+    def finish(self, drawings: Sequence[FilmDrawing], output_type: OutputType = "pil") -> Any:
+        """What was drawn; see `__call__`.
+
+        Args:
+            drawings: Of one size.
+            output_type: See `__call__`.
+        """
+        latents = torch.stack([drawing.latents for drawing in drawings])
+        images = latents if output_type == "latent" else self._shown(drawings[0].film, latents, output_type)
         self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=result)  # pyright: ignore[reportArgumentType]
+        return images
+
+    @torch.no_grad()
+    def preview(self, drawing: FilmDrawing) -> Image.Image:
+        """What the last frame will probably look like, after at least one step."""
+        estimate = drawing.latents if drawing.estimate is None else drawing.estimate
+        return to_pil(self.backbone.decode(estimate[-1:]))[0]
 
     @torch.no_grad()
     def condition(
-        self,
-        image: ImageSource | Sequence[ImageSource] | Sequence[Sequence[ImageSource]],
-        height: int | None = None,
-        width: int | None = None,
+        self, image: References, height: int | None = None, width: int | None = None
     ) -> Float[Tensor, "b f c h w"]:
         """What the model is told of references: their latents, and a black frame's in place of the frame to draw.
 
-        Frames are encoded one by one, as in training.
+        Frames are encoded one by one, as in training, or together where the adapter was trained so.
 
         Args:
             image: See `__call__`.
             height: Of one frame in pixels; see `__call__`.
             width: Likewise.
         """
-        images = [[load_image(reference) for reference in of_film] for of_film in self._of_films(image)]
-        return self._condition(self.film, images, self._size(images[0][0], height, width))
+        images = references.read(references.of_films(image, sum(self.film.given)))
+        size = self._size(images, height, width)
+        seen = references.seen(self.backbone, self.film, images, size, encodes=self._encodes)
+        return torch.stack([one.condition for one in seen])
 
     @property
     def backbone(self) -> StockBackbone:
@@ -206,104 +399,119 @@ class TwoFramePipeline(_Stock):
         """The frames that the model was trained on."""
         return Film.two_frame() if self.adapter is None else self.adapter.film
 
-    def _check(self, output_type: str) -> None:
+    @property
+    def max_text_tokens(self) -> int:
+        """The text tokens that it reads where nothing else is asked."""
+        return DEFAULT_TEXT_TOKENS if self.adapter is None else self.adapter.max_sequence_length
+
+    def _planned(self, asked: Asked) -> _Plan:
+        self._check()
+        own = own_of(self.family, asked)
+        if asked.fit not in FITS:
+            raise UserError(f'fit is "{asked.fit}"; {did_you_mean(str(asked.fit), FITS)}')
+        given, encoded = words.prompts_of(self.backbone, asked)
+        prompts, films = pair_up(given, references.of_films(asked.image, sum(self.film.given)))
+        images = references.read(films)
+        size = self._size(images, asked.height, asked.width)
+        return _Plan(
+            own=own, film=self._film(asked.num_frames), prompts=prompts, encoded=encoded, images=images, size=size,
+            sampling=self._sampling(asked, own),
+        )  # fmt: skip
+
+    def _check(self) -> None:
         if not self.backbone.is_widened:
             raise UserError(
                 "this model takes no reference picture, it is a plain text-to-image model; give an adapter folder, as "
                 'in TwoFramePipeline.from_pretrained(base, adapter="runs/x/adapter")'
             )
-        if output_type not in OUTPUT_TYPES:
-            raise UserError(f'output_type is "{output_type}", but must be one of {", ".join(OUTPUT_TYPES)}')
+        scheduler = self.scheduler
+        if type(scheduler) is not FlowMatchEulerDiscreteScheduler or scheduler.config.get("stochastic_sampling"):
+            raise UserError(
+                f"the pipeline's scheduler is a {type(scheduler).__name__}"
+                f"{' with stochastic_sampling' if scheduler.config.get('stochastic_sampling') else ''}, but two-frame "
+                "models are drawn with Euler steps; leave FlowMatchEulerDiscreteScheduler in its place"
+            )
 
     def _film(self, num_frames: int | None) -> Film:
-        if num_frames is None:
-            return self.film
-        if num_frames < 1:
-            raise UserError(f"num_frames is {num_frames}, but at least 1 frame has to be drawn")
-        return Film.of(sum(self.film.given), num_frames)
+        return self.film if num_frames is None else Film.of(sum(self.film.given), whole("num_frames", num_frames))
 
-    def _of_films(self, image: Any) -> list[list[Any]]:
-        """The references of each film."""
-        count, given = sum(self.film.given), _listed(image)
-        if given and isinstance(given[0], (list, tuple)):
-            films = [list(of_film) for of_film in given]
-        else:
-            films = [[one] for one in given] if count == 1 else [given]
-        for of_film in films:
-            if len(of_film) != count:
-                raise UserError(
-                    f"{len(of_film)} reference pictures were given for one result, but this model was trained with "
-                    f"{count}; give {count}"
-                )
-        return films
-
-    def _size(self, reference: Image.Image | None, height: int | None, width: int | None) -> tuple[int, int]:
+    def _size(self, images: references.References, height: int | None, width: int | None) -> tuple[int, int]:
+        reference = next((of_film[0] for of_film in images if of_film), None)
         if self.adapter is not None and self.adapter.frame_size is not None:
             default = self.adapter.frame_size
+        elif height is not None and width is not None:
+            default = (0, 0)
         else:
             if reference is None:
                 raise UserError("this model does not say at what size it draws; give height and width")
             step = self.backbone.pixels_per_token
             default = (max(step, reference.height // step * step), max(step, reference.width // step * step))
-        size = (default[0] if height is None else height, default[1] if width is None else width)
+        size = (
+            default[0] if height is None else whole("height", height, 0),
+            default[1] if width is None else whole("width", width, 0),
+        )
         self.backbone.check_size(*size)
         return size
 
-    def _sampling(
-        self, steps: int | None, text_scale: float | None, image_scale: float | None, guidance: float | None
-    ) -> Sampling:
+    def _sampling(self, asked: Asked, own: Own) -> Sampling:
         """What the adapter was trained to be drawn with, but for what this call says."""
-        if guidance is not None and not self.backbone.takes_guidance:
+        if own.guidance_scale is not None and not self.backbone.takes_guidance:
             logger.warning("`guidance_scale` has no effect: this model has no embedded guidance; use `text_scale`.")
-        given = {"steps": steps, "text_scale": text_scale, "image_scale": image_scale, "guidance": guidance}
+        steps = asked.num_inference_steps
+        if asked.sigmas is not None:
+            if steps is not None and steps != len(asked.sigmas):
+                raise UserError(f"{len(asked.sigmas)} sigmas were given for {steps} steps; give one of them")
+            steps = len(asked.sigmas)
+        given = {
+            "steps": None if steps is None else whole("num_inference_steps", steps),
+            "text_scale": real("text_scale", own.text_scale),
+            "image_scale": real("image_scale", asked.image_scale),
+            "guidance": real("guidance_scale", own.guidance_scale),
+            "guidance_interval": asked.guidance_interval,
+        }
         usual = Sampling() if self.adapter is None else self.adapter.sampling
         sampling = replace(usual, **{name: value for name, value in given.items() if value is not None})
-        self._guidance_scale = sampling.guidance
+        self._guidance_scale = getattr(sampling, self._scale)
+        self._joint_attention_kwargs = self._attention_kwargs = own.attention
         return sampling
 
-    def _condition(self, film: Film, images: Sequence[Sequence[Image.Image]], size: tuple[int, int]) -> Tensor:
-        """The condition [references | black], frames encoded one by one."""
-        flat = [image for of_film in images for image in of_film]
-        fitting = [ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS) for image in flat]
-        empty = self.backbone.encode(torch.full((1, 3, *size), -1.0))
-        if not fitting:
-            return film.condition(empty.new_empty(len(images), 0, *empty.shape[1:]), empty)
-        references = self.backbone.encode(to_tensor(fitting)).unflatten(0, (len(images), -1))
-        return film.condition(references, empty)
+    @property
+    def _encodes(self) -> Literal["frames", "canvas"]:
+        return "frames" if self.adapter is None else self.adapter.encodes
 
-    def _noise(self, film: Film, condition: Tensor, generator: Generators) -> Tensor:
-        if isinstance(generator, Sequence) and len(generator) != len(condition):
+    @property
+    def _scale(self) -> str:
+        """Which of `Sampling` the stock pipeline calls its guidance_scale."""
+        return "text_scale" if drawing_of(self.family).TRUE_GUIDANCE == "guidance_scale" else "guidance"
+
+    def _rescale(self, drawings: Sequence[Drawing]) -> None:
+        """After a callback that changed the guidance scale, as stock pipelines allow."""
+        for drawing in drawings:
+            drawing.sampling = replace(drawing.sampling, **{self._scale: float(self._guidance_scale)})
+
+    def _sigmas(self, asked: Asked, sampling: Sampling, tokens: int) -> Tensor:
+        shift = self.backbone.shift(tokens, sampling.steps)
+        if asked.sigmas is None:
+            return flow.schedule(sampling.steps, shift)
+        sigmas = torch.tensor([*(real("sigmas", sigma) for sigma in asked.sigmas), 0.0], dtype=torch.float64)
+        if bool((sigmas.diff() >= 0).any()) or not 0 < float(sigmas[0]) <= 1:
             raise UserError(
-                f"{len(generator)} generators were given for {len(condition)} pictures; give one, or one a picture"
+                f"sigmas are {list(asked.sigmas)}, but must fall from at most 1, all above 0, as in [1.0, 0.7, 0.3]"
             )
-        return film.noise(condition[:, 0], generator, len(condition))
+        return flow.shift_sigmas(sigmas, shift).float()
 
-    def _sample(
-        self,
-        noise: Tensor,
-        condition: Tensor,
-        prompts: Sequence[str],
-        max_sequence_length: int | None,
-        size: tuple[int, int],
-        sampling: Sampling,
-    ) -> Tensor:
-        backbone = self.backbone
-        trained = DEFAULT_TEXT_TOKENS if self.adapter is None else self.adapter.max_sequence_length
-        encoded = backbone.encode_text([*prompts, ""], trained if max_sequence_length is None else max_sequence_length)
-        guidance = sampling.guidance if backbone.takes_guidance else None
+    def _noise(self, film: Film, condition: Tensor, asked: Asked, count: int) -> Tensor:
+        if asked.latents is None:
+            return film.noise(condition[:1], asked.generator, count)
+        wanted = (count, film.frames, *condition.shape[1:])
+        if tuple(asked.latents.shape) != wanted:
+            raise UserError(
+                f"latents have the shape {tuple(asked.latents.shape)}, but must be the noise of {count} films, "
+                f"{wanted} (pictures, frames, channels, height, width)"
+            )
+        return asked.latents.to(condition)
 
-        def velocity(latents: Tensor, sigma: Tensor, text: Text, keep: Tensor) -> Tensor:
-            return backbone.velocity(latents, sigma, text, shown(condition, keep), guidance)
-
-        shift = backbone.shift(noise.shape[1] * backbone.tokens_per(*size), sampling.steps)
-        bars: Any = self.progress_bar
-        with bars(total=sampling.steps) as bar:
-            return draw(
-                velocity, noise, encoded.take(slice(-1)), encoded.take(slice(-1, None)), sampling, shift,
-                callback=lambda step, latents: bar.update(),
-            )  # fmt: skip
-
-    def _finish(self, film: Film, latents: Tensor, output_type: OutputType) -> Any:
+    def _shown(self, film: Film, latents: Tensor, output_type: OutputType) -> Any:
         targets = film.targets(latents)
         pictures = self.backbone.decode(targets.flatten(0, 1))
         count = targets.shape[1]
@@ -323,15 +531,51 @@ def pipeline_class(family: str) -> Any:
     return type(f"{TWO_FRAME}{stock.__name__}", (TwoFramePipeline, stock), {"family": family})
 
 
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+def _dtype(kwargs: dict[str, Any]) -> Any:
+    """Takes the precision out of what is passed on, one or one a component; `torch_dtype` is its old name."""
+    given = [kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs]
+    dtype = next((one for one in given if one is not None), torch.float32)
+    if isinstance(dtype, Mapping):
+        return {component: _one_dtype(one) for component, one in dtype.items()}
+    return _one_dtype(dtype)
 
 
-def _pair_up(prompts: list[str], images: list[Item]) -> tuple[list[str], list[Item]]:
-    count = max(len(prompts), len(images))
-    if not prompts or not images or {len(prompts), len(images)} - {1, count}:
-        raise UserError(
-            f"{len(prompts)} prompts and {len(images)} reference pictures were given; give as many of both, or one of "
-            "either"
-        )
-    return prompts * (count // len(prompts)), images * (count // len(images))
+def _one_dtype(dtype: Any) -> torch.dtype:
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype):
+        raise UserError(f"dtype is {dtype!r}, but must be one of torch's, such as torch.bfloat16")
+    return found
+
+
+def _require_generators(generator: Generators, count: int) -> None:
+    if isinstance(generator, Sequence) and len(generator) != count:
+        raise UserError(f"{len(generator)} generators were given for {count} pictures; give one, or one a picture")
+
+
+def _require(output_type: str, tensors: Sequence[str], known: Sequence[str]) -> None:
+    if output_type not in OUTPUT_TYPES:
+        raise UserError(f'output_type is "{output_type}", but must be one of {", ".join(OUTPUT_TYPES)}')
+    for name in tensors:
+        if name not in known:
+            raise UserError(f'callback_on_step_end_tensor_inputs names "{name}", but there are only {", ".join(known)}')
+
+
+def _tensor(drawings: Sequence[Drawing], name: str) -> Tensor:
+    if name == "latents":
+        return torch.stack([drawing.latents for drawing in drawings])
+    text = Text.concat([drawing.text for drawing in drawings])
+    tensor = text.tokens if name == "prompt_embeds" else text.pooled
+    assert tensor is not None
+    return tensor
+
+
+def _replace(drawings: Sequence[Drawing], tensors: Mapping[str, Tensor]) -> None:
+    """Puts what a callback gave back in the drawings' place."""
+    for name, tensor in tensors.items():
+        for drawing, one in zip(drawings, tensor, strict=True):
+            if name == "latents":
+                drawing.latents = one
+            elif name == "prompt_embeds":
+                drawing.text = replace(drawing.text, tokens=one[None])
+            else:
+                drawing.text = replace(drawing.text, pooled=one[None])

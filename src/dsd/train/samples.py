@@ -6,10 +6,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dsd.backbones.protocol import Text
 from dsd.backbones.stock import StockBackbone
 from dsd.data.latents import Samples
-from dsd.generate.draw import draw, shown
+from dsd.generate.draw import Rows, draw
 from dsd.images import contact_sheet, to_pil
 from dsd.sampling import Sampling
 from dsd.train.step import Objective
@@ -31,8 +30,9 @@ def draw_targets(
     film = objective.film
     condition = film.condition(film.references(samples.frames), objective.empty_frame)
 
-    def velocity(latents: Tensor, sigma: Tensor, text: Text, keep: Tensor) -> Tensor:
-        return backbone.velocity(latents, sigma, text, condition=shown(condition, keep), guidance=sampling.guidance)
+    def velocity(rows: Rows) -> Tensor:
+        seen = rows.seen(condition)
+        return backbone.velocity(rows.latents, rows.sigma, rows.text, condition=seen, guidance=sampling.guidance)
 
     noise = film.noise(samples.frames[:, 0], torch.Generator().manual_seed(seed), len(samples.frames))
     latents = draw(velocity, noise, samples.text, objective.empty_text, sampling, objective.shift)

@@ -39,9 +39,11 @@ class FluxBackbone(StockBackbone):
     patch = PATCH
     control_pipeline = FluxControlPipeline
 
-    def _encoded(self, prompts: list[str], max_tokens: int) -> Text:
+    def _encoded(self, prompts: list[list[str]], max_tokens: int) -> Text:
         """T5 tokens (FLUX has no text mask) and the pooled CLIP vector."""
-        tokens, pooled, _ = self.pipeline.encode_prompt(prompts, None, max_sequence_length=max_tokens)
+        tokens, pooled, _ = self.pipeline.encode_prompt(
+            prompts[0], *prompts[1:] or [None], max_sequence_length=max_tokens
+        )
         return Text(tokens, pooled)
 
     def arguments(
@@ -50,7 +52,7 @@ class FluxBackbone(StockBackbone):
         sigma: Float[Tensor, " b"],
         text: Text,
         condition: Float[Tensor, "b f c h w"] | None = None,
-        guidance: float | None = None,
+        guidance: float | Float[Tensor, " b"] | None = None,
     ) -> dict[str, Any]:
         """What `velocity` hands to the transformer; a ControlNet of the family takes the same.
 

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+TRUE_GUIDANCE = "true_cfg_scale"
+"""Its name of true guidance, away from the negative prompt."""
+FURTHER_PROMPTS: tuple[str, ...] = ("prompt_2",)
+"""Its names of prompts for further encoders."""
+ATTENTION = "joint_attention_kwargs"
+"""Its name of what attention layers are told."""
+
 
 def own_arguments(count: int, *, steps: int, true_guidance: float, guidance: float) -> dict[str, Any]:
     """What the stock pipeline is told of guidance, embedded and true."""

@@ -48,9 +48,9 @@ class Flux2Backbone(StockBackbone):
         """The family's empirical shift, which depends on the number of steps too."""
         return math.exp(compute_empirical_mu(tokens, steps))
 
-    def _encoded(self, prompts: list[str], max_tokens: int) -> Text:
+    def _encoded(self, prompts: list[list[str]], max_tokens: int) -> Text:
         """Hidden states of three layers of Qwen3; the stock pipeline uses no mask either."""
-        tokens, _ = self.pipeline.encode_prompt(prompts, max_sequence_length=max_tokens)
+        tokens, _ = self.pipeline.encode_prompt(prompts[0], max_sequence_length=max_tokens)
         return Text(tokens)
 
     def normalised(self, latents: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class Flux2Backbone(StockBackbone):
         sigma: Float[Tensor, " b"],
         text: Text,
         condition: Float[Tensor, "b f c h w"] | None = None,
-        guidance: float | None = None,
+        guidance: float | Float[Tensor, " b"] | None = None,
     ) -> dict[str, Any]:
         """What `velocity` hands to the transformer.
 

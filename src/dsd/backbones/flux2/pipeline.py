@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+TRUE_GUIDANCE = "guidance_scale"
+"""Its name of true guidance, away from the negative prompt."""
+FURTHER_PROMPTS: tuple[str, ...] = ()
+"""Its names of prompts for further encoders."""
+ATTENTION = "attention_kwargs"
+"""Its name of what attention layers are told."""
+
 
 def own_arguments(count: int, *, steps: int, true_guidance: float, guidance: float) -> dict[str, Any]:
     """What the stock pipeline is told of guidance: there is no embedded one, and distilled members ignore all."""

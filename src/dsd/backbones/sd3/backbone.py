@@ -29,10 +29,10 @@ class SD3Backbone(StockBackbone):
     )  # fmt: skip
     patch = 2
 
-    def _encoded(self, prompts: list[str], max_tokens: int) -> Text:
+    def _encoded(self, prompts: list[list[str]], max_tokens: int) -> Text:
         """Tokens of both CLIPs followed by ``max_tokens`` of T5's, and both CLIPs' pooled vectors; there is no mask."""
         tokens, _, pooled, _ = self.pipeline.encode_prompt(
-            prompts, None, None, do_classifier_free_guidance=False, max_sequence_length=max_tokens
+            *[*prompts, None, None][:3], do_classifier_free_guidance=False, max_sequence_length=max_tokens
         )
         return Text(tokens, pooled)
 
@@ -42,7 +42,7 @@ class SD3Backbone(StockBackbone):
         sigma: Float[Tensor, " b"],
         text: Text,
         condition: Float[Tensor, "b f c h w"] | None = None,
-        guidance: float | None = None,
+        guidance: float | Float[Tensor, " b"] | None = None,
     ) -> dict[str, Any]:
         """What `velocity` hands to the transformer.
 

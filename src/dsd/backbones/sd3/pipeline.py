@@ -6,6 +6,13 @@ from typing import Any
 
 import numpy as np
 
+TRUE_GUIDANCE = "guidance_scale"
+"""Its name of true guidance, away from the negative prompt."""
+FURTHER_PROMPTS: tuple[str, ...] = ("prompt_2", "prompt_3")
+"""Its names of prompts for further encoders."""
+ATTENTION = "joint_attention_kwargs"
+"""Its name of what attention layers are told."""
+
 
 def own_arguments(count: int, *, steps: int, true_guidance: float, guidance: float) -> dict[str, Any]:
     """What the stock pipeline is told of guidance, of which there is no embedded one, and of sigmas.

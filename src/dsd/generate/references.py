@@ -1,0 +1,126 @@
+"""What a model is told of references: each picture read, fitted and encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from dsd.backbones.stock import StockBackbone, apart, side_by_side
+from dsd.errors import UserError
+from dsd.frames import Film
+from dsd.generate.asked import listed
+from dsd.images import Fit, fit, load_image, to_tensor
+
+References = list[list[Image.Image]]
+"""Pictures of each film; none where there are no references."""
+
+
+def of_films(image: Any, count: int) -> list[list[Any]]:
+    """What was given, sorted by film.
+
+    Args:
+        image: See `dsd.generate.two_frame.TwoFramePipeline.__call__`.
+        count: Of references that the model was trained with.
+
+    Raises:
+        UserError: Another number for a film.
+    """
+    if image is None or count == 0:
+        return [[]]
+    given = listed(image)
+    if given and isinstance(given[0], (list, tuple)):
+        films = [list(of_film) for of_film in given]
+    else:
+        films = [[one] for one in given] if count == 1 else [given]
+    for of_film in films:
+        if len(of_film) not in (0, count):
+            raise UserError(
+                f"{len(of_film)} reference pictures were given for one result, but this model was trained with "
+                f"{count}; give {count}"
+            )
+    return films
+
+
+def read(films: Sequence[Sequence[Any]]) -> References:
+    """Reads pictures, one that is given several times once.
+
+    Raises:
+        UserError: One cannot be read; see `dsd.images.load_image`.
+    """
+    pictures: dict[int, Image.Image] = {}
+    for one in (one for of_film in films for one in of_film):
+        if id(one) not in pictures:
+            pictures[id(one)] = load_image(one)
+    return [[pictures[id(one)] for one in of_film] for of_film in films]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Seen:
+    """What a model is told of a film's references.
+
+    Attributes:
+        condition: The latents of the given frames, and a black frame's in place of each to draw; zeros without any.
+        notes: What was done to references to make them fit, in words.
+    """
+
+    condition: Float[Tensor, "f c h w"]
+    notes: tuple[str, ...]
+
+
+def seen(
+    backbone: StockBackbone,
+    film: Film,
+    references: References,
+    size: tuple[int, int],
+    how: Fit = "crop",
+    encodes: Literal["frames", "canvas"] = "frames",
+) -> list[Seen]:
+    """Encodes the references of films, equal ones once.
+
+    Args:
+        backbone: Whose autoencoder encodes.
+        film: Its frames.
+        references: Of each film.
+        size: (height, width) of a frame in pixels.
+        how: What is done to pictures of other proportions.
+        encodes: What is one picture to the autoencoder: a frame, as `dsd` trains, or the whole canvas.
+    """
+    unique = {id(picture): picture for of_film in references for picture in of_film}
+    fitted = {key: fit(picture, size, how) for key, picture in unique.items()}
+    black = torch.full((1, 3, *size), -1.0)
+    encode = partial(_canvas, backbone, film, black) if encodes == "canvas" else _frames(backbone, film, black)
+    found: dict[tuple[int, ...], Seen] = {}
+    for of_film in references:
+        key = tuple(map(id, of_film))
+        if key not in found:
+            pictures = [fitted[one][0] for one in key]
+            notes = tuple(fitted[one][1] for one in key if fitted[one][1])
+            found[key] = Seen(condition=encode(pictures), notes=notes)
+    return [found[tuple(map(id, of_film))] for of_film in references]
+
+
+def _frames(backbone: StockBackbone, film: Film, black: Tensor) -> Callable[[Sequence[Image.Image]], Tensor]:
+    """Encodes frames one by one, and the black one once for all films."""
+    empty = backbone.encode(black)
+
+    def encode(pictures: Sequence[Image.Image]) -> Tensor:
+        if not pictures:
+            return torch.zeros_like(empty).repeat(film.frames, 1, 1, 1)
+        return film.condition(backbone.encode(to_tensor(pictures))[None], empty)[0]
+
+    return encode
+
+
+def _canvas(backbone: StockBackbone, film: Film, black: Tensor, pictures: Sequence[Image.Image]) -> Tensor:
+    """Encodes the canvas as one picture, as the published model was trained."""
+    if not pictures:
+        return torch.zeros_like(backbone.encode(black)).repeat(film.frames, 1, 1, 1)
+    canvas = film.condition(to_tensor(pictures)[None], black)
+    return apart(backbone.encode(side_by_side(canvas)), film.frames)[0]
