@@ -63,6 +63,11 @@ class Served:
     port: int
     desk: Desk
     server: Any
+    thread: threading.Thread
+
+    def stop(self) -> None:
+        """What SIGTERM does to a server in the main thread."""
+        self.server.loop.call_soon_threadsafe(self.server.told_to_stop)
 
     @property
     def url(self) -> str:
@@ -87,7 +92,7 @@ def serve(settings: Settings | None = None) -> Iterator[Served]:
     thread.start()
     try:
         assert started.wait(30)
-        yield Served(port, app.state.desk, server)
+        yield Served(port, app.state.desk, server, thread)
     finally:
         server.should_exit = True
         thread.join(30)

@@ -18,8 +18,8 @@ from dsd.serve.desk import Desk
 from dsd.serve.errors import ApiError
 from dsd.serve.events import Kind, Stream, Streamed, events
 from dsd.serve.fields import Edit, Generation, Variation
-from dsd.serve.orders import check, orders_of, said_of, size_of
-from dsd.serve.pictures import encode
+from dsd.serve.orders import check, most_pixels, orders_of, said_of, size_of
+from dsd.serve.pictures import encoded
 
 Given = TypeVar("Given", bound=Variation)
 
@@ -70,9 +70,12 @@ async def _drawn(kind: type[Given], event: Kind, request: Request, desk: Desk) -
         if fields.model is not None:
             _require_model(fields.model, desk)
         check(fields, facts, settings, len(body.pictures))
-        references = await desk.decoder.decode(body.pictures, size_of(fields, facts, settings))
+        size = size_of(fields, facts, settings)
+        pixels = most_pixels(facts, settings) if size is None else size[0] * size[1]
+        references = await desk.decoder.decode(body.pictures, pixels, as_is=size is None)
     orders = orders_of(fields, references, facts, settings)
     answer = _Answer(desk, fields, orders)
+    answer.check()
     if isinstance(fields, Generation) and fields.stream:
         stream = Stream(fields.partial_images or 0)
         job = desk.order(orders, stream.on_step)
@@ -87,6 +90,14 @@ class _Answer:
     def __init__(self, desk: Desk, fields: Variation, orders: list[Order]) -> None:
         self._desk, self._fields, self._orders = desk, fields, orders
         self.headers = {"x-seed": ",".join(str(order.seed) for order in orders), "Cache-Control": "no-store"}
+
+    def check(self) -> None:
+        """Finds out before anything is drawn whether a file can say all that it shall.
+
+        Raises:
+            UserError: It cannot.
+        """
+        self._encoded(0, Image.new("RGB", (1, 1)))
 
     def body(self, pictures: list[Image.Image]) -> dict[str, Any]:
         """OpenAI's ImagesResponse, with the seed beside each picture."""
@@ -119,12 +130,12 @@ class _Answer:
     def _encoded(self, number: int, picture: Image.Image, last: bool = True) -> str:
         settings = self._desk.settings
         said = said_of(self._orders[number], settings.names[0]) if settings.metadata and last else None
-        return encode(picture, self._fields, said)
+        return encoded(picture, self._fields, said)
 
     def _usage(self, pictures: list[Image.Image]) -> dict[str, Any]:
         """Tokens as the model counts them: text is filled up to a fixed number, a frame is drawn by squares."""
         facts = self._desk.engine.facts
-        frame = (pictures[0].width // facts.multiples_of) * (pictures[0].height // facts.multiples_of)
+        frame = (pictures[0].width // facts.multiple) * (pictures[0].height // facts.multiple)
         text, image, out = facts.text_tokens, frame * len(self._orders[0].references), frame * len(pictures)
         return {
             "input_tokens": text + image,

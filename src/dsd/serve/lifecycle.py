@@ -82,8 +82,11 @@ class Server(uvicorn.Server):
         self._desk = desk
         self._when_started = started
         self._drain: asyncio.Task[None] | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """Where it runs; `told_to_stop` is called there."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
         await super().startup(sockets)
         self._when_started()
 

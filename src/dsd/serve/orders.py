@@ -16,14 +16,14 @@ from dsd.serve.bodies import required
 from dsd.serve.errors import refused
 from dsd.serve.fields import Edit, Generation, Variation
 from dsd.serve.pictures import require_format
-from dsd.serve.settings import LARGER_THAN_TRAINED, Settings
+from dsd.serve.settings import LARGER_THAN_TRAINED, UNSAID_PIXELS, Settings
 
 _SIZE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
 _RANDOM_SEEDS = 1 << 32
 
 
-def size_of(fields: Variation, facts: Facts, settings: Settings) -> tuple[int, int]:
-    """The (height, width) to draw, in pixels.
+def size_of(fields: Variation, facts: Facts, settings: Settings) -> tuple[int, int] | None:
+    """(height, width) to draw, in pixels; None for that of the reference, where the model was trained at no one size.
 
     Raises:
         ApiError: 400 for no size, or one of too many pixels.
@@ -34,14 +34,17 @@ def size_of(fields: Variation, facts: Facts, settings: Settings) -> tuple[int, i
     if found is None:
         raise refused("size", f'size is "{cut(fields.size)}", but must be "auto" or WIDTHxHEIGHT such as "512x512"')
     width, height = int(found[1]), int(found[2])
-    most = settings.limits.drawn_pixels or LARGER_THAN_TRAINED * facts.size[0] * facts.size[1]
+    most = most_pixels(facts, settings)
     if width * height > most:
-        raise refused(
-            "size",
-            f"size is {fields.size}, but at most {most:,} pixels are drawn; the model was trained at "
-            f"{facts.size[1]}x{facts.size[0]}",
-        )
+        trained = "" if facts.size is None else f"; the model was trained at {facts.size[1]}x{facts.size[0]}"
+        raise refused("size", f"size is {fields.size}, but at most {most:,} pixels are drawn{trained}")
     return height, width
+
+
+def most_pixels(facts: Facts, settings: Settings) -> int:
+    """How many pixels a picture may have."""
+    trained = UNSAID_PIXELS if facts.size is None else LARGER_THAN_TRAINED * facts.size[0] * facts.size[1]
+    return settings.limits.drawn_pixels or trained
 
 
 def check(fields: Variation, facts: Facts, settings: Settings, pictures: int) -> None:
@@ -70,6 +73,9 @@ def check(fields: Variation, facts: Facts, settings: Settings, pictures: int) ->
         require_format(fields)
         if fields.partial_images is not None and not fields.stream:
             raise refused("partial_images", "partial_images goes with stream=true; say that, or leave it out")
+    if fields.guidance_scale is not None and not facts.takes_guidance:
+        message = "guidance_scale has no effect, since this model has no embedded guidance; use text_scale"
+        raise refused("guidance_scale", message, "unsupported_parameter")
     _check_text(fields.negative_prompt, "negative_prompt", limits.prompt_characters)
     _check_number(fields, facts, pictures)
     size_of(fields, facts, settings)
@@ -78,7 +84,7 @@ def check(fields: Variation, facts: Facts, settings: Settings, pictures: int) ->
 def orders_of(fields: Variation, references: Sequence[Image.Image], facts: Facts, settings: Settings) -> list[Order]:
     """One order a picture; their seeds count up from the one that was given, or from a random one."""
     seed = fields.seed if fields.seed is not None else secrets.randbelow(_RANDOM_SEEDS)
-    height, width = size_of(fields, facts, settings)
+    height, width = size_of(fields, facts, settings) or (None, None)
     usual = settings.usual
     return [
         Order(
@@ -98,7 +104,7 @@ def orders_of(fields: Variation, references: Sequence[Image.Image], facts: Facts
     ]
 
 
-def said_of(order: Order, name: str) -> dict[str, Any]:
+def said_of(order: Order, name: str) -> dict[str, str]:
     """What a picture's file says of it."""
     said = {
         "model": name,
@@ -110,7 +116,7 @@ def said_of(order: Order, name: str) -> dict[str, Any]:
         "image_scale": order.image_scale,
         "guidance": order.guidance,
     }
-    return {key: value for key, value in said.items() if value is not None}
+    return {key: str(value) for key, value in said.items() if value is not None}
 
 
 def _first(given: Any, usual: Any) -> Any:

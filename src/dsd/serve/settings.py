@@ -10,6 +10,9 @@ from dsd.errors import UserError
 LARGER_THAN_TRAINED = 4
 """How many times the pixels that the model was trained at may be drawn, unless told otherwise."""
 
+UNSAID_PIXELS = 1 << 20
+"""How many pixels may be drawn by a model that does not say at what size it was trained."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
