@@ -35,12 +35,14 @@ def main() -> None:
     """Runs all of it."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--adapter", default=None, help="folder of the two-frame model's adapter")
+    asked.add_argument("--base", default=None, help="the text-to-image model, where the adapter does not say")
     asked.add_argument("--requests", type=int, default=2000)
     asked.add_argument("--clients", type=int, default=16)
     asked.add_argument("--together", type=int, default=16, help="pictures that the server draws at once")
     given = asked.parse_args()
     words = ["--limits.together", str(given.together), "--drain-seconds", "5"]
     words += [] if given.adapter is None else ["--model.adapter", given.adapter]
+    words += [] if given.base is None else ["--model.base", given.base]
     with Server(words) as server:
         measure(server, given.requests, given.clients)
 
