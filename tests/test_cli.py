@@ -126,7 +126,7 @@ def test_world_draw_writes_panels_with_metadata(capsys, tmp_path):
 
 def test_the_embedded_student_draws_at_once(capsys, tmp_path):
     _run("world", "draw", "--count", "1", "--split", "evaluation", "--out", str(tmp_path), capsys=capsys)
-    words = ["--prompt", "a red plain cat at sea", "--model.steps", "2", "--count", "2", "--out", str(tmp_path / "o")]
+    words = ["--prompt", "a red plain cat at sea", "--model.steps", "2", "--n", "2", "--out", str(tmp_path / "o")]
     status, out, err = _run("generate", "--image", str(tmp_path / "000000-0.png"), *words, capsys=capsys)
     assert status == 0, err
     assert len(out.split()) == 2 and all(Path(path).is_file() for path in out.split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dsd.generate import prompting
 from dsd.generate.engine import Engine
 from dsd.sampling import Sampling
 
@@ -69,4 +70,4 @@ class Shown:
 
 def unread(engine: Engine, prompt: str) -> str:
     """What the model does not read of a prompt, in a sentence; empty where it reads all of it."""
-    return ""
+    return prompting.unread(engine.pipeline.backbone, prompt, engine.facts.text_tokens).sentence()
