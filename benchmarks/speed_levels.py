@@ -8,8 +8,10 @@ number of steps is lossless), and prints a row each.
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,12 +39,14 @@ class Settings:
         steps: numbers of Euler steps.
         thresholds: of the step cache; 0 is without.
         batch: pictures at once.
+        values: gets a line for each setting, with the values of each subject.
     """
 
     subjects: int = 24
     steps: tuple[int, ...] = (16, 12, 8)
     thresholds: tuple[float, ...] = (0.0, 0.1, 0.2)
     batch: int = 16
+    values: Path | None = None
 
 
 def measure(settings: Settings) -> None:
@@ -66,6 +70,10 @@ def measure(settings: Settings) -> None:
             seconds = (time.perf_counter() - started) / sum(len(one.asked.images) for one in drawn)
             scores = ruler.measure(f"{steps} {threshold}", drawn)
             lossless = lossless or scores
+            if settings.values is not None:
+                line = {"steps": steps, "threshold": threshold, "skipped": cache.skipped, **scores.runs[0]}
+                with settings.values.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
             cells = [cell for metric in METRICS for cell in _cells(scores, lossless, metric)]
             print(f"| {steps} | {threshold:g} | {' | '.join(cells)} | {cache.skipped:.0%} | {seconds:.3f} |", flush=True)
 
