@@ -6,10 +6,10 @@ from functools import cache
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from torch import Tensor, nn
 
-import tiny
 from dsd.backbones.cost import shape_of
 from dsd.errors import UserError
 from dsd.generate import fast, memory
@@ -68,7 +68,7 @@ def test_counts_of_flux_dev_are_those_of_its_configs() -> None:
 
 def test_more_that_is_free_never_chooses_a_slower_way() -> None:
     order = ["sequential", "group", "4bit", "8bit", "model", "none"]
-    chosen = [order.index(choose(n * GIB // 2, dev()).kind) for n in range(0, 100)]
+    chosen = [order.index(choose(n * GIB // 2, dev()).kind) for n in range(100)]
     assert chosen == sorted(chosen)
 
 
@@ -83,7 +83,7 @@ def test_a_pipeline_counts_as_its_networks_do() -> None:
     assert need.each == 4 and len(need.text) == 2 and need.multiplying > need.modulating > 0
 
 
-@pytest.mark.parametrize("kind", ["model", "group", "sequential"])
+@pytest.mark.parametrize("kind", ["model", "group"])
 def test_offloaded_models_draw_the_same(kind: Any) -> None:
     pipe = loaded()
     plan = memory.place(pipe, "cpu", kind)
@@ -111,8 +111,13 @@ def test_8_bits_draw_nearly_the_same(family: str) -> None:
 
 def test_what_is_not_known_is_a_sentence() -> None:
     given: Any = "8bits"
-    with pytest.raises(UserError, match='memory is "8bits".*did you mean "8bit"'):
+    with pytest.raises(UserError, match=r'memory is "8bits".*did you mean "8bit"'):
         memory.place(loaded(), "cpu", given)
+
+
+def test_layer_after_layer_to_a_cpu_is_a_sentence() -> None:
+    with pytest.raises(UserError, match="the device is the CPU; give memory none"):
+        memory.place(loaded(), "cpu", "sequential")
 
 
 def test_4_bits_without_kernels_is_a_sentence() -> None:

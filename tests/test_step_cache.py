@@ -7,10 +7,10 @@ from functools import cache
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from torch import Tensor
 
-import tiny
 from dsd.errors import UserError
 from dsd.generate import step_cache
 from dsd.generate.asked import Asked
@@ -138,7 +138,7 @@ def test_only_tokens_of_the_frame_to_draw_are_measured(pipe: TwoFramePipeline) -
     packed = backbone.unpacked
     index = backbone.target_tokens((True, False), 4 // backbone.patch, 8 // backbone.patch)
     width = backbone.transformer.config["out_channels"] or backbone.latent_channels
-    tokens = torch.zeros(1, 2 * 4 * 8 // backbone.patch**2, width * (1 if backbone.family != "sd3" else 1))
+    tokens = torch.zeros(1, 2 * 4 * 8 // backbone.patch**2, width)
     tokens[:, index] = 1
     if backbone.family == "sd3":  # its blocks see the tokens row by row, its result is the canvas
         canvas = tokens[..., 0].view(1, 1, 2, 8).repeat_interleave(2, 2).repeat_interleave(2, 3)
@@ -147,9 +147,7 @@ def test_only_tokens_of_the_frame_to_draw_are_measured(pipe: TwoFramePipeline) -
 
 
 def test_it_comes_off_again_and_compiled_blocks_keep_their_compiled_call(pipe: TwoFramePipeline) -> None:
-    blocks = [
-        block for name in pipe.backbone.layers.blocks for block in pipe.backbone.transformer.get_submodule(name)
-    ]
+    blocks = [block for name in pipe.backbone.layers.blocks for block in pipe.backbone.transformer.get_submodule(name)]
     called: list[object] = []
 
     def compiled(block: Any) -> Any:
@@ -170,7 +168,7 @@ def test_it_comes_off_again_and_compiled_blocks_keep_their_compiled_call(pipe: T
 
 def test_a_threshold_below_0_is_a_sentence(pipe: TwoFramePipeline) -> None:
     for threshold in (-0.1, float("nan")):
-        with pytest.raises(UserError, match="threshold is .* but must be 0"):
+        with pytest.raises(UserError, match=r"threshold is .* but must be 0"):
             step_cache.apply(pipe, threshold)
 
 

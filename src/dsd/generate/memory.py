@@ -36,8 +36,8 @@ _COSTS: Mapping[Kind, str] = {
     "rounding of its weights to 256 levels and the way of the text encoders a prompt",
     "4bit": "the transformer stays on the device in 4 bits (modulation in 8) and text encoders come layer by layer, "
     "which costs a rounding of its weights to 16 levels and the way of the text encoders a prompt",
-    "group": "layers come to the device while those before them compute, which costs the way of the whole transformer a "
-    "step",
+    "group": "layers come to the device while those before them compute, which costs the way of the whole transformer "
+    "a step",
     "sequential": "layers come to the device one after the other, nothing computes meanwhile, the slowest of all",
 }
 
@@ -171,7 +171,8 @@ def place(pipeline: TwoFramePipeline, device: torch.device | str, memory: Memory
         What was done; its sentence is for the user.
 
     Raises:
-        UserError: a memory that is not known, 4 bits where no kernel is, torchao is missing, or a LoRA is not fused.
+        UserError: a memory that is not known, 4 bits where no kernel is, layer after layer to a CPU, no torchao, or a
+            LoRA that is not fused.
     """
     if memory not in get_args(Memory):
         hint = did_you_mean(str(memory), get_args(Memory))
@@ -184,6 +185,8 @@ def place(pipeline: TwoFramePipeline, device: torch.device | str, memory: Memory
         plan = Plan(kind=memory, needs=need.bytes_of(memory), sentence=f"memory {memory}: {_COSTS[memory]}")
     if plan.kind == "4bit" and refusal is not None:
         raise UserError(refusal)
+    if plan.kind == "sequential" and device.type == "cpu":
+        raise UserError("memory sequential moves layers to a GPU and back, but the device is the CPU; give memory none")
     _apply(pipeline, device, plan.kind)
     return plan
 

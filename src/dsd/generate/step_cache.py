@@ -2,14 +2,14 @@
 
 Of most steps the first block already tells how much the rest will change (first-block cache, after TeaCache, arXiv
 2411.19108). diffusers' own caches measure that over all tokens and all samples at once: the given frame, which stands
-still, dilutes it, and what is drawn depends on what is drawn beside it. Here every row of a step (a guidance branch of a
-drawing) is measured by itself, over the tokens of the frames to draw alone; the rows that changed are computed, as a
+still, dilutes it, and what is drawn depends on what is drawn beside it. Here every row of a step (a guidance branch of
+a drawing) is measured by itself, over the tokens of the frames to draw alone; the rows that changed are computed, as a
 smaller batch, and the others take what the remaining blocks last added to them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
