@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
@@ -30,6 +30,8 @@ class Model:
     """True guidance by the picture; 1 is off."""
     guidance: float | None = None
     """Embedded guidance of guidance-distilled models."""
+    speed: Literal["lossless", "fast", "turbo"] = "lossless"
+    """What may be lost for speed: nothing; precision of the weights; also steps that change little."""
 
     def words(self) -> str:
         base = "the base that it names" if self.base is None else self.base
@@ -41,6 +43,7 @@ class Model:
         """Loads the pipeline, on a GPU in bfloat16 where there is one."""
         from dsd.backbones.adapter import load_metadata
         from dsd.devices import default_device, inference_dtype
+        from dsd.generate.speed import speed_up
         from dsd.generate.two_frame import TwoFramePipeline
         from dsd.log import quiet_libraries
         from dsd.models import resolve
@@ -50,7 +53,8 @@ class Model:
         device = default_device()
         pipeline = TwoFramePipeline.from_pretrained(base, adapter=self.adapter, dtype=inference_dtype(device))
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline.to(device)
+        speed_up(pipeline.to(device), self.speed)
+        return pipeline
 
     def draw(
         self,
