@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dsd.config import require_seeds
 
@@ -49,6 +49,8 @@ class Model:
     """True guidance by the picture; 1 is off."""
     guidance: float | None = None
     """Embedded guidance of guidance-distilled models."""
+    speed: Literal["lossless", "fast", "turbo"] = "lossless"
+    """What may be lost for speed: nothing; precision of the weights; also steps that change little."""
 
     def words(self) -> str:
         base = "the base that it names" if self.base is None else self.base
@@ -70,6 +72,7 @@ class Model:
     def load(self) -> TwoFramePipeline:
         """Loads the pipeline, on a GPU in bfloat16 where there is one."""
         from dsd.devices import default_device, inference_dtype
+        from dsd.generate.speed import speed_up
         from dsd.generate.two_frame import TwoFramePipeline
         from dsd.log import quiet_libraries
 
@@ -79,7 +82,8 @@ class Model:
             self.base_name(), adapter=self.adapter, dtype=inference_dtype(device)
         )
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline.to(device)
+        speed_up(pipeline.to(device), self.speed)
+        return pipeline
 
     def check(self, pipeline: TwoFramePipeline, job: Job) -> None:
         """Finds what this model cannot draw of a job, before any work.
