@@ -72,17 +72,18 @@ class Model:
     def load(self) -> TwoFramePipeline:
         """Loads the pipeline, on a GPU in bfloat16 where there is one."""
         from dsd.devices import default_device, inference_dtype
+        from dsd.generate.rehearsal import rehearse
         from dsd.generate.speed import speed_up
         from dsd.generate.two_frame import TwoFramePipeline
         from dsd.log import quiet_libraries
 
         quiet_libraries()
         device = default_device()
-        pipeline = TwoFramePipeline.from_pretrained(
-            self.base_name(), adapter=self.adapter, dtype=inference_dtype(device)
-        )
+        base = self.base_name()
+        pipeline = TwoFramePipeline.from_pretrained(base, adapter=self.adapter, dtype=inference_dtype(device))
         pipeline.set_progress_bar_config(disable=True)
-        speed_up(pipeline.to(device), self.speed)
+        rehearse(pipeline.to(device), base)
+        speed_up(pipeline, self.speed)
         return pipeline
 
     def check(self, pipeline: TwoFramePipeline, job: Job) -> None:
