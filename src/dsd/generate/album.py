@@ -126,8 +126,9 @@ class Album:
             return None
         shown, words = [], []
         for row in list(rows.values())[:_SHEET_ROWS]:
-            pictures = [*row[0].job.references(), *(load_image(path) for film in row for path in film.drawn)]
-            shown.append([_thumbnail(picture) for picture in pictures])
+            drawn = [_thumbnail(load_image(path), _SHEET_SIDE) for film in row for path in film.drawn]
+            side = max(max(picture.size) for picture in drawn)
+            shown.append([*(_thumbnail(one, side) for one in row[0].job.references()), *drawn])
             words.append(_short(row[0].job.prompt))
         small = max(max(picture.size) for row in shown for picture in row) <= _SHEET_SIDE // 2
         write_atomic(self.folder / SHEET, encode(contact_sheet(shown, row_labels=words, scale=2 if small else 1)))
@@ -163,9 +164,9 @@ def _random() -> int:
     return secrets.randbelow(_RANDOM)
 
 
-def _thumbnail(picture: Image.Image) -> Image.Image:
+def _thumbnail(picture: Image.Image, side: int) -> Image.Image:
     small = picture.copy()
-    small.thumbnail((_SHEET_SIDE, _SHEET_SIDE))
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
     return small
 
 
