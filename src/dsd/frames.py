@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import torch
@@ -112,7 +113,7 @@ class Film:
     def __post_init__(self) -> None:
         if not self.given or len(self.given) != len(self.weights) or self.given[-1]:
             raise ValueError(f"a film needs one weight a frame, and its last frame is drawn, got {self}")
-        if min(self.weights) < 0 or sum(self.weights) <= 0:
+        if not (min(self.weights) >= 0 and 0 < sum(self.weights) < inf):  # so that it holds of NaN too
             raise ValueError(f"frame weights are positive numbers, got {self.weights}")
 
     @classmethod

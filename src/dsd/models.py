@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from dsd.config import did_you_mean
-from dsd.errors import UserError
+from dsd.errors import UserError, cut
 from dsd.files import sha256_of
 from dsd.plugins import added, folder_of
 
@@ -39,9 +39,15 @@ def resolve(name: str) -> str:
         A folder of the package, or `name` itself.
 
     Raises:
-        UserError: An unknown embedded name, or one whose weights are not installed.
+        UserError: An unknown embedded name, one whose weights are not installed, or a folder that may not be read.
     """
     if not name.startswith(_PREFIX):
+        try:
+            Path(name).exists()
+        except OSError as error:
+            raise UserError(
+                f'"{cut(name)}" cannot be read ({error.strerror}); give a folder that you may read, or a hub id'
+            ) from error
         return name
     folder = embedded_folder(name.removeprefix(_PREFIX))
     if not folder.is_dir():

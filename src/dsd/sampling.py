@@ -10,6 +10,9 @@ from math import isfinite
 
 from dsd.errors import UserError
 
+MOST_STEPS = 10_000
+"""More would not end, and a damaged file may say so."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -31,8 +34,8 @@ class Sampling:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"sampling needs at least 1 step, got {self.steps}")
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise UserError(f"sampling needs at least 1 step and at most {MOST_STEPS:,}, got {self.steps}")
         for name in ("text_scale", "image_scale", "guidance"):
             if not isfinite(getattr(self, name)):
                 raise UserError(f"{name} is {getattr(self, name)}, but must be a finite number")

@@ -164,8 +164,11 @@ def dtype_of(component: str, dtype: torch.dtype | Mapping[str, torch.dtype]) -> 
 def _components(cls: Any, name: str, found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Library and class of each component that a pipeline's folder names."""
     index = config_of(cls, name, **found)
-    entries = {part: entry for part, entry in index.items() if isinstance(entry, (list, tuple)) and entry[0]}
-    return {part: (entry[0], entry[1]) for part, entry in entries.items()}
+    entries = {part: entry for part, entry in index.items() if isinstance(entry, (list, tuple))}
+    for part in cls._get_signature_keys(cls)[0] & entries.keys():
+        if len(entries[part]) != 2:
+            raise UserError(f'"{name}" names {list(entries[part])!r} for its {part}, no library and class; {_WHOLE}')
+    return {part: (entry[0], entry[1]) for part, entry in entries.items() if len(entry) == 2 and entry[0]}
 
 
 def _where(name: str, part: str | None) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from dsd.config import did_you_mean, from_json, to_json
 from dsd.errors import UserError, reason_of
 from dsd.files import atomic_folder
 from dsd.frames import Film
+from dsd.images import MAX_PIXELS
 from dsd.log import console
 from dsd.models import is_revision, revision_or_name
 from dsd.sampling import Sampling
@@ -71,6 +73,17 @@ class AdapterMetadata:
     sampling: Sampling = Sampling()
     encodes: Literal["frames", "canvas"] = "frames"
     schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        least = {"rank": (self.rank, 0), "max_sequence_length": (self.max_sequence_length, 1), "steps": (self.steps, 0)}
+        sides = {f"frame_size[{at}]": (side, 1) for at, side in enumerate(self.frame_size or ())}
+        for name, (value, smallest) in {**least, **sides}.items():
+            if value < smallest:
+                raise ValueError(f"{name} is {value}, but must be at least {smallest}")
+        if self.frame_size is not None and self.frame_size[0] * self.frame_size[1] > MAX_PIXELS:
+            raise ValueError(f"frame_size is {self.frame_size}, but a frame has at most {MAX_PIXELS:,} pixels")
+        if self.guidance is not None and not isfinite(self.guidance):
+            raise ValueError(f"guidance is {self.guidance}, but must be a finite number")
 
 
 @dataclass(frozen=True)
@@ -157,7 +170,7 @@ def load_metadata(folder: Path | str) -> AdapterMetadata:
     try:
         text = path.read_text(encoding="utf-8").replace('"canvas":', '"film":', 1)  # its name until frames had an axis
         metadata = from_json(AdapterMetadata, text)
-    except (OSError, ValueError, UserError) as error:
+    except (OSError, ValueError, RecursionError, UserError) as error:
         raise UserError(
             f'"{path}" does not say what the adapter was trained for ({reason_of(error)}); copy it or train again'
         ) from error
@@ -199,6 +212,9 @@ def load_adapter(folder: Path | str) -> tuple[dict[str, LowRank], AdapterMetadat
         down, up, bias = tensors[f"{key}A.weight"], tensors[f"{key}B.weight"], tensors.get(f"{key}B.bias")
         if not all(part.isfinite().all() for part in (down, up, bias) if part is not None):
             raise UserError(f'"{path}" holds no finite numbers in {name}; train it again')
+        if not _are_factors(down, up, bias):
+            shapes = " and ".join(f"{tuple(part.shape)} of {part.dtype}" for part in (down, up))
+            raise UserError(f'"{path}" holds no factors of the layer {name}, but {shapes}; train it again')
         kernel = (down.shape[2], down.shape[3]) if down.ndim == 4 else None
         updates[name] = LowRank(down.flatten(1), up.flatten(1), bias, kernel)
     _require_sight(updates, metadata, path)
@@ -341,6 +357,13 @@ def _load_full(transformer: Any, folder: Path) -> None:
 
 def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
     return tuple(tensors[name].shape) if name in tensors else None
+
+
+def _are_factors(down: Tensor, up: Tensor, bias: Tensor | None) -> bool:
+    """Whether two tensors, as a file holds them, multiply to a change of a weight, and a third is one of its bias."""
+    fit = down.ndim in (2, 4) and up.ndim == down.ndim and up.shape[1] == down.shape[0]
+    bias_fits = bias is None or bias.shape == up.shape[:1]
+    return fit and bias_fits and all(part.is_floating_point() for part in (down, up, bias) if part is not None)
 
 
 def _on_disk(tensor: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ def model_index(folder: str) -> dict[str, Any]:
             raise UserError(f'"{folder}" is no diffusers model (it has no model_index.json); give the model\'s folder')
         try:
             content = json.loads(index.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(
                 f'"{index}" cannot be read ({reason_of(error)}); give the folder of a whole model'
             ) from error

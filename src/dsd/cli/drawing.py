@@ -78,17 +78,18 @@ class Model:
         """Loads the pipeline, on a GPU in bfloat16 where there is one."""
         from dsd.devices import default_device, inference_dtype
         from dsd.generate.memory import place
+        from dsd.generate.rehearsal import rehearse
         from dsd.generate.speed import speed_up
         from dsd.generate.two_frame import TwoFramePipeline
         from dsd.log import console, quiet_libraries
 
         quiet_libraries()
         device = default_device()
-        pipeline = TwoFramePipeline.from_pretrained(
-            self.base_name(), adapter=self.adapter, dtype=inference_dtype(device)
-        )
+        base = self.base_name()
+        pipeline = TwoFramePipeline.from_pretrained(base, adapter=self.adapter, dtype=inference_dtype(device))
         pipeline.set_progress_bar_config(disable=True)
         plan = place(pipeline, device, self.memory)
+        rehearse(pipeline, base)
         done = speed_up(pipeline, self.speed, compile=self.compile)
         usual = (self.speed, self.compile, self.memory) == ("lossless", "auto", "auto")
         for sentence in () if usual and device == "cpu" else (plan.sentence, *done):

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _dispatch(words)
     except UserError as error:
-        print(f"dsd: error: {error}", file=sys.stderr)
+        print("dsd: error:", str(error).replace("\n", "\\n"), file=sys.stderr)  # names of files may hold any character
         return 2
     except KeyboardInterrupt:
         print("dsd: interrupted; run the same command again to go on", file=sys.stderr)
