@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from functools import cache
 from typing import Any
 
@@ -165,13 +166,10 @@ def test_a_lora_beside_the_weights_is_refused() -> None:
 
 
 def test_missing_torchao_names_the_extra() -> None:
-    try:
-        import torchao  # noqa: F401
-    except ModuleNotFoundError:
-        with pytest.raises(UserError, match=r"pip install 'dsd\[speed\]'"):
-            memory.place(loaded(), "cpu", "8bit")
-    else:
+    if importlib.util.find_spec("torchao"):
         pytest.skip("torchao is installed")
+    with pytest.raises(UserError, match=r"pip install 'dsd\[speed\]'"):
+        memory.place(loaded(), "cpu", "8bit")
 
 
 def _bytes(network: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -170,6 +171,17 @@ def test_a_threshold_below_0_is_a_sentence(pipe: TwoFramePipeline) -> None:
     for threshold in (-0.1, float("nan")):
         with pytest.raises(UserError, match=r"threshold is .* but must be 0"):
             step_cache.apply(pipe, threshold)
+
+
+def test_fewer_steps_are_taken_where_a_call_does_not_say_how_many(pipe: TwoFramePipeline) -> None:
+    assert [step_cache.fewer(steps) for steps in (4, 8, 10, 16, 28, 50)] == [4, 8, 10, 10, 18, 31]
+    asked = Asked(prompt="a cat", image=tiny.picture(), height=32, width=32, max_sequence_length=tiny.TEXT_TOKENS)
+    step_cache.apply(pipe)
+    step_cache.apply(pipe)
+    assert pipe.begin(asked)[0].steps == 18
+    assert pipe.begin(replace(asked, num_inference_steps=28))[0].steps == 28
+    step_cache.remove(pipe)
+    assert pipe.begin(asked)[0].steps == 28
 
 
 def test_rows_are_known_during_a_step_alone(pipe: TwoFramePipeline) -> None:
