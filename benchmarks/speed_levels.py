@@ -16,14 +16,17 @@ from typing import Any
 
 import torch
 import tyro
+from torch import Tensor, nn
 
+from dsd.devices import default_device
 from dsd.evaluate.benchmark import Benchmark
 from dsd.evaluate.bootstrap import bootstrap
 from dsd.evaluate.measure import Ruler
 from dsd.evaluate.metrics.protocol import Bench
 from dsd.evaluate.scores import Scores
 from dsd.evaluate.seen import Drawn, Pictures
-from dsd.generate import step_cache
+from dsd.generate import fast, step_cache
+from dsd.generate.memory import Memory, place
 from dsd.generate.two_frame import TwoFramePipeline
 from dsd_world.benchmark import DrawnBenchmark, agreement_encoder, identity_encoder
 
@@ -39,6 +42,8 @@ class Settings:
         steps: numbers of Euler steps.
         thresholds: of the step cache; 0 is without.
         batch: pictures at once.
+        memory: how the model is kept.
+        float8: whether the layers that level fast takes round as float8 does, computed in float32.
         values: gets a line for each setting, with the values of each subject.
     """
 
@@ -46,6 +51,8 @@ class Settings:
     steps: tuple[int, ...] = (16, 10, 8)
     thresholds: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4)
     batch: int = 16
+    memory: Memory = "none"
+    float8: bool = False
     values: Path | None = None
 
 
@@ -58,8 +65,11 @@ def measure(settings: Settings) -> None:
     )  # fmt: skip
     ruler = Ruler(bench)
     pipeline = TwoFramePipeline.from_pretrained("embedded:tiny-flux", adapter="embedded:tiny-student")
+    if settings.float8:
+        _round_as_float8(pipeline)
+    place(pipeline, default_device(), settings.memory)
     pipeline.set_progress_bar_config(disable=True)
-    print("| steps | threshold | identity | change | prompt following | change | blocks skipped | processor seconds a picture |")
+    print("| steps | threshold | identity | change | prompt following | change | blocks skipped | CPU seconds |")
     print("|---|---|---|---|---|---|---|---|")
     lossless: Scores | None = None
     for threshold in settings.thresholds:
@@ -94,6 +104,20 @@ def _drawn(pipeline: TwoFramePipeline, benchmark: Benchmark, steps: int, batch: 
         pictures += drawn.images
     each = len(requests) // len(benchmark.subjects)
     return [Drawn(asked=Pictures(pictures[at : at + each])) for at in range(0, len(pictures), each)]
+
+
+def _round_as_float8(pipeline: TwoFramePipeline) -> None:
+    for blocks in pipeline.backbone.layers.blocks:
+        for name, layer in pipeline.backbone.transformer.get_submodule(blocks).named_modules():
+            if isinstance(layer, nn.Linear) and fast.multiplies(layer, name):
+                layer.weight.data = _rounded(layer.weight.data)
+                layer.register_forward_pre_hook(lambda _, given: (_rounded(given[0]),))
+
+
+def _rounded(values: Tensor) -> Tensor:
+    """As float8 with a scale each row."""
+    scale = values.abs().amax(-1, keepdim=True).clamp(min=1e-12) / torch.finfo(torch.float8_e4m3fn).max
+    return (values / scale).to(torch.float8_e4m3fn).to(values.dtype) * scale
 
 
 def _cells(scores: Scores, lossless: Scores, metric: str) -> list[str]:

@@ -108,6 +108,9 @@ def test_8_bits_draw_nearly_the_same(family: str) -> None:
     again = drawn(pipe)
     assert 0 < (again - plain(family)).abs().max() < LARGEST_CHANGE
     assert _bytes(pipe.transformer) < 0.6 * size
+    assert fast.smaller(pipe.transformer) == {"Int8Tensor"}
+    memory.place(pipe, "cpu", "8bit")
+    assert torch.equal(drawn(pipe), again)
 
 
 def test_what_is_not_known_is_a_sentence() -> None:

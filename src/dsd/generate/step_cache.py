@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from dsd.backbones.stock import StockBackbone
 from dsd.errors import UserError
@@ -183,7 +183,8 @@ def apply(pipeline: TwoFramePipeline, threshold: float = THRESHOLD) -> StepCache
     cache = StepCache(threshold, len(blocks))
     wrappers = [partial(_first, cache, backbone), *[partial(_middle, cache)] * (len(blocks) - 2), partial(_last, cache)]
     for block, wrapper in zip(blocks, wrappers, strict=True):
-        block._compiled_call_impl = _Wrapped(block._compiled_call_impl, partial(wrapper, _call_of(block)))
+        inner = block._compiled_call_impl or block._call_impl
+        block._compiled_call_impl = _Wrapped(block._compiled_call_impl, inner, partial(wrapper, inner))
     pipeline.most_steps = fewer(usual.steps)
     return cache
 
@@ -210,14 +211,13 @@ class _Wrapped:
     """In the place of a module's compiled call, which torch takes in place of its plain one; copies do not have it."""
 
     before: Block | None
-    call: Block
+    inner: Block
+    cached: Block
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.call(*args, **kwargs)
-
-
-def _call_of(block: nn.Module) -> Block:
-    return block._compiled_call_impl or block._call_impl  # pyright: ignore[reportReturnType]
+        if args:  # as gradient checkpointing calls, in training
+            return self.inner(*args, **kwargs)
+        return self.cached(**kwargs)
 
 
 def _first(cache: StepCache, backbone: StockBackbone, block: Block, **given: Any) -> Any:
