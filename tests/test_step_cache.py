@@ -167,6 +167,22 @@ def test_it_comes_off_again_and_compiled_blocks_keep_their_compiled_call(pipe: T
         block._compiled_call_impl = None
 
 
+def test_compiled_blocks_draw_the_same_with_smaller_batches() -> None:
+    pipe = loaded("flux")
+    step_cache.apply(pipe, SOME["flux"])
+    plain = drawn(pipe, 0)
+    step_cache.remove(pipe)
+    blocks = [block for name in pipe.backbone.layers.blocks for block in pipe.backbone.transformer.get_submodule(name)]
+    for block in blocks:
+        block.compile(fullgraph=True, backend="eager")  # as `speed_up` does, but for the slow part
+    cache = step_cache.apply(pipe, SOME["flux"])
+    assert torch.allclose(drawn(pipe, 0), plain, atol=1e-5)
+    assert 0 < cache.reused < 3 * (STEPS - 1)
+    step_cache.remove(pipe)
+    for block in blocks:
+        block._compiled_call_impl = None
+
+
 def test_a_threshold_below_0_is_a_sentence(pipe: TwoFramePipeline) -> None:
     for threshold in (-0.1, float("nan")):
         with pytest.raises(UserError, match=r"threshold is .* but must be 0"):
