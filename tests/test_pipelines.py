@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,70 +10,17 @@ import pytest
 import tiny
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, FluxPipeline
-from torch import nn
+from pipeline_parts import PROMPTS, adapter, differ, draw, load, seeds, shared
 
-from dsd.backbones.adapter import AdapterMetadata, LowRank, load_metadata, save_adapter
+from dsd.backbones.adapter import AdapterMetadata, load_metadata, save_adapter
 from dsd.backbones.registry import backbone_class, drawing_of, family_of, load_backbone
 from dsd.errors import UserError
 from dsd.generate.two_frame import TwoFramePipeline
-from dsd.sampling import Sampling
-
-PROMPTS = ["a red cat at the beach", "a blue dog in the snow"]
-SIZE = (32, 32)
 
 
 @pytest.fixture(params=list(tiny.FAMILIES))
 def family(request: pytest.FixtureRequest) -> str:
     return request.param
-
-
-@cache
-def adapter(family: str) -> Path:
-    base = tiny.FAMILIES[family]()
-    folder, backbone = tiny.scratch() / f"pipelines-{family}", load_backbone(base, text=False, vae=False)
-    transformer, name = backbone.transformer, backbone.layers.patch_embedding
-    before = transformer.get_submodule(name)
-    backbone.widen()
-    after, generator = transformer.get_submodule(name), torch.Generator().manual_seed(1)
-    change = torch.randn(after.weight.shape, generator=generator) * 0.2
-    bias = None if before.bias is None else torch.randn(before.bias.shape, generator=generator) * 0.2
-    updates = {name: LowRank.exact(change, bias)}
-    for path, layer in transformer.named_modules():
-        if isinstance(layer, nn.Linear) and path.endswith(("attn.to_q", "attn.to_k")):
-            down, up = (
-                torch.randn(s, generator=generator) * 0.3 for s in ((2, layer.in_features), (layer.out_features, 2))
-            )
-            updates[path] = LowRank(down, up)
-    metadata = tiny.metadata(
-        base, family=family, frame_size=SIZE, sampling=Sampling(steps=3, text_scale=1.6, image_scale=1.3)
-    )
-    save_adapter(folder, updates, metadata)
-    return folder
-
-
-def load(family: str, **settings: Any) -> TwoFramePipeline:
-    pipe = TwoFramePipeline.from_pretrained(tiny.FAMILIES[family](), adapter(family), **settings)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-@cache
-def shared(family: str) -> TwoFramePipeline:
-    """For tests that leave it as it is."""
-    return load(family)
-
-
-def seeds(*numbers: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(number) for number in numbers]
-
-
-def draw(family: str, prompt: Any = PROMPTS[0], image: Any = None, **settings: Any) -> Any:
-    settings = {"output_type": "latent", "generator": seeds(0)[0]} | settings
-    return shared(family)(prompt, tiny.picture() if image is None else image, **settings).images
-
-
-def differ(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return bool((one - other).abs().max() > 1e-2)
 
 
 def test_several_pictures_of_a_prompt_follow_one_another(family: str) -> None:
@@ -318,3 +264,22 @@ def test_offloaded_and_tiled_models_draw_the_same(family: str, offload: Any) -> 
     for _ in range(2):
         drawn: Any = pipe(PROMPTS, tiny.picture(), generator=seeds(0, 1), output_type="pt").images
     assert torch.allclose(drawn[:1], draw(family, output_type="pt"), atol=1e-4)
+
+
+def test_a_precision_may_be_one_a_component_and_a_name(family: str) -> None:
+    pipe = load(family, dtype={"vae": torch.float64, "default": "bfloat16"})
+    assert pipe.vae.dtype == torch.float64 and pipe.transformer.dtype == torch.bfloat16
+    with pytest.raises(UserError, match="dtype is 'half-ish'"):
+        load(family, dtype="half-ish")
+
+
+def test_variants_of_weights_are_read_and_missing_ones_are_told(tmp_path: Path) -> None:
+    shared("flux").save_pretrained(tmp_path, variant="small")
+    again = TwoFramePipeline.from_pretrained(str(tmp_path), variant="small")
+    again.set_progress_bar_config(disable=True)
+    drawn: Any = again(PROMPTS[0], tiny.picture(), generator=seeds(0)[0], output_type="latent").images
+    assert torch.equal(drawn, draw("flux"))
+    with pytest.raises(UserError, match="cannot be loaded"):
+        TwoFramePipeline.from_pretrained(str(tmp_path), variant="other")
+    with pytest.raises(UserError, match='fit is "squash"'):
+        draw("flux", fit="squash")
