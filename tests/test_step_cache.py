@@ -16,6 +16,7 @@ from dsd.errors import UserError
 from dsd.generate import step_cache
 from dsd.generate.asked import Asked
 from dsd.generate.draw import current_rows
+from dsd.generate.speed import speed_up
 from dsd.generate.two_frame import FilmDrawing, TwoFramePipeline, pipeline_class
 
 STEPS = 6
@@ -198,6 +199,15 @@ def test_fewer_steps_are_taken_where_a_call_does_not_say_how_many(pipe: TwoFrame
     assert pipe.begin(replace(asked, num_inference_steps=28))[0].steps == 28
     step_cache.remove(pipe)
     assert pipe.begin(asked)[0].steps == 28
+
+
+def test_turbo_draws_where_float8_cannot_be_and_says_so() -> None:
+    pipe: Any = pipeline_class("flux").from_pretrained(tiny.dev())  # its own, for what is lossless stays
+    pipe.backbone.widen()
+    said = speed_up(pipe, "turbo")
+    assert any("float8" in sentence and "this device" in sentence for sentence in said)
+    assert any("fewer steps" in sentence for sentence in said)
+    assert bool(drawn(pipe, 0).isfinite().all()) and pipe.most_steps == 18
 
 
 def test_rows_are_known_during_a_step_alone(pipe: TwoFramePipeline) -> None:

@@ -57,8 +57,8 @@ def quantise(pipeline: TwoFramePipeline) -> None:
 
 
 def refusal(pipeline: TwoFramePipeline) -> str | None:
-    """Why the device that a pipeline is on cannot multiply float8, in a sentence; None where it can."""
-    device = next(pipeline.backbone.transformer.parameters()).device
+    """Why the device that a pipeline computes on cannot multiply float8, in a sentence; None where it can."""
+    device = pipeline.backbone.device
     return refused_on(device, *_facts(device))
 
 

@@ -27,7 +27,7 @@ from dsd.sampling import Sampling
 if TYPE_CHECKING:
     from dsd.generate.two_frame import TwoFramePipeline
 
-THRESHOLD = 0.1
+THRESHOLD = 0.2
 """A row is computed when the first block's change of its target tokens differs by more than this share from its last
 computed one; see `docs/speed.md` for what it costs."""
 _WITHOUT_ROWS = ("hidden_states", "encoder_hidden_states", "image_rotary_emb")  # sliced already, or the same for all
