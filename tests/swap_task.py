@@ -10,12 +10,12 @@ from PIL import ImageOps
 from pydantic import Field
 
 from dsd.chat.protocol import ChatModel
+from dsd.chat.templates import Templates, scene_places
 from dsd.curate.judge import Candidate
 from dsd.curate.pairs import without_description
 from dsd.curate.panels import Described
 from dsd.curate.schemas import SheetReply, Words
 from dsd.curate.tasks.task import JudgeSettings, Outcome, Task
-from dsd.curate.templates import Templates, scene_places
 from dsd.data.records import Model, Pair, content_id
 from dsd.frames import Grid
 

@@ -126,7 +126,7 @@ def test_world_draw_writes_panels_with_metadata(capsys, tmp_path):
 
 def test_the_embedded_student_draws_at_once(capsys, tmp_path):
     _run("world", "draw", "--count", "1", "--split", "evaluation", "--out", str(tmp_path), capsys=capsys)
-    words = ["--prompt", "a red plain cat at sea", "--model.steps", "2", "--count", "2", "--out", str(tmp_path / "o")]
+    words = ["--prompt", "a red plain cat at sea", "--model.steps", "2", "--n", "2", "--out", str(tmp_path / "o")]
     status, out, err = _run("generate", "--image", str(tmp_path / "000000-0.png"), *words, capsys=capsys)
     assert status == 0, err
     assert len(out.split()) == 2 and all(Path(path).is_file() for path in out.split())
@@ -137,3 +137,17 @@ def test_a_missing_extra_is_named():
 
     with pytest.raises(UserError, match=r"pip install 'dsd\[serve\]'"):
         import_extra("no_such_library", "serve")
+
+
+def test_a_flag_that_takes_many_values_may_be_given_many_times(capsys):
+    words = ["generate", "--prompt", "a", "--image", "x.png", "--prompt", "b", "c", "--prompt=d", "--dry-run"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    "words", [["--n", "2", "--n", "3"], ["--n=2", "--n", "3"], ["--model.steps=2", "--model.steps=3"]]
+)
+def test_a_flag_that_takes_one_value_is_refused_when_it_is_given_twice(words, capsys):
+    assert main(["generate", *words, "--dry-run"]) == 2
+    assert "twice" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from dsd.backbones.stock import widened
 from dsd.cli.drawing import Model
 from dsd.cli.main import main
 from dsd.errors import UserError
+from dsd.generate.jobs import Job
 from dsd.train.cost import training_cost
 
 
@@ -34,7 +35,7 @@ def adapter(tmp_path_factory):
 def test_generate_draws_one_picture_for_each_prompt_and_seed(adapter, tmp_path, capsys):
     Image.effect_noise((32, 32), 90).convert("RGB").save(tmp_path / "x.png")
     words = ["generate", "--image", str(tmp_path / "x.png"), "--model.adapter", str(adapter), "--model.steps", "2"]
-    assert main([*words, "--prompt", "a cat", "a dog", "--count", "2", "--out", str(tmp_path / "all")]) == 0
+    assert main([*words, "--prompt", "a cat", "a dog", "--n", "2", "--seed", "0", "--out", str(tmp_path / "all")]) == 0
     paths = capsys.readouterr().out.split()
     assert [path.rsplit("/", 1)[1] for path in paths] == ["000-0.png", "000-1.png", "001-0.png", "001-1.png"]
     assert main([*words, "--prompt", "a dog", "--seed", "1", "--out", str(tmp_path / "one.png")]) == 0
@@ -46,10 +47,10 @@ def test_a_second_prompt_loses_no_picture_of_the_first(adapter, tmp_path, capsys
     Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
     words = ["generate", "--image", str(tmp_path / "x.png"), "--model.adapter", str(adapter), "--model.steps", "1"]
     words += ["--out", str(tmp_path / "out")]
-    assert main([*words, "--prompt", "a cat", "a dog"]) == 0
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    assert main([*words, "--prompt", "a mug"]) == 0
-    after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert main([*words, "--seed", "0", "--prompt", "a cat", "a dog"]) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("0*.png")}
+    assert main([*words, "--seed", "0", "--prompt", "a mug"]) == 0
+    after = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("0*.png")}
     assert sorted(after) == ["000-0.png", "001-0.png", "002-0.png"] and before.items() <= after.items()
 
 
@@ -182,9 +183,9 @@ def test_plan_prints_memory_and_time(capsys):
 
 @pytest.mark.parametrize("seed", ["99999999999999999999", "-1", str((1 << 63) - 1)])
 def test_a_seed_that_no_generator_takes_is_refused(seed: str, tmp_path: Path, capsys: Any) -> None:
-    words = ["--image", "any.png", "--prompt", "a cat", "--out", str(tmp_path / "o"), "--count", "2"]
+    words = ["--image", "any.png", "--prompt", "a cat", "--out", str(tmp_path / "o"), "--n", "2"]
     assert main(["generate", *words, "--seed", seed]) == 2
     assert f"--seed is {seed}, but must be from 0 to {(1 << 63) - 2}" in capsys.readouterr().err
     asked: Any = None
     with pytest.raises(UserError, match="seed is 9223372036854775808, but must be from 0"):
-        Model(adapter="any").draw(asked, [], ["a cat"], [1 << 63])
+        Model(adapter="any").draw(asked, [(Job(), 1 << 63)])

@@ -264,3 +264,22 @@ def test_offloaded_and_tiled_models_draw_the_same(family: str, offload: Any) -> 
     for _ in range(2):
         drawn: Any = pipe(PROMPTS, tiny.picture(), generator=seeds(0, 1), output_type="pt").images
     assert torch.allclose(drawn[:1], draw(family, output_type="pt"), atol=1e-4)
+
+
+def test_a_precision_may_be_one_a_component_and_a_name(family: str) -> None:
+    pipe = load(family, dtype={"vae": torch.float64, "default": "bfloat16"})
+    assert pipe.vae.dtype == torch.float64 and pipe.transformer.dtype == torch.bfloat16
+    with pytest.raises(UserError, match="dtype is 'half-ish'"):
+        load(family, dtype="half-ish")
+
+
+def test_variants_of_weights_are_read_and_missing_ones_are_told(tmp_path: Path) -> None:
+    shared("flux").save_pretrained(tmp_path, variant="small")
+    again = TwoFramePipeline.from_pretrained(str(tmp_path), variant="small")
+    again.set_progress_bar_config(disable=True)
+    drawn: Any = again(PROMPTS[0], tiny.picture(), generator=seeds(0)[0], output_type="latent").images
+    assert torch.equal(drawn, draw("flux"))
+    with pytest.raises(UserError, match="cannot be loaded"):
+        TwoFramePipeline.from_pretrained(str(tmp_path), variant="other")
+    with pytest.raises(UserError, match='fit is "squash"'):
+        draw("flux", fit="squash")

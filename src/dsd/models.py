@@ -56,7 +56,7 @@ def revision_of(path: str | Path) -> str:
     model cards (`*.md`) are left out.
 
     Raises:
-        UserError: There is no such folder or file.
+        UserError: There is no such folder or file, or it cannot be read.
     """
     path = Path(path)
     if not path.exists():
@@ -67,7 +67,10 @@ def revision_of(path: str | Path) -> str:
         name = file.relative_to(path).as_posix()
         if any(part.startswith(".") for part in name.split("/") if part != ".") or file.suffix == ".md":
             continue
-        digest.update(f"{name}\0{sha256_of(file)}\n".encode())
+        try:
+            digest.update(f"{name}\0{sha256_of(file)}\n".encode())
+        except OSError as error:
+            raise UserError(f'"{file}" cannot be read ({error.strerror}); give a folder that you may read') from error
     return digest.hexdigest()[:12]
 
 

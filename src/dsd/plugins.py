@@ -2,8 +2,9 @@
 
 A package that is installed beside this one names in its groups ``dsd.verbs`` (modules as those of `dsd.cli`),
 ``dsd.evaluations`` (likewise, whose variants stand beside those of ``dsd evaluate``), ``dsd.recipes`` (functions that
-give a `dsd.recipes.recipe.Recipe`), ``dsd.tasks`` (a `dsd.curate.tasks.task.Task` each) and ``dsd.models``
-(packages whose folder holds the model's, for ``embedded:NAME``).
+give a `dsd.recipes.recipe.Recipe`), ``dsd.tasks`` (a `dsd.curate.tasks.task.Task` each), ``dsd.examples`` (functions
+that give a `dsd.serve.examples.Examples`) and ``dsd.models`` (packages whose folder holds the model's, for
+``embedded:NAME``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Literal
 
-Group = Literal["verbs", "evaluations", "recipes", "tasks", "models"]
+Group = Literal["verbs", "evaluations", "recipes", "tasks", "examples", "models"]
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,10 @@ from dsd.errors import UserError, reason_of
 
 _NAMED = 3
 _CONFIG = "config.json"
+_WHICH_FILES = (
+    "cache_dir", "force_download", "local_files_only", "proxies", "revision", "token", "use_safetensors", "variant",
+)  # fmt: skip
+_OF_WEIGHTS = ("use_safetensors", "variant")
 _WHOLE = "give the folder or hub id of a whole model"
 
 
@@ -57,7 +61,13 @@ def load(cls: Any, name: str, *, optional: Collection[str] = (), strict: bool = 
 
 
 def load_pipeline(
-    cls: Any, name: str, assemble: Any = None, *, dtype: torch.dtype, absent: Collection[str] = (), **given: Any
+    cls: Any,
+    name: str,
+    assemble: Any = None,
+    *,
+    dtype: torch.dtype | Mapping[str, torch.dtype],
+    absent: Collection[str] = (),
+    **given: Any,
 ) -> Any:
     """Reads a diffusers pipeline, each of its networks by `load`.
 
@@ -65,14 +75,16 @@ def load_pipeline(
         cls: The pipeline's class.
         name: A folder in its layout, or a hub id.
         assemble: Makes the pipeline of its components; the class's `from_pretrained` by default.
-        dtype: Of all weights.
+        dtype: Of all weights; or by component, the others' under "default".
         absent: Components to leave out.
         **given: Components that are there already, and what else the pipeline's `from_pretrained` takes.
 
     Raises:
         UserError: The model cannot be found, or a part of it is missing or damaged; see `load`.
     """
-    for component, (library, kind) in _components(cls, name).items():
+    files = {option: given[option] for option in _WHICH_FILES if option in given}
+    found = {option: value for option, value in files.items() if option not in _OF_WEIGHTS}
+    for component, (library, kind) in _components(cls, name, found).items():
         if component in absent:
             given[component] = None
         if component in given:
@@ -81,9 +93,9 @@ def load_pipeline(
         with _told(where):
             of = getattr(importlib.import_module(library), kind, None)
         if isinstance(of, type) and issubclass(of, nn.Module):
-            given[component] = load(of, name, subfolder=component, dtype=dtype, use_safetensors=True)
+            given[component] = load(of, name, subfolder=component, dtype=dtype_of(component, dtype), **files)
         elif hasattr(of, "from_pretrained"):
-            given[component] = load_processor(of, name, subfolder=component)
+            given[component] = load_processor(of, name, subfolder=component, **found)
     with _told(name):
         return (assemble or cls.from_pretrained)(name, dtype=dtype, **given)
 
@@ -142,9 +154,16 @@ def require_finite(network: nn.Module, where: str) -> None:
         raise UserError(f'the weights in "{where}" are no finite numbers in {_some(wrong)}; copy or train them again')
 
 
-def _components(cls: Any, name: str) -> dict[str, tuple[str, str]]:
+def dtype_of(component: str, dtype: torch.dtype | Mapping[str, torch.dtype]) -> torch.dtype:
+    """The precision of a component; see `load_pipeline`."""
+    if not isinstance(dtype, Mapping):
+        return dtype
+    return dtype.get(component, dtype.get("default", torch.float32))
+
+
+def _components(cls: Any, name: str, found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Library and class of each component that a pipeline's folder names."""
-    index = config_of(cls, name)
+    index = config_of(cls, name, **found)
     entries = {part: entry for part, entry in index.items() if isinstance(entry, (list, tuple)) and entry[0]}
     return {part: (entry[0], entry[1]) for part, entry in entries.items()}
 

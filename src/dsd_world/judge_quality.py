@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from dsd.chat.local import LocalChat
+from dsd.chat.templates import Templates
 from dsd.curate.judge import Candidate, majority, questions
 from dsd.curate.panels import Described
 from dsd.curate.schemas import DirectVerdict, PairVerdict
-from dsd.curate.templates import Templates
 from dsd.data.records import Description, Panel
 from dsd.evaluate.bootstrap import Estimate, bootstrap, bootstrap_auc
 from dsd.images import to_pil

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,13 +30,23 @@ class Shape:
 
     Attributes:
         backbone: Its transformer behind the protocol, not widened; it can be counted and can compute nothing.
-        text_parameters: Of all text encoders.
-        vae_parameters: Of the autoencoder.
+        text: Text encoders by their names.
+        vae: The autoencoder.
     """
 
     backbone: StockBackbone
-    text_parameters: int
-    vae_parameters: int
+    text: Mapping[str, nn.Module]
+    vae: nn.Module
+
+    @property
+    def text_parameters(self) -> int:
+        """Of all text encoders."""
+        return sum(count(encoder) for encoder in self.text.values())
+
+    @property
+    def vae_parameters(self) -> int:
+        """Of the autoencoder."""
+        return count(self.vae)
 
     @property
     def parameters(self) -> int:
@@ -134,8 +145,8 @@ def _shape(family: str, parts: dict[str, tuple[str, dict[str, Any]]]) -> Shape:
     )
     return Shape(
         backbone=own(pipeline, networks["vae"].config),
-        text_parameters=sum(count(networks[name]) for name in own.text_components if name in networks),
-        vae_parameters=count(networks["vae"]),
+        text={name: networks[name] for name in own.text_components if name in networks},
+        vae=networks["vae"],
     )
 
 

@@ -59,7 +59,7 @@ def layers_of(family: str) -> Layers:
 
 
 def drawing_of(family: str) -> Any:
-    """The module that says how the family's stock pipeline draws: its `own_arguments`, and `text_length`."""
+    """The module that says how the family's stock pipeline draws: its `own_arguments`, and `whole_text`."""
     return _module(family, "pipeline")
 
 

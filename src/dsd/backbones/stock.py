@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dsd.backbones.protocol import Layers, Text
@@ -251,6 +251,17 @@ class StockBackbone:
     @abstractmethod
     def unpacked(self, predicted: Tensor, like: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b f c h w"]:
         """What the transformer gave, as frames."""
+
+    def target_tokens(self, given: Sequence[bool], rows: int, columns: int) -> Int[Tensor, " targets"]:
+        """Places of the tokens of the frames to draw among the image tokens that blocks see, in their order.
+
+        Args:
+            given: Whether each frame is given.
+            rows: Of tokens in a frame.
+            columns: Likewise.
+        """
+        drawn = ~torch.tensor(given)
+        return drawn.repeat_interleave(columns).repeat(rows).nonzero().flatten()
 
     def evaluated(
         self, arguments: Mapping[str, Any], like: Float[Tensor, "b f c h w"], **more: Any

@@ -17,10 +17,10 @@ from dsd.backbones.stock import StockBackbone
 from dsd.baselines.protocol import Request
 from dsd.baselines.text_only import TextOnly
 from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest
+from dsd.chat.templates import Templates
 from dsd.curate.schemas import PanelDescription
 from dsd.curate.seeds import derive_seed
 from dsd.curate.tasks.identity import IDENTITY
-from dsd.curate.templates import Templates
 
 
 @dataclass(kw_only=True)

@@ -1,17 +1,36 @@
-"""The settings that `dsd generate` and `dsd serve` share, and the loading of their model."""
+"""The settings that `dsd generate` and `dsd serve` share, the loading of their model, and how the first draws."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from PIL import Image
-
 from dsd.config import require_seeds
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from dsd.generate.asked import Asked
+    from dsd.generate.jobs import Job
     from dsd.generate.two_frame import TwoFramePipeline
+    from dsd.sampling import Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A film.
+
+    Attributes:
+        pictures: Its frames.
+        sampling: How it was drawn.
+        notes: What was done to its references to make them fit, in words.
+    """
+
+    pictures: list[Image.Image]
+    sampling: Sampling
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +51,11 @@ class Model:
     """Embedded guidance of guidance-distilled models."""
     speed: Literal["lossless", "fast", "turbo"] = "lossless"
     """What may be lost for speed: nothing; precision of the weights; also steps that change little."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether the transformer's blocks are compiled, which the first picture pays for; "auto" does on a GPU."""
+    memory: Literal["auto", "none", "model", "8bit", "4bit", "group", "sequential"] = "auto"
+    """How the model is kept where it does not fit: a component, a layer or a few at a time, or in fewer bits; "auto"
+    goes by what is free on the device."""
 
     def words(self) -> str:
         base = "the base that it names" if self.base is None else self.base
@@ -39,56 +63,94 @@ class Model:
         said = ", ".join(f"{name} {value:g}" for name, value in given.items() if value is not None)
         return f"{self.adapter} on {base}" + (f" with {said}" if said else ", drawing as it was trained to")
 
-    def load(self) -> TwoFramePipeline:
-        """Loads the pipeline, on a GPU in bfloat16 where there is one."""
+    def base_name(self) -> str:
+        """The text-to-image model, as given or as the adapter names it.
+
+        Raises:
+            UserError: The adapter is none.
+        """
         from dsd.backbones.adapter import load_metadata
-        from dsd.devices import default_device, inference_dtype
-        from dsd.generate.speed import speed_up
-        from dsd.generate.two_frame import TwoFramePipeline
-        from dsd.log import quiet_libraries
         from dsd.models import resolve
 
+        return load_metadata(resolve(self.adapter)).base if self.base is None else self.base
+
+    def load(self) -> TwoFramePipeline:
+        """Loads the pipeline, on a GPU in bfloat16 where there is one."""
+        from dsd.devices import default_device, inference_dtype
+        from dsd.generate.memory import place
+        from dsd.generate.speed import speed_up
+        from dsd.generate.two_frame import TwoFramePipeline
+        from dsd.log import console, quiet_libraries
+
         quiet_libraries()
-        base = self.base or load_metadata(resolve(self.adapter)).base
         device = default_device()
-        pipeline = TwoFramePipeline.from_pretrained(base, adapter=self.adapter, dtype=inference_dtype(device))
+        pipeline = TwoFramePipeline.from_pretrained(
+            self.base_name(), adapter=self.adapter, dtype=inference_dtype(device)
+        )
         pipeline.set_progress_bar_config(disable=True)
-        speed_up(pipeline.to(device), self.speed)
+        plan = place(pipeline, device, self.memory)
+        done = speed_up(pipeline, self.speed, compile=self.compile)
+        usual = (self.speed, self.compile, self.memory) == ("lossless", "auto", "auto")
+        for sentence in () if usual and device == "cpu" else (plan.sentence, *done):
+            console.print(sentence, soft_wrap=True, markup=False)
         return pipeline
 
-    def draw(
-        self,
-        pipeline: TwoFramePipeline,
-        references: Sequence[Image.Image],
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        size: tuple[int | None, int | None] = (None, None),
-        frames: int | None = None,
-    ) -> list[list[Image.Image]]:
-        """Draws the frames of a film for each prompt and seed; a film does not depend on the others.
+    def check(self, pipeline: TwoFramePipeline, job: Job) -> None:
+        """Finds what this model cannot draw of a job, before any work.
+
+        Raises:
+            UserError: It cannot be drawn.
+        """
+        pipeline.check(self._asked([(job, 0)]))
+
+    def draw(self, pipeline: TwoFramePipeline, asked: Sequence[tuple[Job, int]]) -> list[Drawn]:
+        """Draws films together; one does not depend on the others.
 
         Args:
             pipeline: As `load` returned it.
-            references: Who is to be drawn, as many as the model was trained with.
-            prompts: One a film.
-            seeds: One a film.
-            size: (height, width) of a frame in pixels; None leaves it to the model.
-            frames: To draw of each film; None leaves it to the model.
+            asked: A job and a seed a film.
+
+        Raises:
+            UserError: One cannot be drawn.
         """
+        for _, seed in asked:
+            require_seeds("seed", seed)
+        groups = [list(group) for _, group in itertools.groupby(asked, key=lambda one: self._alike(one[0]))]
+        drawings = [pipeline.begin(self._asked(group)) for group in groups]
+        while unfinished := [drawing for group in drawings for drawing in group if not drawing.is_finished]:
+            pipeline.advance(unfinished)
+        return [
+            Drawn(
+                pictures=pictures if isinstance(pictures, list) else [pictures],
+                sampling=drawing.sampling,
+                notes=drawing.notes,
+            )
+            for group in drawings
+            for drawing, pictures in zip(group, pipeline.finish(group), strict=True)
+        ]
+
+    def _alike(self, job: Job) -> tuple[Any, ...]:
+        """What jobs share that are begun in one call."""
+        scales = (job.steps, job.text_scale, job.image_scale, job.guidance)
+        return (job.image, job.height, job.width, job.fit, job.frames, *scales)
+
+    def _asked(self, films: Sequence[tuple[Job, int]]) -> Asked:
         import torch
 
-        for seed in seeds:
-            require_seeds("seed", seed)
-        result: Any = pipeline(
-            list(prompts),
-            [list(references)] * len(prompts),
-            num_frames=frames,
-            height=size[0],
-            width=size[1],
-            text_scale=self.text_scale,
-            image_scale=self.image_scale,
-            num_inference_steps=self.steps,
-            guidance_scale=self.guidance,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        from dsd.generate.asked import Asked
+
+        first = films[0][0]
+        return Asked(
+            prompt=[job.prompt for job, _ in films],
+            image=[list(job.references()) for job, _ in films],
+            negative_prompt=[job.negative_prompt for job, _ in films],
+            num_frames=first.frames,
+            height=first.height,
+            width=first.width,
+            fit=first.fit,
+            num_inference_steps=first.steps,
+            text_scale=first.text_scale,
+            image_scale=first.image_scale,
+            guidance_scale=first.guidance,
+            generator=[torch.Generator().manual_seed(seed) for _, seed in films],
         )
-        return [drawn if isinstance(drawn, list) else [drawn] for drawn in result.images]

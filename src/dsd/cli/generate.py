@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from dsd.cli.drawing import Model
+from dsd.cli.drawing import Drawn, Model
 from dsd.config import require_seeds
 from dsd.errors import UserError
 from dsd.recipes.recipe import Recipe
 from dsd.recipes.registry import first_and_named
 
+if TYPE_CHECKING:
+    from dsd.generate.album import Album, Planned
+    from dsd.generate.jobs import Job
+    from dsd.generate.two_frame import TwoFramePipeline
+
 _AT_ONCE = 8
-_NUMBERED = re.compile(r"(\d{3,})-.*\.png")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generate:
-    """Draws the individual of a reference picture in new scenes. Prints the paths of the pictures."""
+    """Draws the individual of a reference picture in new scenes. Prints the paths of the pictures.
+
+    The same command again draws what is missing, with the seeds of before."""
 
     image: tuple[Path, ...] = ()
-    """The reference picture, or as many as the model was trained with."""
+    """The reference picture, or as many as the model was trained with; a folder draws each picture in it."""
     prompt: tuple[str, ...] = ()
     """One or more sentences, each saying what is seen, such as "a red striped cat at the beach"."""
-    count: int = 1
+    jobs: Path | None = None
+    """A CSV or TSV file with a header, or JSON lines: image, prompt, and if need be n, seed, height, width, fit,
+    negative_prompt, steps, text_scale, image_scale, guidance, frames. Paths are relative to the file; what a row
+    leaves out is what this command says."""
+    n: int = 1
     """Pictures for each prompt."""
-    seed: int = 0
-    """Of the first picture of a prompt; the others count up from it."""
+    seed: int | None = None
+    """Of the first picture of a prompt, the others count up from it; random when left out, and told in the file's
+    name."""
+    negative_prompt: str = ""
+    """What guidance by the text leads away from."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """What is done to a reference of other proportions than the result: cut around its centre, white at its sides, or
+    other proportions."""
+    enhance: str | None = None
+    """A chat model (openai:MODEL@URL, embedded:NAME, a folder or a hub id) that looks at the reference and makes a
+    fuller prompt of yours, which is printed and drawn instead."""
+    enhance_templates: Literal["default", "compact"] = "default"
+    """What it is told: compact is for small models, which say who the subject is and leave your words as they are."""
     frames: int | None = None
     """Pictures that are drawn together, for models that draw several; what the model was trained at when left out."""
     height: int | None = None
@@ -36,7 +58,10 @@ class Generate:
     """Of the result, in pixels; what the model was trained at when left out."""
     out: Path = Path("runs/generated")
     """Folder to write NUMBER-SEED.png files to (NUMBER-SEED-FRAME.png where several frames are drawn), a number a
-    prompt, counted on from those that lie there; a name ending in .png writes the single picture there."""
+    prompt, counted on from those that lie there, and sheet.png with all of them; a name ending in .png writes the
+    single picture there."""
+    metadata: bool = True
+    """Write model, prompt and seed into the pictures and into a .json file beside each."""
     model: Model
     """The two-frame model."""
     dry_run: bool = False
@@ -52,57 +77,209 @@ def _of(recipe: Recipe) -> Generate:
 
 
 def plan(command: Generate) -> list[str]:
-    prompts = ", ".join(f'"{prompt}"' for prompt in command.prompt) or "no prompt yet (give --prompt)"
-    image = ", ".join(map(str, command.image)) or "no picture yet (give --image)"
-    return [
-        f"load {command.model.words()}",
-        f"read {image} and draw {command.count} picture(s) for each of: {prompts}",
-        f"write PNG files to {command.out}",
-    ]
+    if command.jobs is not None:
+        draw = f"draw the rows of {command.jobs}"
+    else:
+        prompts = ", ".join(f'"{prompt}"' for prompt in command.prompt) or "no prompt yet (give --prompt)"
+        image = ", ".join(map(str, command.image)) or "no picture yet (give --image)"
+        draw = f"read {image} and draw {command.n} picture(s) for each of: {prompts}"
+    return [f"load {command.model.words()}", draw, f"write PNG files to {command.out}"]
 
 
 def run(command: Generate) -> None:
-    from dsd.files import make_folder, write_atomic
-    from dsd.images import encode_png, load_image
-    from dsd.log import progress
+    from dsd.log import console
 
-    jobs = _jobs(command)
-    references = [load_image(path) for path in command.image]
-    make_folder(jobs[0][2].parent)
-    pipeline = command.model.load()
-    chunks = [jobs[start : start + _AT_ONCE] for start in range(0, len(jobs), _AT_ONCE)]
-    for chunk in progress(chunks, description="drawing"):
-        prompts, seeds, paths = zip(*chunk, strict=True)
-        size = (command.height, command.width)
-        films = command.model.draw(pipeline, references, prompts, seeds, size, command.frames)
-        for path, film in zip(paths, films, strict=True):
-            for number, picture in enumerate(film):
-                place = path if len(film) == 1 else path.with_stem(f"{path.stem}-{number}")
-                write_atomic(place, encode_png(picture))
-                print(place)
+    asked = _asked_for(command)
+    jobs, bad = _checked(asked, lambda job: job.check())
+    if command.enhance is not None:
+        jobs, more = _enhanced(command, jobs)
+        bad += more
+    album, films = _planned(command, jobs)
+    missing = [film.job for film in films if not film.drawn]
+    if missing:
+        pipeline = command.model.load()
+        _tell_unread(pipeline, missing)
+        fine, more = _checked(dict.fromkeys(missing), lambda job: command.model.check(pipeline, job))
+        films, bad = [film for film in films if film.drawn or film.job in fine], bad + more
+        _draw(command, pipeline, [film for film in films if not film.drawn])
+    else:
+        console.print("all is drawn already; for others give another --seed or --out, or a larger --n")
+    for film in films:
+        print(*film.drawn, sep="\n")
+    sheet = album.sheet(films) if album is not None else None
+    if sheet is not None:
+        console.print(f"all of them on one sheet: {sheet}", soft_wrap=True, markup=False)
+    if bad:
+        raise UserError(f"{len(bad)} of {len(asked)} jobs were not drawn: {bad[0]}; mend them and run this again")
 
 
-def _jobs(command: Generate) -> list[tuple[str, int, Path]]:
-    """What to draw: (prompt, seed, path)."""
+def _asked_for(command: Generate) -> list[Job | UserError]:
+    """The jobs that a command names, or why there is none in a place."""
+    from dsd.generate.jobs import Job, of_folder, of_table
+
+    if command.n < 1:
+        raise UserError(f"--n is {command.n}, but must be at least 1")
+    if command.seed is not None:
+        require_seeds("--seed", command.seed, command.n)
+    model = command.model
+    usual = Job(
+        image=command.image, n=command.n, seed=command.seed, height=command.height, width=command.width,
+        fit=command.fit, negative_prompt=command.negative_prompt, frames=command.frames, steps=model.steps,
+        text_scale=model.text_scale, image_scale=model.image_scale, guidance=model.guidance,
+    )  # fmt: skip
+    if command.jobs is not None:
+        if command.prompt:
+            raise UserError("--jobs and --prompt were both given; give the prompts in the table, or leave it out")
+        found: list[Job | UserError] = list(of_table(command.jobs, usual))
+        if not found:
+            raise UserError(f'"{command.jobs}" holds no job; give a table with at least one row')
+        return found
     if not command.image:
         raise UserError("no reference picture was given; give --image FILE")
-    if not [prompt for prompt in command.prompt if prompt.strip()]:
+    if not command.prompt:
         raise UserError('no prompt was given; give --prompt "what the picture shall show"')
-    if command.count < 1:
-        raise UserError(f"--count is {command.count}, but must be at least 1")
-    require_seeds("--seed", command.seed, command.count)
-    one_file = command.out.suffix.lower() == ".png"
-    if one_file and len(command.prompt) * command.count > 1:
-        raise UserError(f'"{command.out}" is one file, but several pictures were asked for; give --out a folder')
-    first = 0 if one_file else _first_free(command.out)
-    return [
-        (prompt, seed, command.out if one_file else command.out / f"{number:03d}-{seed}.png")
-        for number, prompt in enumerate(command.prompt, start=first)
-        for seed in range(command.seed, command.seed + command.count)
-    ]
+    folders = [path for path in command.image if path.is_dir()]
+    if folders and len(command.image) > 1:
+        raise UserError(f'"{folders[0]}" is a folder among several pictures; give one folder, or pictures alone')
+    one_each = of_folder(folders[0], usual) if folders else [usual]
+    return [replace(job, prompt=prompt) for job in one_each for prompt in command.prompt]
 
 
-def _first_free(folder: Path) -> int:
-    """The number after those of the pictures that lie in a folder."""
-    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
-    return max((int(found[1]) + 1 for name in names if (found := _NUMBERED.fullmatch(name))), default=0)
+def _checked(jobs: Iterable[Job | UserError], check: Callable[[Job], object]) -> tuple[list[Job], list[UserError]]:
+    """Sorts jobs into those that can be drawn, and what is wrong with the others; one bad row loses no good one.
+
+    Raises:
+        UserError: None can be drawn.
+    """
+    from dsd.log import console
+
+    fine: list[Job] = []
+    bad: list[UserError] = []
+    for job in jobs:
+        try:
+            if isinstance(job, UserError):
+                raise job
+            check(job)
+            fine.append(job)
+        except UserError as error:
+            where = "" if isinstance(job, UserError) or not job.where else f"{job.where}: "
+            bad.append(UserError(f"{where}{error}"))
+    if not fine:
+        raise bad[0]
+    for error in bad:
+        console.print(f"left out: {error}", soft_wrap=True, markup=False)
+    return fine, bad
+
+
+def _enhanced(command: Generate, jobs: Sequence[Job]) -> tuple[list[Job], list[UserError]]:
+    """Jobs with the prompts that a chat model made of theirs, and why others have none."""
+    from dsd.chat.registry import load_chat
+    from dsd.generate.prompting import enhance
+    from dsd.log import console
+
+    assert command.enhance is not None
+    chat, fuller = load_chat(command.enhance), {}
+    out = command.out.parent if command.out.suffix.lower() == ".png" else command.out
+
+    def ask(job: Job) -> None:
+        made = enhance(chat, job.references()[0], job.prompt, command.enhance_templates, out / "enhanced")
+        fuller[job] = replace(job, prompt=made.prompt, asked=job.prompt, subject=made.subject, enhanced_by=chat.name)
+
+    jobs, bad = _checked(jobs, ask)
+    for asked, prompt in dict.fromkeys((job.prompt, fuller[job].prompt) for job in jobs):
+        console.print(f'"{asked}" became "{prompt}"', soft_wrap=True, markup=False)
+    return [fuller[job] for job in jobs], bad
+
+
+def _tell_unread(pipeline: TwoFramePipeline, jobs: Sequence[Job]) -> None:
+    """Warns of what the model does not read of prompts."""
+    from dsd.generate.prompting import known_words, unread
+    from dsd.log import console
+
+    known: tuple[str, ...] = ()
+    told: dict[str, int] = {}
+    for prompt in dict.fromkeys(words for job in jobs for words in (job.prompt, job.negative_prompt)):
+        found = unread(pipeline.backbone, prompt, pipeline.max_text_tokens)
+        known = known or (known_words(pipeline.backbone) if found.unknown else ())
+        if sentence := found.sentence():
+            told[sentence] = told.get(sentence, 0) + 1
+    for sentence, times in told.items():
+        prompts = f" ({times} prompts)" if times > 1 else ""
+        console.print(f"warning: {sentence}{prompts}", soft_wrap=True, markup=False)
+    if known:
+        console.print(f"the words that this model knows: {', '.join(known)}", soft_wrap=True, markup=False)
+
+
+def _planned(command: Generate, jobs: Sequence[Job]) -> tuple[Album | None, list[Planned]]:
+    """What is to be drawn and where, and the folder if it is one."""
+    from dsd.files import make_folder
+    from dsd.generate.album import Album, Planned
+
+    out = command.out
+    if out.suffix.lower() != ".png":
+        album = Album(out)
+        return album, album.plan(jobs, _sources(command.model))
+    if len(jobs) > 1 or jobs[0].n > 1:
+        raise UserError(f'"{out}" is one file, but several pictures were asked for; give --out a folder')
+    if out.is_dir():
+        raise UserError(f'"{out}" is a folder, but is called like a picture; give another --out')
+    if any(path.resolve() == out.resolve() for path in jobs[0].image):
+        raise UserError(f'"{out}" is the reference picture and would be lost; give another --out')
+    make_folder(out.parent)
+    return None, [Planned.alone(jobs[0], out)]
+
+
+def _sources(model: Model) -> dict[str, str]:
+    """What names the weights that draw."""
+    from dsd.models import revision_or_name
+
+    base = model.base_name()
+    return {
+        "model": base,
+        "model_revision": revision_or_name(base),
+        "adapter": model.adapter,
+        "adapter_revision": revision_or_name(model.adapter),
+    }
+
+
+def _draw(command: Generate, pipeline: TwoFramePipeline, films: Sequence[Planned]) -> None:
+    """Draws films and keeps them, and says what was done to their references."""
+    from dsd.log import console, progress
+
+    sources, notes = _sources(command.model), set()
+    with progress(description="drawing", total=len(films)) as bar:
+        for start in range(0, len(films), _AT_ONCE):
+            chunk = films[start : start + _AT_ONCE]
+            drawn = command.model.draw(pipeline, [(film.job, film.seed) for film in chunk])
+            for film, result in zip(chunk, drawn, strict=True):
+                film.keep(result.pictures, _told(film, result, sources) if command.metadata else None)
+                notes |= {*result.notes}
+                bar.advance()
+    for note in sorted(notes):
+        console.print(f"reference {note}", soft_wrap=True, markup=False)
+
+
+def _told(film: Planned, drawn: Drawn, sources: Mapping[str, str]) -> dict[str, Any]:
+    """What a picture was made from."""
+    from importlib.metadata import version
+
+    from dsd.files import sha256_of
+
+    job, sampling = film.job, drawn.sampling
+    return {
+        "software": f"dsd {version('dsd')}",
+        **sources,
+        "prompt": job.prompt,
+        "negative_prompt": job.negative_prompt,
+        **({"asked": job.asked, "subject": job.subject, "enhanced_by": job.enhanced_by} if job.asked else {}),
+        "seed": film.seed,
+        "width": drawn.pictures[0].width,
+        "height": drawn.pictures[0].height,
+        "steps": sampling.steps,
+        "text_scale": sampling.text_scale,
+        "image_scale": sampling.image_scale,
+        "guidance": sampling.guidance,
+        "references": [path.name for path in job.image],
+        "references_sha256": [sha256_of(path) for path in job.image],
+        "fit": list(drawn.notes) or ["as it is"],
+    }

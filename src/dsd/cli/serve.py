@@ -1,25 +1,48 @@
-"""`dsd serve`: the model behind the OpenAI images API."""
+"""`dsd serve`: the model behind the OpenAI images API, and a page to draw with."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from PIL import Image
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dsd.cli.drawing import Model
-from dsd.errors import import_extra
+from dsd.errors import UserError, import_extra
 from dsd.recipes.recipe import Recipe
 from dsd.recipes.registry import first_and_named
+from dsd.serve.settings import Limits, Settings, Usual
+
+if TYPE_CHECKING:
+    from dsd.serve.page import PageSettings
+
+MODULES = ("fastapi", "python_multipart", "uvicorn", "prometheus_client")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
-    """Serves POST /v1/images/edits (multipart: image, prompt, n, size, seed), GET /v1/models and GET /health."""
+    """Serves OpenAI's images API (POST /v1/images/edits, generations, variations; GET /v1/models), /healthz, /readyz,
+    /metrics and a page at /. Where the environment variable DSD_API_KEY is set, requests need one of its keys."""
 
     host: str = "127.0.0.1"
-    """Address to listen on."""
+    """Address to listen on; one that other machines reach needs an API key."""
     port: int = 8000
-    """Port to listen on."""
+    """Port to listen on; 0 takes a free one."""
+    served_name: tuple[str, ...] = ("dsd",)
+    """Names under which clients ask for the model."""
+    allowed_origins: tuple[str, ...] = ()
+    """Sites whose pages may call the API from a browser, as https://host; * is all. This machine's always may."""
+    page: bool = True
+    """Serve the web page too."""
+    dataset: Path | None = None
+    """Dataset whose kept and rejected pairs the web page shows."""
+    open: bool = False
+    """Open the web page in a browser."""
+    metadata: bool = True
+    """Write model, prompt and seed into the files of pictures."""
+    drain_seconds: float = 30
+    """Time that running requests have to finish after SIGTERM."""
+    limits: Limits = field(default_factory=Limits)
+    """What one request may ask for, and how much of all of them is held at once."""
     model: Model
     """The two-frame model."""
     dry_run: bool = False
@@ -35,21 +58,76 @@ def _of(recipe: Recipe) -> Serve:
 
 
 def plan(command: Serve) -> list[str]:
-    return [f"load {command.model.words()}", f"listen on http://{command.host}:{command.port} until interrupted"]
+    return [
+        f"load {command.model.words()}",
+        f"listen on http://{_address(command.host, command.port)} until interrupted",
+    ]
 
 
 def run(command: Serve) -> None:
-    for module in ("fastapi", "python_multipart", "uvicorn"):
+    if command.open and not command.page:
+        raise UserError("--open opens the web page, which --no-page leaves out; give one of them")
+    for module in (*MODULES, *(("gradio",) if command.page else ())):
         import_extra(module, "serve")
-    from dsd.serve.api import create_app, listen
+    from dsd.generate.engine import Engine
+    from dsd.serve.app import create_app
+    from dsd.serve.auth import keys_from_environment, require_safe_address
+    from dsd.serve.lifecycle import bind, listen
 
-    pipeline = command.model.load()
+    settings = _settings(command, keys_from_environment())
+    require_safe_address(command.host, settings.keys)
+    listener = bind(command.host, command.port)
+    limits = command.limits
+    engine = Engine(command.model.load(), most_at_once=limits.together, most_waiting=limits.waiting)
+    app = create_app(engine, settings)
+    if command.page:
+        from dsd.serve.page import mount
 
-    def draw(
-        references: list[Image.Image], prompts: list[str], size: tuple[int, int] | None, seed: int
-    ) -> list[Image.Image]:
-        seeds = range(seed, seed + len(prompts))
-        films = command.model.draw(pipeline, references, prompts, seeds, size or (None, None))
-        return [picture for film in films for picture in film]
+        mount(app, engine, _page_settings(command, settings.keys))
+    listen(app, listener, lambda: _tell(command, listener.getsockname()[1]))
 
-    listen(create_app(draw), command.host, command.port)
+
+def _settings(command: Serve, keys: tuple[str, ...]) -> Settings:
+    model = command.model
+    return Settings(
+        names=command.served_name,
+        limits=command.limits,
+        usual=Usual(
+            steps=model.steps, text_scale=model.text_scale, image_scale=model.image_scale, guidance=model.guidance
+        ),
+        keys=keys,
+        origins=command.allowed_origins,
+        metadata=command.metadata,
+        drain_seconds=command.drain_seconds,
+    )
+
+
+def _page_settings(command: Serve, keys: tuple[str, ...]) -> PageSettings:
+    from dsd.serve.auth import is_loopback, number_of_key
+    from dsd.serve.page import PageSettings
+
+    return PageSettings(
+        dataset=command.dataset,
+        may_type_folder=is_loopback(command.host) and not keys,
+        key=(lambda given: number_of_key(given, keys) is not None) if keys else None,
+        most_bytes=command.limits.body_bytes,
+        model=command.served_name[0],
+        metadata=command.metadata,
+    )
+
+
+def _tell(command: Serve, port: int) -> None:
+    """Says where the server is, and shows it."""
+    from dsd.log import console
+
+    address = f"http://{_address(command.host, port)}"
+    console.print(f"serving {command.model.words()} at {address}; Ctrl+C stops it", soft_wrap=True)
+    if command.open:
+        import threading
+        import webbrowser
+
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

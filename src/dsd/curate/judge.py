@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image
 
 from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest, Reply
+from dsd.chat.templates import Template, Templates
 from dsd.curate.panels import Described
 from dsd.curate.schemas import DirectVerdict, PairVerdict
 from dsd.curate.seeds import derive_seed
-from dsd.curate.templates import Template, Templates
 from dsd.data.records import Model, Verdict
 
 VOTING_TEMPERATURE = 0.7

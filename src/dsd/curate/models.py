@@ -10,11 +10,11 @@ from typing import Any
 from dsd import runs
 from dsd.chat.protocol import ChatModel
 from dsd.chat.registry import load_chat, require_connection
+from dsd.chat.templates import Templates
 from dsd.curate.config import CurateConfig
 from dsd.curate.grids import Teacher
 from dsd.curate.tasks.registry import task_of
 from dsd.curate.tasks.task import Task
-from dsd.curate.templates import Templates
 from dsd.errors import UserError
 from dsd.log import quiet_libraries
 

@@ -12,9 +12,9 @@ from typing import cast
 from PIL import Image
 
 from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest, Reply
+from dsd.chat.templates import Templates
 from dsd.curate.schemas import PanelDescription
 from dsd.curate.seeds import derive_seed
-from dsd.curate.templates import Templates
 from dsd.data.records import Description, Grid, Panel
 from dsd.frames import Grid as Layout
 from dsd.frames import MalformedSheet

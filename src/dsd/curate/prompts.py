@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import cast
 
 from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest
+from dsd.chat.templates import Templates, scene_places
 from dsd.curate.schemas import SheetReply
 from dsd.curate.seeds import derive_seed
-from dsd.curate.templates import Templates, scene_places
 from dsd.data.records import Caption, GridPrompt, Model
 
 

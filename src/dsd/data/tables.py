@@ -50,6 +50,13 @@ def _table(file: IO[bytes], path: str, delimiter: str) -> Iterator[Row]:
     lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     try:
         for row in csv.DictReader(lines, delimiter=delimiter):
-            yield {name: cell for name, cell in row.items() if name is not None}
+            surplus = [cell for cell in row.pop(None, None) or () if cell]
+            yield (
+                dict(row)
+                if not surplus
+                else UserError(
+                    f"has more cells than the header, the first is {cut(repr(surplus[0]))}; quote text with commas"
+                )
+            )
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f'"{path}" is no table with a header, in UTF-8 ({error}); give one') from error

@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest, Reply
+from dsd.chat.templates import read_template
 from dsd.curate.seeds import derive_seed
-from dsd.curate.templates import read_template
 from dsd.data.records import content_id
 from dsd.evaluate.seen import Drawn, Known
 from dsd.runs import Ledger

@@ -8,6 +8,7 @@ not depend on what is drawn beside it, and a drawing may join or leave between a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -73,6 +74,8 @@ class Rows:
         keep: whether it is shown its picture; where not, the model sees none.
         of: the place of each one's drawing among those that were given.
         names: of each row, the same in each step of its drawing.
+        owners: the drawing of each row, for who keeps something of a row from step to step: hold it by them, weakly,
+            for a name is given anew when its drawing is gone.
     """
 
     latents: Float[Tensor, "n *film"]
@@ -81,6 +84,7 @@ class Rows:
     keep: Bool[Tensor, " n"]
     of: tuple[int, ...]
     names: tuple[tuple[int, bool, bool], ...]
+    owners: tuple[Drawing, ...]
 
     def seen(self, conditions: Sequence[Float[Tensor, " *film"]] | Tensor) -> Float[Tensor, "n *film"]:
         """The condition of each row: all zeros where no picture is shown, as the published model was trained.
@@ -94,6 +98,8 @@ class Rows:
 
 Velocity: TypeAlias = Callable[[Rows], Float[Tensor, "n *film"]]
 """A model's velocity of each row."""
+current_rows: ContextVar[Rows | None] = ContextVar("current_rows", default=None)
+"""What the model is being asked by `advance`, for what watches its layers; None outside of it."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,12 @@ def advance(velocity: Velocity, drawings: Sequence[Drawing]) -> None:
 def _advance(velocity: Velocity, drawings: Sequence[Drawing], places: Sequence[int]) -> None:
     branches = [_Branch(place, *branch) for place in places for branch in drawings[place].branches()]
     branches.sort(key=lambda branch: (branch.text, branch.keep))  # stable: branch by branch, each in the given order
-    predicted = velocity(_rows(drawings, branches))
+    rows = _rows(drawings, branches)
+    token = current_rows.set(rows)
+    try:
+        predicted = velocity(rows)
+    finally:
+        current_rows.reset(token)
     guided: dict[int, Tensor] = {}
     for branch, row in zip(branches, predicted, strict=True):
         part = row if branch.weight == 1 else branch.weight * row
@@ -144,6 +155,7 @@ def _rows(drawings: Sequence[Drawing], branches: Sequence[_Branch]) -> Rows:
         keep=torch.tensor([branch.keep for branch in branches], device=device),
         of=tuple(branch.place for branch in branches),
         names=tuple((id(one), b.text, b.keep) for one, b in zip(asked, branches, strict=True)),
+        owners=tuple(asked),
     )
 
 

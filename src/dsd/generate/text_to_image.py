@@ -83,4 +83,5 @@ class TextToImage:
 
     def text_length(self, prompt: str) -> int:
         """Tokens of a prompt in the encoder that reads it whole."""
-        return drawing_of(self.family).text_length(self.pipeline, prompt)
+        tokenizer, text = drawing_of(self.family).whole_text(self.pipeline, prompt)
+        return len(tokenizer(text).input_ids)

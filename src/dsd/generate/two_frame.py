@@ -31,6 +31,7 @@ from dsd.backbones.adapter import (
 from dsd.backbones.protocol import Text
 from dsd.backbones.registry import TWO_FRAME, backbone_class, drawing_of, family_of
 from dsd.backbones.stock import StockBackbone
+from dsd.config import did_you_mean
 from dsd.errors import UserError
 from dsd.frames import Film
 from dsd.generate import references, saving, words
@@ -46,10 +47,10 @@ from dsd.generate.asked import (
     whole,
 )
 from dsd.generate.draw import Drawing, Rows, advance
-from dsd.images import Fit, to_pil
+from dsd.images import FITS, Fit, to_pil
 from dsd.models import resolve
 from dsd.sampling import Sampling
-from dsd.weights import load, load_pipeline
+from dsd.weights import dtype_of, load, load_pipeline
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline as _Stock
@@ -146,7 +147,8 @@ class TwoFramePipeline(_Stock):
             require_family(metadata, family, folder)
             warn_of_another_base(metadata, base, folder)
             if is_full(folder):
-                kwargs["transformer"] = load(backbone.transformer_class(), folder, subfolder=FULL_FOLDER, dtype=dtype)
+                one = dtype_of("transformer", dtype)
+                kwargs["transformer"] = load(backbone.transformer_class(), folder, subfolder=FULL_FOLDER, dtype=one)
         stock: Any = super(TwoFramePipeline, own)  # whose loading knows nothing of an adapter
         pipeline = load_pipeline(own, resolve(base), stock.from_pretrained, dtype=dtype, **kwargs)
         if folder is not None and not is_full(folder):
@@ -225,7 +227,8 @@ class TwoFramePipeline(_Stock):
             fit: What is done to a reference of other proportions: "crop" cuts around its centre, "pad" adds a margin,
                 "stretch" distorts it. The result's `notes` say it.
             text_scale: True guidance by the text: how far to go from "image alone" towards "image and text"; 1 is off.
-                `true_cfg_scale` of `FluxPipeline`, and `guidance_scale` of the other stock pipelines, are the same.
+                What a stock pipeline calls true guidance (`true_cfg_scale`, or `guidance_scale` of families without
+                embedded guidance) is the same.
             image_scale: True guidance by the image: how far to go from nothing towards "image alone"; 1 is off.
             guidance_interval: Noise levels (lowest, highest) in [0, 1] between which both scales hold.
             num_inference_steps: Euler steps.
@@ -404,6 +407,8 @@ class TwoFramePipeline(_Stock):
     def _planned(self, asked: Asked) -> _Plan:
         self._check()
         own = own_of(self.family, asked)
+        if asked.fit not in FITS:
+            raise UserError(f'fit is "{asked.fit}"; {did_you_mean(str(asked.fit), FITS)}')
         given, encoded = words.prompts_of(self.backbone, asked)
         prompts, films = pair_up(given, references.of_films(asked.image, sum(self.film.given)))
         images = references.read(films)
@@ -526,10 +531,16 @@ def pipeline_class(family: str) -> Any:
     return type(f"{TWO_FRAME}{stock.__name__}", (TwoFramePipeline, stock), {"family": family})
 
 
-def _dtype(kwargs: dict[str, Any]) -> torch.dtype:
-    """Takes the precision out of what is passed on; `torch_dtype` is its old name."""
+def _dtype(kwargs: dict[str, Any]) -> Any:
+    """Takes the precision out of what is passed on, one or one a component; `torch_dtype` is its old name."""
     given = [kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs]
     dtype = next((one for one in given if one is not None), torch.float32)
+    if isinstance(dtype, Mapping):
+        return {component: _one_dtype(one) for component, one in dtype.items()}
+    return _one_dtype(dtype)
+
+
+def _one_dtype(dtype: Any) -> torch.dtype:
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype):
         raise UserError(f"dtype is {dtype!r}, but must be one of torch's, such as torch.bfloat16")

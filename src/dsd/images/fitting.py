@@ -25,7 +25,8 @@ def fit(image: Image.Image, size: tuple[int, int], how: Fit = "crop") -> tuple[I
             transparency is laid over white), and "stretch" changes the proportions.
 
     Returns:
-        The picture, and what was done in a few words, such as "cropped from 640x480 to 480x480" (width x height); "" for nothing.
+        The picture, and what was done in a few words, such as "cropped from 640x480 to 480x480" (width x
+        height); "" for nothing.
 
     Raises:
         UserError: Another way, or a size without pixels.

@@ -16,7 +16,6 @@ from dsd.errors import UserError
 Format: TypeAlias = Literal["png", "jpeg", "webp"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-_QUALITY = 95
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
 _MOST_EXIF = 60_000
 """Bytes of a comment; a JPEG's EXIF ends at 64 KiB."""
@@ -27,14 +26,17 @@ def encode_png(image: Image.Image) -> bytes:
     return encode(image, "png")
 
 
-def encode(image: Image.Image, format: Format = "png", metadata: Mapping[str, str] | None = None) -> bytes:
+def encode(
+    image: Image.Image, format: Format = "png", metadata: Mapping[str, str] | None = None, *, quality: int = 95
+) -> bytes:
     """Returns the bytes of a file.
 
     Args:
         image: RGB.
-        format: PNG keeps all pixels; JPEG and WebP are lossy, at quality 95.
+        format: PNG keeps all pixels; JPEG and WebP are lossy.
         metadata: Texts by keyword (1 to 79 Latin letters), such as model, prompt and seed: text chunks of a PNG (tEXt,
             or iTXt where the text is not Latin-1), the EXIF user comment of the others, as one JSON object.
+        quality: of JPEG and WebP, from 0 to 100.
 
     Raises:
         UserError: Another format, a keyword that PNG does not take, or more text than EXIF holds.
@@ -47,7 +49,7 @@ def encode(image: Image.Image, format: Format = "png", metadata: Mapping[str, st
     else:
         more = {"exif": _comment(metadata)} if metadata else {}
         more |= {"subsampling": 0} if format == "jpeg" else {}
-        image.save(buffer, format=format.upper(), quality=_QUALITY, **more)
+        image.save(buffer, format=format.upper(), quality=quality, **more)
     return buffer.getvalue()
 
 

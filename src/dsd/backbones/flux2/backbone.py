@@ -6,6 +6,7 @@ Latents are 2x2 patches of the autoencoder's, normalised by its batch norm's sta
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dsd.backbones.flux2.layers import LAYERS
@@ -98,6 +99,10 @@ class Flux2Backbone(StockBackbone):
         """Tokens as frames."""
         _, frames, _, rows, _ = like.shape
         return rearrange(predicted, "b (f h w) c -> b f c h w", f=frames, h=rows)
+
+    def target_tokens(self, given: Sequence[bool], rows: int, columns: int) -> Int[Tensor, " targets"]:
+        """Places of the tokens of the frames to draw; frames follow one another."""
+        return (~torch.tensor(given)).repeat_interleave(rows * columns).nonzero().flatten()
 
     @property
     def _statistics(self) -> tuple[Tensor, Tensor]:

@@ -17,10 +17,10 @@ def own_arguments(count: int, *, steps: int, true_guidance: float, guidance: flo
     return {"guidance_scale": true_guidance}
 
 
-def text_length(pipeline: Any, prompt: str) -> int:
-    """Tokens of a prompt in the encoder that reads it whole."""
+def whole_text(pipeline: Any, prompt: str) -> tuple[Any, str]:
+    """The tokenizer of the encoder that reads a prompt whole, and the text that it is given."""
     messages = [{"role": "user", "content": prompt}]
     text = pipeline.tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
-    return len(pipeline.tokenizer(text).input_ids)
+    return pipeline.tokenizer, text

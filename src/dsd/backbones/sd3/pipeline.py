@@ -26,6 +26,6 @@ def own_arguments(count: int, *, steps: int, true_guidance: float, guidance: flo
     }
 
 
-def text_length(pipeline: Any, prompt: str) -> int:
-    """Tokens of a prompt in the encoder that reads it whole."""
-    return len(pipeline.tokenizer_3(prompt).input_ids)
+def whole_text(pipeline: Any, prompt: str) -> tuple[Any, str]:
+    """The tokenizer of the encoder that reads a prompt whole, and the text that it is given."""
+    return pipeline.tokenizer_3, prompt

@@ -11,12 +11,12 @@ from math import comb
 from pathlib import Path
 
 from dsd.chat.protocol import ChatModel
+from dsd.chat.templates import Templates, scene_places
 from dsd.curate import judge as judging
 from dsd.curate import pairs as pairing
 from dsd.curate.panels import Described
 from dsd.curate.schemas import GridPromptReply
 from dsd.curate.tasks.task import JudgeSettings, Outcome, Task
-from dsd.curate.templates import Templates, scene_places
 from dsd.frames import Grid
 
 LAYOUT = Grid(2, 2)

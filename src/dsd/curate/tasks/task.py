@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from dsd.chat.protocol import ChatModel
+from dsd.chat.templates import Templates
 from dsd.curate.panels import Described
 from dsd.curate.schemas import SheetReply
-from dsd.curate.templates import Templates
 from dsd.data.records import Pair, Reject
 from dsd.frames import Grid
 

@@ -23,7 +23,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from dsd.chat.protocol import ChatModel, ChatRequest
-from dsd.curate.templates import read_template
+from dsd.chat.templates import read_template
 from dsd.data.records import content_id
 from dsd.data.sources import METADATA, metadata_rows
 from dsd.errors import UserError, cut

@@ -1,4 +1,4 @@
-"""Prompt templates as messages; `templates/README.md` says how a template file reads and what the compact ones give."""
+"""Prompt templates as messages; `curate/templates/README.md` says how a template file reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dsd.chat.protocol import ImagePart, Message, Part, TextPart
 from dsd.errors import UserError
 
 _HEADER = re.compile(r"<!-- version: (\d+)(?:, max_tokens: (\d+))? -->\n")
-_PLACE = re.compile(r"\{(caption|subject|scene[1-9][0-9]*|image|first|second)\}")
+_PLACE = re.compile(r"\{(caption|subject|prompt|scene[1-9][0-9]*|image|first|second)\}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,107 @@
+"""Who may call: API keys, and pages of other sites."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import os
+import re
+from urllib.parse import urlsplit
+
+from fastapi import Request
+
+from dsd.errors import UserError
+from dsd.serve.errors import ApiError
+from dsd.serve.settings import Settings
+
+KEY_VARIABLE = "DSD_API_KEY"
+LOCAL_ORIGINS = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
+
+
+def keys_from_environment() -> tuple[str, ...]:
+    """The keys in `DSD_API_KEY`, separated by commas.
+
+    Raises:
+        UserError: The variable is set, but holds no key, or one that no header can carry.
+    """
+    given = os.environ.get(KEY_VARIABLE)
+    if given is None:
+        return ()
+    keys = tuple(key for part in given.split(",") if (key := part.strip()))
+    if not keys or not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
+        raise UserError(
+            f"{KEY_VARIABLE} is set, but must hold one or more keys of printable ASCII characters without spaces, "
+            "separated by commas; unset it to serve without a key"
+        )
+    return keys
+
+
+def require_safe_address(host: str, keys: tuple[str, ...]) -> None:
+    """Refuses to let everybody who can reach the machine draw.
+
+    Raises:
+        UserError: There is no key, and the address is not this machine's own.
+    """
+    if not keys and not is_loopback(host):
+        raise UserError(
+            f"--host {host} can be reached from other machines, but there is no API key; set {KEY_VARIABLE}, or listen "
+            "on 127.0.0.1"
+        )
+
+
+def require_key(request: Request, keys: tuple[str, ...]) -> str:
+    """Whom a request is counted for: its key's number, or the client's address where there are no keys.
+
+    Raises:
+        ApiError: 401 without a right key.
+    """
+    if not keys:
+        return request.client.host if request.client else ""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    number = number_of_key(given.strip(), keys)
+    if scheme.lower() != "bearer" or number is None:
+        message = "no API key was given" if not given else "the API key is wrong"
+        raise ApiError(
+            401,
+            f'{message}; send "Authorization: Bearer KEY"',
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    return f"key {number}"
+
+
+def number_of_key(given: str, keys: tuple[str, ...]) -> int | None:
+    """Which of the keys was given; the time it takes tells nothing of them."""
+    right = [hmac.compare_digest(given.encode(), key.encode()) for key in keys]
+    return right.index(True) if any(right) else None
+
+
+def require_origin(request: Request, settings: Settings) -> None:
+    """Refuses what a page of another site sends: browsers do that without asking, and the answer would come too late.
+
+    Raises:
+        ApiError: 403.
+    """
+    origin = request.headers.get("origin")
+    if origin is None or "*" in settings.origins or origin in settings.origins or LOCAL_ORIGINS.fullmatch(origin):
+        return
+    if urlsplit(origin).netloc != request.headers.get("host"):
+        raise not_allowed()
+
+
+def not_allowed() -> ApiError:
+    return ApiError(
+        403,
+        "pages of this site may not call this server; start it with --allowed-origins and the site's address",
+        code="origin_not_allowed",
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

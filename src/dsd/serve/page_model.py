@@ -1,0 +1,73 @@
+"""What the page says and asks of the model that draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dsd.generate import prompting
+from dsd.generate.engine import Engine
+from dsd.sampling import Sampling
+
+UNSAID = 512
+"""Height and width in pixels to begin with, where the model does not say at what size it draws."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A model as the page's controls need it.
+
+    Attributes:
+        name: for people, and for the metadata of pictures.
+        base: as its adapter names it; empty where nothing does.
+        height, width: of a picture in pixels, where nothing else is asked for.
+        multiple: what both must be multiples of.
+        references: pictures that it takes.
+        sampling: how it was trained to be drawn.
+        takes_guidance: whether it has embedded guidance.
+    """
+
+    name: str
+    base: str
+    height: int
+    width: int
+    multiple: int
+    references: int
+    sampling: Sampling
+    takes_guidance: bool
+
+    @property
+    def most_side(self) -> int:
+        """The largest height and width that the page offers: twice the usual larger one."""
+        return 2 * max(self.height, self.width)
+
+    def wanted(self, given: int) -> str:
+        """What to say of another number of references than the model takes."""
+        if self.references == 1:
+            return "there is no reference picture; drop one at the left, or take an example"
+        return f"{given} reference pictures are there, but this model takes {self.references}; give {self.references}"
+
+    @classmethod
+    def of(cls, engine: Engine, name: str) -> Shown:
+        """What the page says of the model that an engine draws with.
+
+        Args:
+            engine: with its model.
+            name: that the model goes by.
+        """
+        facts = engine.facts
+        height, width = facts.size or (UNSAID // facts.multiple * facts.multiple,) * 2
+        return cls(
+            name=name or facts.base,
+            base=facts.base,
+            height=height,
+            width=width,
+            multiple=facts.multiple,
+            references=facts.references,
+            sampling=facts.sampling,
+            takes_guidance=facts.takes_guidance,
+        )
+
+
+def unread(engine: Engine, prompt: str) -> str:
+    """What the model does not read of a prompt, in a sentence; empty where it reads all of it."""
+    return prompting.unread(engine.pipeline.backbone, prompt, engine.facts.text_tokens).sentence()

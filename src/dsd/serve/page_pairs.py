@@ -1,0 +1,197 @@
+"""A page of a dataset as HTML: kept and rejected pairs with the judge's words, found without reading every picture."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from dsd.data.records import Pair, Reject
+from dsd.data.rows import to_pair, to_reject
+from dsd.data.store import DatasetReader
+from dsd.errors import UserError, cut, reason_of
+from dsd.images import encode_png
+
+PER_PAGE = 6
+KEPT, REJECTED = "kept", "rejected, for any reason"
+_LARGE = 384  # pixels; larger panels are scaled down and sent as WebP
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a row is."""
+
+    path: Path
+    row: int
+
+
+class Pages:
+    """A dataset by reason, a few pairs at a time.
+
+    Args:
+        folder: as `dsd curate` wrote it.
+
+    Raises:
+        UserError: no finished dataset, or a damaged one.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        reader = DatasetReader(folder)
+        self.folder = reader.folder
+        self.funnel = reader.funnel()
+        kept: dict[frozenset[str], _Place] = {}
+        for shard in reader.manifest.of("pairs"):
+            path = self.folder / shard.path
+            for row, panels in enumerate(_columns(path, "reference_panel", "target_panel")):
+                kept.setdefault(frozenset(panels), _Place(path, row))
+        self._places: dict[str, list[_Place]] = {KEPT: list(kept.values()), REJECTED: []}
+        reasons: dict[str, list[_Place]] = {}
+        for shard in reader.manifest.of("rejects"):
+            path = self.folder / shard.path
+            for row, (reason,) in enumerate(_columns(path, "reason")):
+                reasons.setdefault(reason, []).append(_Place(path, row))
+        self._places[REJECTED] = [place for places in reasons.values() for place in places]
+        self._places |= dict(sorted(reasons.items(), key=lambda item: -len(item[1])))
+
+    def filters(self) -> dict[str, int]:
+        """What can be looked at, and how many pairs each has, a pair in both orders being one: `KEPT` and `REJECTED`
+        come first, then the reasons."""
+        return {name: len(places) for name, places in self._places.items()}
+
+    def count(self, which: str) -> int:
+        """How many pages there are, at least 1."""
+        return max(1, -(-len(self._places[which]) // PER_PAGE))
+
+    def page(self, which: str, number: int) -> str:
+        """HTML of a page.
+
+        Args:
+            which: one of `filters`.
+            number: from 1; beyond the ends it is the first or the last.
+
+        Raises:
+            UserError: a file is missing or damaged.
+        """
+        if which not in self._places:
+            raise UserError(f'nothing was kept or rejected as "{cut(which)}"; choose from the list')
+        first = (min(max(1, number), self.count(which)) - 1) * PER_PAGE
+        places = self._places[which][first : first + PER_PAGE]
+        if not places:
+            return '<p class="dsd-empty">There are none.</p>'
+        read = to_pair if which == KEPT else to_reject
+        cards = "".join(_card(_record(place, read)) for place in places)
+        return f'<div class="dsd-pairs">{cards}</div>'
+
+    def funnel_html(self) -> str:
+        """HTML of how many there were at each stage, and what became of the rest."""
+        stages = [
+            ("captions", "captions", ("captions_skipped",)),
+            ("grid_prompts", "prompts", ("prompts_failed",)),
+            ("sheets", "sheets", ("sheets_refused",)),
+            ("candidates", "candidates", ("rejected", "failed")),
+            ("kept", "kept", ()),
+            ("pairs", "pairs to train on", ()),
+        ]
+        parts = []
+        for name, said, beside in stages:
+            lost = [_listed(self.funnel[one]) for one in beside if self.funnel.get(one)]
+            aside = f"<small>left out: {escape(', '.join(lost))}</small>" if lost else ""
+            parts.append(f"<li><b>{self.funnel.get(name, 0):,}</b> {said}{aside}</li>")
+        return f'<ol class="dsd-funnel">{"".join(parts)}</ol>'
+
+
+def points(comparison: str) -> list[tuple[str, str]]:
+    """A judge's comparison point by point: what was compared, and ``same``, ``other`` or nothing.
+
+    Args:
+        comparison: points apart by semicolons or lines, each of which may end in ``: same`` or ``: other``.
+    """
+    found = []
+    for part in re.split(r"[;\n]+", comparison):
+        said = part.strip(" -*•")
+        if said:
+            about, colon, outcome = said.rpartition(":")
+            decided = outcome.strip(" .").lower()
+            found.append((about.strip(), decided) if colon and decided in ("same", "other") else (said, ""))
+    return found
+
+
+def _card(record: Pair | Reject) -> str:
+    pair = record.pair if isinstance(record, Reject) else record
+    verdict = escape(record.reason) if isinstance(record, Reject) else "kept"
+    kind = "lost" if isinstance(record, Reject) else "kept"
+    figures = "".join(
+        f'<figure><img src="{_data_url(picture)}" alt="{name}"><figcaption>{escape(caption)}'
+        f"<small>{escape(details)}</small></figcaption></figure>"
+        for name, picture, caption, details in (
+            ("reference", pair.reference, pair.reference_caption, pair.first_details),
+            ("target", pair.target, pair.target_caption, pair.second_details),
+        )
+    )
+    compared = "".join(
+        f'<li class="{outcome}"><span>{escape(said)}</span>{f"<b>{outcome}</b>" if outcome else ""}</li>'
+        for said, outcome in points(pair.comparison)
+    )
+    words = record.words if isinstance(record, Reject) else ""
+    return (
+        f'<article class="dsd-pair {kind}"><header><b>{verdict}</b> {escape(pair.subject)}</header>'
+        f'<div class="dsd-two">{figures}</div>'
+        + (f"<ul>{compared}</ul>" if compared else '<p class="dsd-empty">The judge compared nothing.</p>')
+        + (f"<pre>{escape(words)}</pre>" if words else "")
+        + f"<footer>judged by {escape(pair.judge.name)}</footer></article>"
+    )
+
+
+def _data_url(picture: Image.Image) -> str:
+    if max(picture.size) <= _LARGE:
+        kind, content = "png", encode_png(picture)
+    else:
+        small, buffer = picture.copy(), io.BytesIO()
+        small.thumbnail((_LARGE, _LARGE), Image.Resampling.LANCZOS)
+        small.save(buffer, format="WebP", quality=90)
+        kind, content = "webp", buffer.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _listed(counts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+
+
+def _columns(path: Path, *names: str) -> Iterator[tuple[str, ...]]:
+    """Some columns of a file of rows, row by row."""
+    with _damage_in(path):
+        table = pq.read_table(path, columns=list(names))
+        columns = [table[name].to_pylist() for name in names]
+    return zip(*columns, strict=True)
+
+
+def _record(place: _Place, read: Callable[[dict[str, Any]], Pair | Reject]) -> Pair | Reject:
+    """A record; of its file, the one row group that holds it is read."""
+    with _damage_in(place.path), pq.ParquetFile(place.path) as file:
+        row = place.row
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if row < rows:
+                return read(file.read_row_group(group).slice(row, 1).to_pylist()[0])
+            row -= rows
+        raise ValueError(f"it has no row {place.row}")
+
+
+@contextmanager
+def _damage_in(path: Path) -> Iterator[None]:
+    if not path.is_file():
+        raise UserError(f'"{path}" is missing from the dataset; copy the dataset again')
+    try:
+        yield
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f'"{path}" is damaged ({reason_of(error)}); copy the dataset again') from error
