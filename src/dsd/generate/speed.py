@@ -1,8 +1,8 @@
 """Drawing faster without changing what is drawn: applied to a pipeline from outside, whatever its family.
 
-What is here was measured to win, or follows from what a GPU does. Left out, for they won nothing on a CPU and save a GPU
-no arithmetic and no reading of weights: one product for the modulations of all blocks, and one for queries, keys and
-values, which keeps those weights twice besides.
+What is here was measured to win, or follows from what a GPU does. Left out are one product for the modulations of all
+blocks, and one for queries, keys and values: they won nothing on a CPU and save a GPU no arithmetic and no reading of
+weights, and the latter keeps those weights twice.
 """
 
 from __future__ import annotations
