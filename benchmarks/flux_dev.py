@@ -13,6 +13,12 @@ from dsd.devices import inference_dtype
 from dsd.generate.two_frame import TwoFramePipeline, pipeline_class
 from dsd.models import resolve
 
+_AUTOENCODER: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 16, "sample_size": 1024,
+    "scaling_factor": 0.3611, "shift_factor": 0.1159, "use_quant_conv": False, "use_post_quant_conv": False,
+}  # fmt: skip
+
 
 def flux_dev(device: str) -> TwoFramePipeline:
     """FLUX.1-dev's transformer and autoencoder, widened; the text encoders are as wide but two layers deep.
@@ -32,11 +38,7 @@ def flux_dev(device: str) -> TwoFramePipeline:
     try:
         with torch.device(device):
             transformer = FluxTransformer2DModel(guidance_embeds=True)
-            vae = AutoencoderKL(
-                down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-                block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=16, sample_size=1024,
-                scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False,
-            )  # fmt: skip
+            vae = AutoencoderKL(**_AUTOENCODER)
             text = CLIPTextModel(
                 CLIPTextConfig(
                     vocab_size=len(clip), hidden_size=768, intermediate_size=3072, num_hidden_layers=2,

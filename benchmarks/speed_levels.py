@@ -1,6 +1,6 @@
 """What the step cache and fewer steps cost the shipped student in identity and prompt following, and what they save.
 
-    python benchmarks/speed_levels.py --subjects 24 --steps 16 10 --thresholds 0 0.1 0.2
+    python benchmarks/speed_levels.py --subjects 32 --steps 16 10 8 --thresholds 0 0.1 0.2 0.4
 
 Draws the same held-out individuals under the same prompts and seeds with each setting (threshold 0 at the student's own
 number of steps is lossless), and prints a row each.
@@ -16,14 +16,17 @@ from typing import Any
 
 import torch
 import tyro
+from torch import Tensor, nn
 
+from dsd.devices import default_device
 from dsd.evaluate.benchmark import Benchmark
 from dsd.evaluate.bootstrap import bootstrap
 from dsd.evaluate.measure import Ruler
 from dsd.evaluate.metrics.protocol import Bench
 from dsd.evaluate.scores import Scores
 from dsd.evaluate.seen import Drawn, Pictures
-from dsd.generate import step_cache
+from dsd.generate import fast, step_cache
+from dsd.generate.memory import Memory, place
 from dsd.generate.two_frame import TwoFramePipeline
 from dsd_world.benchmark import DrawnBenchmark, agreement_encoder, identity_encoder
 
@@ -39,13 +42,17 @@ class Settings:
         steps: numbers of Euler steps.
         thresholds: of the step cache; 0 is without.
         batch: pictures at once.
+        memory: how the model is kept.
+        float8: whether the layers that level fast takes round as float8 does, computed in float32.
         values: gets a line for each setting, with the values of each subject.
     """
 
-    subjects: int = 24
-    steps: tuple[int, ...] = (16, 10)
-    thresholds: tuple[float, ...] = (0.0, 0.1, 0.2)
+    subjects: int = 32
+    steps: tuple[int, ...] = (16, 10, 8)
+    thresholds: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4)
     batch: int = 16
+    memory: Memory = "none"
+    float8: bool = False
     values: Path | None = None
 
 
@@ -58,16 +65,19 @@ def measure(settings: Settings) -> None:
     )  # fmt: skip
     ruler = Ruler(bench)
     pipeline = TwoFramePipeline.from_pretrained("embedded:tiny-flux", adapter="embedded:tiny-student")
+    if settings.float8:
+        _round_as_float8(pipeline)
+    place(pipeline, default_device(), settings.memory)
     pipeline.set_progress_bar_config(disable=True)
-    print("| steps | threshold | identity | change | prompt following | change | blocks skipped | seconds a picture |")
+    print("| steps | threshold | identity | change | prompt following | change | blocks skipped | CPU seconds |")
     print("|---|---|---|---|---|---|---|---|")
     lossless: Scores | None = None
     for threshold in settings.thresholds:
         for steps in settings.steps:
             cache = step_cache.apply(pipeline, threshold)
-            started = time.perf_counter()
+            started = time.process_time()
             drawn = _drawn(pipeline, benchmark, steps, settings.batch)
-            seconds = (time.perf_counter() - started) / sum(len(one.asked.images) for one in drawn)
+            seconds = (time.process_time() - started) / sum(len(one.asked.images) for one in drawn)
             scores = ruler.measure(f"{steps} {threshold}", drawn)
             lossless = lossless or scores
             if settings.values is not None:
@@ -94,6 +104,20 @@ def _drawn(pipeline: TwoFramePipeline, benchmark: Benchmark, steps: int, batch: 
         pictures += drawn.images
     each = len(requests) // len(benchmark.subjects)
     return [Drawn(asked=Pictures(pictures[at : at + each])) for at in range(0, len(pictures), each)]
+
+
+def _round_as_float8(pipeline: TwoFramePipeline) -> None:
+    for blocks in pipeline.backbone.layers.blocks:
+        for name, layer in pipeline.backbone.transformer.get_submodule(blocks).named_modules():
+            if isinstance(layer, nn.Linear) and fast.multiplies(layer, name):
+                layer.weight.data = _rounded(layer.weight.data)
+                layer.register_forward_pre_hook(lambda _, given: (_rounded(given[0]),))
+
+
+def _rounded(values: Tensor) -> Tensor:
+    """As float8 with a scale each row."""
+    scale = values.abs().amax(-1, keepdim=True).clamp(min=1e-12) / torch.finfo(torch.float8_e4m3fn).max
+    return (values / scale).to(torch.float8_e4m3fn).to(values.dtype) * scale
 
 
 def _cells(scores: Scores, lossless: Scores, metric: str) -> list[str]:

@@ -61,7 +61,8 @@ def seeds(*numbers: int) -> list[torch.Generator]:
 
 def draw(family: str, prompt: Any = PROMPTS[0], image: Any = None, **settings: Any) -> Any:
     settings = {"output_type": "latent", "generator": seeds(0)[0]} | settings
-    return shared(family)(prompt, tiny.picture() if image is None else image, **settings).images
+    result: Any = shared(family)(prompt, tiny.picture() if image is None else image, **settings)
+    return result.images
 
 
 def differ(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -137,3 +137,17 @@ def test_a_missing_extra_is_named():
 
     with pytest.raises(UserError, match=r"pip install 'dsd\[serve\]'"):
         import_extra("no_such_library", "serve")
+
+
+def test_a_flag_that_takes_many_values_may_be_given_many_times(capsys):
+    words = ["generate", "--prompt", "a", "--image", "x.png", "--prompt", "b", "c", "--prompt=d", "--dry-run"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    "words", [["--n", "2", "--n", "3"], ["--n=2", "--n", "3"], ["--model.steps=2", "--model.steps=3"]]
+)
+def test_a_flag_that_takes_one_value_is_refused_when_it_is_given_twice(words, capsys):
+    assert main(["generate", *words, "--dry-run"]) == 2
+    assert "twice" in capsys.readouterr().err

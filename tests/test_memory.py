@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from functools import cache
 from typing import Any
 
@@ -107,6 +108,9 @@ def test_8_bits_draw_nearly_the_same(family: str) -> None:
     again = drawn(pipe)
     assert 0 < (again - plain(family)).abs().max() < LARGEST_CHANGE
     assert _bytes(pipe.transformer) < 0.6 * size
+    assert fast.smaller(pipe.transformer) == {"Int8Tensor"}
+    memory.place(pipe, "cpu", "8bit")
+    assert torch.equal(drawn(pipe), again)
 
 
 def test_what_is_not_known_is_a_sentence() -> None:
@@ -165,13 +169,10 @@ def test_a_lora_beside_the_weights_is_refused() -> None:
 
 
 def test_missing_torchao_names_the_extra() -> None:
-    try:
-        import torchao  # noqa: F401
-    except ModuleNotFoundError:
-        with pytest.raises(UserError, match=r"pip install 'dsd\[speed\]'"):
-            memory.place(loaded(), "cpu", "8bit")
-    else:
+    if importlib.util.find_spec("torchao"):
         pytest.skip("torchao is installed")
+    with pytest.raises(UserError, match=r"pip install 'dsd\[speed\]'"):
+        memory.place(loaded(), "cpu", "8bit")
 
 
 def _bytes(network: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from diffusers import FluxPipeline
 from pipeline_parts import PROMPTS, differ, draw, load, seeds, shared
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 from dsd import attention
 from dsd.backbones.registry import load_backbone
@@ -200,6 +202,41 @@ def test_what_is_done_around_a_step_is_done_once_however_often_it_is_asked_for()
     around(pipe, "advance", "test", counted)
     assert torch.equal(drawn(pipe), draw("flux"))
     assert len(entered) == 3
+
+
+def test_batches_of_any_number_need_a_handful_of_compilations() -> None:
+    torch._dynamo.reset()
+    pipe, counter = load("flux"), CompileCounter()
+    for block in compiled.blocks_of(pipe):
+        block.compile(backend=counter, **compiled.OPTIONS)
+    counts = []
+    for number in (1, 2, 3, 4):
+        drawn(pipe, generator=seeds(*range(number)), num_images_per_prompt=number, num_inference_steps=1)
+        counts.append(counter.frame_count)
+    assert torch.allclose(drawn(pipe), draw("flux"), atol=1e-4)
+    assert counts[1] == counts[-1] <= 8, counts
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compilation for a CPU needs a C++ compiler")
+def test_what_was_compiled_is_kept_and_found_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    path = tmp_path / "a" / "x.compiled"
+    (tmp_path / "file").touch()
+    kept, unwritable = compiled.Kept(path), compiled.Kept(tmp_path / "file" / "x.compiled")
+    with kept.saving():
+        pass
+    assert not path.exists(), "nothing was compiled"
+    with kept.saving(), unwritable.saving():
+        torch.compile(lambda x: x.sin() * 2 + 1)(torch.randn(8))
+    assert "is not kept" in capsys.readouterr().err and not unwritable.is_writable
+    assert "is taken from" in compiled.load_cache(path)
+    written = path.stat().st_mtime_ns
+    with kept.saving():
+        pass
+    assert path.stat().st_mtime_ns == written, "nothing new was compiled"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "is damaged" in compiled.load_cache(path)
 
 
 def test_a_damaged_cache_is_told_and_a_missing_one_too(tmp_path: Path) -> None:

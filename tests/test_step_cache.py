@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,7 @@ from dsd.errors import UserError
 from dsd.generate import step_cache
 from dsd.generate.asked import Asked
 from dsd.generate.draw import current_rows
+from dsd.generate.speed import speed_up
 from dsd.generate.two_frame import FilmDrawing, TwoFramePipeline, pipeline_class
 
 STEPS = 6
@@ -166,10 +168,46 @@ def test_it_comes_off_again_and_compiled_blocks_keep_their_compiled_call(pipe: T
         block._compiled_call_impl = None
 
 
+def test_compiled_blocks_draw_the_same_with_smaller_batches() -> None:
+    pipe = loaded("flux")
+    step_cache.apply(pipe, SOME["flux"])
+    plain = drawn(pipe, 0)
+    step_cache.remove(pipe)
+    blocks = [block for name in pipe.backbone.layers.blocks for block in pipe.backbone.transformer.get_submodule(name)]
+    for block in blocks:
+        block.compile(fullgraph=True, backend="eager")  # as `speed_up` does, but for the slow part
+    cache = step_cache.apply(pipe, SOME["flux"])
+    assert torch.allclose(drawn(pipe, 0), plain, atol=1e-5)
+    assert 0 < cache.reused < 3 * (STEPS - 1)
+    step_cache.remove(pipe)
+    for block in blocks:
+        block._compiled_call_impl = None
+
+
 def test_a_threshold_below_0_is_a_sentence(pipe: TwoFramePipeline) -> None:
     for threshold in (-0.1, float("nan")):
         with pytest.raises(UserError, match=r"threshold is .* but must be 0"):
             step_cache.apply(pipe, threshold)
+
+
+def test_fewer_steps_are_taken_where_a_call_does_not_say_how_many(pipe: TwoFramePipeline) -> None:
+    assert [step_cache.fewer(steps) for steps in (4, 8, 10, 16, 28, 50)] == [4, 8, 10, 10, 18, 31]
+    asked = Asked(prompt="a cat", image=tiny.picture(), height=32, width=32, max_sequence_length=tiny.TEXT_TOKENS)
+    step_cache.apply(pipe)
+    step_cache.apply(pipe)
+    assert pipe.begin(asked)[0].steps == 18
+    assert pipe.begin(replace(asked, num_inference_steps=28))[0].steps == 28
+    step_cache.remove(pipe)
+    assert pipe.begin(asked)[0].steps == 28
+
+
+def test_turbo_draws_where_float8_cannot_be_and_says_so() -> None:
+    pipe: Any = pipeline_class("flux").from_pretrained(tiny.dev())  # its own, for what is lossless stays
+    pipe.backbone.widen()
+    said = speed_up(pipe, "turbo")
+    assert any("float8" in sentence and "this device" in sentence for sentence in said)
+    assert any("fewer steps" in sentence for sentence in said)
+    assert bool(drawn(pipe, 0).isfinite().all()) and pipe.most_steps == 18
 
 
 def test_rows_are_known_during_a_step_alone(pipe: TwoFramePipeline) -> None:

@@ -59,7 +59,8 @@ def is_right(kernel: str, device: torch.device | str, dtype: torch.dtype, *, bac
 def _attended(kernel: str, inputs: Iterable[torch.Tensor], towards: torch.Tensor | None) -> list[torch.Tensor]:
     if towards is None:
         with torch.no_grad(), sdpa_kernel(SDPBackend.__members__[kernel]):
-            return [F.scaled_dot_product_attention(*inputs)]
+            query, key, value = inputs
+            return [F.scaled_dot_product_attention(query, key, value)]
     query, key, value = inputs = [x.detach().requires_grad_(True) for x in inputs]
     with torch.enable_grad(), sdpa_kernel(SDPBackend.__members__[kernel]):
         out = F.scaled_dot_product_attention(query, key, value)

@@ -51,6 +51,11 @@ class Model:
     """Embedded guidance of guidance-distilled models."""
     speed: Literal["lossless", "fast", "turbo"] = "lossless"
     """What may be lost for speed: nothing; precision of the weights; also steps that change little."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether the transformer's blocks are compiled, which the first picture pays for; "auto" does on a GPU."""
+    memory: Literal["auto", "none", "model", "8bit", "4bit", "group", "sequential"] = "auto"
+    """How the model is kept where it does not fit: a component, a layer or a few at a time, or in fewer bits; "auto"
+    goes by what is free on the device."""
 
     def words(self) -> str:
         base = "the base that it names" if self.base is None else self.base
@@ -72,18 +77,23 @@ class Model:
     def load(self) -> TwoFramePipeline:
         """Loads the pipeline, on a GPU in bfloat16 where there is one."""
         from dsd.devices import default_device, inference_dtype
+        from dsd.generate.memory import place
         from dsd.generate.rehearsal import rehearse
         from dsd.generate.speed import speed_up
         from dsd.generate.two_frame import TwoFramePipeline
-        from dsd.log import quiet_libraries
+        from dsd.log import console, quiet_libraries
 
         quiet_libraries()
         device = default_device()
         base = self.base_name()
         pipeline = TwoFramePipeline.from_pretrained(base, adapter=self.adapter, dtype=inference_dtype(device))
         pipeline.set_progress_bar_config(disable=True)
-        rehearse(pipeline.to(device), base)
-        speed_up(pipeline, self.speed)
+        plan = place(pipeline, device, self.memory)
+        rehearse(pipeline, base)
+        done = speed_up(pipeline, self.speed, compile=self.compile)
+        usual = (self.speed, self.compile, self.memory) == ("lossless", "auto", "auto")
+        for sentence in () if usual and device == "cpu" else (plan.sentence, *done):
+            console.print(sentence, soft_wrap=True, markup=False)
         return pipeline
 
     def check(self, pipeline: TwoFramePipeline, job: Job) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args, get_type_hints
 
 import tyro
 
@@ -47,7 +47,7 @@ def parse(name: str, verb: Verb, words: list[str]) -> Any:
         problem = f'has no "{given}"; {did_you_mean(given, variants)}' if given else f"needs a name first: {known}"
         raise UserError(f"dsd {name} {problem}")
     if words[0] in variants:
-        _refuse_unknown_flags(f"dsd {name} {words[0]}", words[1:], variants[words[0]][1])
+        words = [words[0], *_checked(f"dsd {name} {words[0]}", words[1:], variants[words[0]][1])]
     return tyro.extras.overridable_config_cli(
         variants, prog=f"dsd {name}", args=words, config=(tyro.conf.AvoidSubcommands,)
     )
@@ -62,7 +62,7 @@ def _parse_with_default(name: str, variants: dict[str, tuple[str, Any]], words: 
     chosen = given if given in named else ""
     default, prog = variants[chosen][1], f"dsd {name} {chosen}".strip()
     rest = words[1:] if chosen else words
-    _refuse_unknown_flags(prog, rest, default)
+    rest = _checked(prog, rest, default)
     more = "".join(f"\n\n{prog} {variant}: {variants[variant][0]}" for variant in named) if not chosen else ""
     description = f"{inspect.getdoc(type(default))}{more}" if more else None
     return tyro.cli(
@@ -71,12 +71,25 @@ def _parse_with_default(name: str, variants: dict[str, tuple[str, Any]], words: 
     )  # fmt: skip
 
 
-def _refuse_unknown_flags(prog: str, words: list[str], default: Any) -> None:
-    known = {"--help", *_flags(default, "")}
+def _checked(prog: str, words: list[str], default: Any) -> list[str]:
+    """Refuses unknown flags and those that are given twice; of one that takes many values, all are kept."""
+    known = {"--help": False, **_flags(default, "")}
+    given: dict[str, list[str]] = {"": []}
+    at = ""
     for word in words:
         flag = word.split("=", 1)[0].replace("_", "-")
-        if flag.startswith("--") and flag not in known:
-            raise UserError(f"{prog} does not know {flag}; {_nearest_flag(flag, known)} (see {prog} --help)")
+        if not flag.startswith("--"):
+            given[at].append(word)
+            continue
+        if flag not in known:
+            raise UserError(f"{prog} does not know {flag}; {_nearest_flag(flag, set(known))} (see {prog} --help)")
+        at = flag if known[flag] or "=" not in word else word
+        if flag in {one.split("=", 1)[0] for one in given} and not known[flag]:
+            raise UserError(f"{prog} got {flag} twice; give it once")
+        values = given.setdefault(at, [])
+        if known[flag] and "=" in word:
+            values.append(word.split("=", 1)[1])
+    return [word for flag, values in given.items() for word in ([flag, *values] if flag else values)]
 
 
 def _nearest_flag(flag: str, known: set[str]) -> str:
@@ -87,12 +100,14 @@ def _nearest_flag(flag: str, known: set[str]) -> str:
     return did_you_mean(flag, known)
 
 
-def _flags(default: Any, prefix: str) -> list[str]:
-    flags = []
+def _flags(default: Any, prefix: str) -> dict[str, bool]:
+    """Each flag, and whether it takes any number of values."""
+    flags: dict[str, bool] = {}
+    hints = get_type_hints(type(default))
     for field in dataclasses.fields(default):
         value, name = getattr(default, field.name), field.name.replace("_", "-")
         if dataclasses.is_dataclass(value):
-            flags += _flags(value, f"{prefix}{name}.")
+            flags |= _flags(value, f"{prefix}{name}.")
         else:
-            flags += [f"--{prefix}{name}", f"--{prefix}no-{name}"]
+            flags |= {f"--{prefix}{name}": Ellipsis in get_args(hints[field.name]), f"--{prefix}no-{name}": False}
     return flags

@@ -111,6 +111,8 @@ def _page_settings(command: Serve, keys: tuple[str, ...]) -> PageSettings:
         may_type_folder=is_loopback(command.host) and not keys,
         key=(lambda given: number_of_key(given, keys) is not None) if keys else None,
         most_bytes=command.limits.body_bytes,
+        model=command.served_name[0],
+        metadata=command.metadata,
     )
 
 

@@ -25,6 +25,9 @@ from dsd.log import console
 
 FOLDER = "DSD_CACHE"
 """The environment variable that names the folder of caches."""
+OPTIONS: dict[str, Any] = {"fullgraph": True, "recompile_limit": 64}
+"""All blocks count together; a kind of block needs a handful of compilations, for numbers of rows and of tokens, and as
+many again after each change of its layers."""
 _DIGITS = 64
 
 
@@ -109,10 +112,10 @@ def compile_blocks(pipeline: Any, device: torch.device, asked: str, cache: Path 
     path = (cache or cache_folder()) / f"{key(pipeline, device)}.compiled"
     said = load_cache(path)
     for block in blocks:
-        block.compile(fullgraph=True)
+        block.compile(**OPTIONS)
     if device.type == "cuda":
         pipeline.vae.decoder.compile()
-    kept = _Kept(path)
+    kept = Kept(path)
     around(pipeline, "finish", "compiled", kept.saving)
     return [f"{len(blocks)} blocks are compiled at their first call.", said]
 
@@ -155,8 +158,14 @@ def load_cache(path: Path) -> str:
 
 
 @dataclass
-class _Kept:
-    """Writes what was compiled after a picture for which something was."""
+class Kept:
+    """Writes what was compiled after each picture for which something was.
+
+    Attributes:
+        path: Of the file.
+        graphs: How many were compiled when it was last written.
+        is_writable: False after it could not be written.
+    """
 
     path: Path
     graphs: int = 0
@@ -164,6 +173,7 @@ class _Kept:
 
     @contextmanager
     def saving(self) -> Iterator[None]:
+        """What the end of a picture runs in."""
         yield
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         if graphs == self.graphs or not self.is_writable:

@@ -140,6 +140,7 @@ class Engine:
         self._waiting: deque[_Job] = deque()
         self._running: list[_Job] = []
         self._stopping = self._dropping = False
+        self._beginning = 0  # that do not wait any more and are not encoded yet
         self._facts = _facts_of(pipeline)
         self._thread = threading.Thread(target=self._work, name="dsd-engine", daemon=True)
         self._thread.start()
@@ -157,7 +158,7 @@ class Engine:
     @property
     def running(self) -> int:
         """Orders that are being drawn."""
-        return len(self._running)
+        return len(self._running) + self._beginning
 
     @property
     def is_alive(self) -> bool:
@@ -255,7 +256,8 @@ class Engine:
     def _admitted(self) -> list[_Job]:
         with self._changed:
             room = self.most_at_once - len(self._running)
-            return [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+            self._beginning = min(room, len(self._waiting))
+            return [self._waiting.popleft() for _ in range(self._beginning)]
 
     def _begin(self, admitted: Sequence[_Job]) -> None:
         """Encodes orders, those that are alike together."""
@@ -263,19 +265,15 @@ class Engine:
         for job in admitted:
             groups.setdefault(job.order.alike(), []).append(job)
         for group in groups.values():
-            for jobs in self._begun(group):
-                with self._changed:
-                    self._running.extend(jobs)
+            failed = self._fails(group, lambda jobs=group: self._start(jobs))
+            with self._changed:
+                self._running.extend([] if failed else group)
+                self._beginning -= len(group)
 
-    def _begun(self, group: Sequence[_Job]) -> list[Sequence[_Job]]:
-        orders = [job.order for job in group]
+    def _start(self, jobs: Sequence[_Job]) -> None:
+        orders = [job.order for job in jobs]
         generators = [torch.Generator().manual_seed(order.seed) for order in orders]
-        if self._fails(group, lambda: self._start(group, _asked(orders, generators))):
-            return []
-        return [group]
-
-    def _start(self, group: Sequence[_Job], asked: Asked) -> None:
-        for job, drawing in zip(group, self.pipeline.begin(asked), strict=True):
+        for job, drawing in zip(jobs, self.pipeline.begin(_asked(orders, generators)), strict=True):
             job.drawing = drawing
 
     def _step(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dsd.errors import UserError, import_extra
 
@@ -18,6 +18,7 @@ EXTRA = "speed"
 LEAST_CAPABILITY = (8, 9)
 """Of CUDA devices that multiply float8: Ada, Hopper and later."""
 _MULTIPLE = 16  # of both sides of a matrix that the kernels multiply
+_FLOAT8 = "Float8Tensor"
 _MODULATION = "norm"  # a part of the names of linear layers that make shifts and scales of a timestep
 
 Takes = Callable[[nn.Module, str], bool]
@@ -34,19 +35,31 @@ def quantise(pipeline: TwoFramePipeline) -> None:
 
     Raises:
         UserError: the device cannot, torchao is missing, the adapter is not fused, or the precision is another.
+
+    What is in float8 already stays as it is.
     """
     transformer = pipeline.backbone.transformer
-    device = next(transformer.parameters()).device
-    if (refusal := refused_on(device, *_facts(device))) is not None:
-        raise UserError(refusal)
+    if (refused := refusal(pipeline)) is not None:
+        raise UserError(refused)
     require_fused(transformer)
     if transformer.dtype != torch.bfloat16:
         name = str(transformer.dtype).removeprefix("torch.")
         raise UserError(f"the model was loaded in {name}, but float8 takes bfloat16 models; load it with bfloat16")
     quantization: Any = import_extra("torchao.quantization", EXTRA)
+    if kept := smaller(transformer) - {_FLOAT8}:
+        raise UserError(
+            f"the model's weights are kept in fewer bits already ({', '.join(sorted(kept))}), of which float8 is not "
+            "made; give memory none with speed fast"
+        )
     config = quantization.Float8DynamicActivationFloat8WeightConfig(granularity=quantization.PerRow())
     for name in pipeline.backbone.layers.blocks:
         quantization.quantize_(transformer.get_submodule(name), config, filter_fn=multiplies)
+
+
+def refusal(pipeline: TwoFramePipeline) -> str | None:
+    """Why the device that a pipeline computes on cannot multiply float8, in a sentence; None where it can."""
+    device = pipeline.backbone.device
+    return refused_on(device, *_facts(device))
 
 
 def refused_on(device: torch.device, capability: tuple[int, int] | None, name: str) -> str | None:
@@ -82,8 +95,18 @@ def modulates(layer: nn.Module, name: str) -> bool:
 
 
 def is_linear(layer: nn.Module) -> bool:
-    """Whether eight-bit kernels take a layer."""
-    return isinstance(layer, nn.Linear) and layer.in_features % _MULTIPLE == layer.out_features % _MULTIPLE == 0
+    """Whether kernels of fewer bits take a layer whose weights are whole yet."""
+    return (
+        isinstance(layer, nn.Linear)
+        and type(layer.weight.data) is Tensor
+        and layer.in_features % _MULTIPLE == layer.out_features % _MULTIPLE == 0
+    )
+
+
+def smaller(network: nn.Module) -> set[str]:
+    """Of which kinds weights are that are kept in fewer bits, as torchao calls them."""
+    kinds = {type(parameter.data) for parameter in network.parameters()}
+    return {kind.__name__ for kind in kinds if kind is not Tensor}
 
 
 def require_fused(transformer: nn.Module) -> None:

@@ -245,8 +245,9 @@ def _made_smaller(pipeline: Any, device: torch.device, kind: Literal["8bit", "4b
     for name in backbone.layers.blocks:
         for block in transformer.get_submodule(name):
             block.to(device)
-            quantization.quantize_(block, four if kind == "4bit" else eight, filter_fn=fast.multiplies)
-            quantization.quantize_(block, eight, filter_fn=fast.modulates)
+            if kind == "4bit":
+                quantization.quantize_(block, four, filter_fn=fast.multiplies)
+            quantization.quantize_(block, eight, filter_fn=_is_left)  # the modulation, and rows that no group divides
     transformer.to(device)
     pipeline.vae.to(device)
     for encoder in _encoders(pipeline).values():
@@ -256,6 +257,10 @@ def _made_smaller(pipeline: Any, device: torch.device, kind: Literal["8bit", "4b
 def _encoders(pipeline: Any) -> dict[str, nn.Module]:
     parts = {name: getattr(pipeline, name) for name in pipeline.backbone.text_components}
     return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+
+
+def _is_left(layer: nn.Module, name: str) -> bool:
+    return fast.is_linear(layer)
 
 
 def _largest(network: nn.Module) -> int:

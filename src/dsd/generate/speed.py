@@ -1,18 +1,18 @@
 """Drawing faster without changing what is drawn: applied to a pipeline from outside, whatever its family.
 
-What is here was measured to win, or follows from what a GPU does. Left out, for they won nothing on a CPU and save a GPU
-no arithmetic and no reading of weights: one product for the modulations of all blocks, and one for queries, keys and
-values, which keeps those weights twice besides.
+What is here was measured to win, or follows from what a GPU does. Left out are one product for the modulations of all
+blocks, and one for queries, keys and values: they won nothing on a CPU and save a GPU no arithmetic and no reading of
+weights, and the latter keeps those weights twice.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from dsd.attention import right_attention
 from dsd.errors import UserError
-from dsd.generate import autoencoder, compiled, layers
+from dsd.generate import autoencoder, compiled, fast, layers, step_cache
 from dsd.generate.around import around
 
 if TYPE_CHECKING:
@@ -54,32 +54,14 @@ def speed_up(
     if device.type == "cuda":
         around(pipeline, "advance", "attention", lambda: right_attention(device, backward=False))
         done.append("Attention runs in the kernels that this GPU gets right.")
-    if level != "lossless":
-        _fewer_bits(pipeline)
-        done.append("The transformer's weights are kept in fewer bits.")
+    refused = fast.refusal(pipeline) if level == "turbo" else None
+    if level != "lossless" and refused is None:
+        fast.quantise(pipeline)
+        done.append("The linear layers of the transformer's blocks multiply in float8.")
+    elif refused is not None:
+        done.append("Nothing is in float8, for this device does not multiply it.")
     done += compiled.compile_blocks(pipeline, device, compile, cache)
     if level == "turbo":
-        _reuse_steps(pipeline)
-        done.append("Blocks after the first are left out of steps that change little.")
+        step_cache.apply(pipeline)
+        done.append("Blocks after the first are left out of steps that change little, and fewer steps are taken.")
     return done
-
-
-def _fewer_bits(pipeline: Any) -> None:
-    try:
-        from dsd.generate.fast import quantise  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f'level "fast" needs the package "{error.name}", which is not installed; install dsd[fast], or take '
-            '"lossless"'
-        ) from error
-    quantise(pipeline)
-
-
-def _reuse_steps(pipeline: Any) -> None:
-    try:
-        from dsd.generate.step_cache import apply  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f'level "turbo" needs "{error.name}", which is not installed; install dsd[fast], or take "lossless"'
-        ) from error
-    apply(pipeline)

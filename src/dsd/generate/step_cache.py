@@ -17,20 +17,21 @@ from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from dsd.backbones.stock import StockBackbone
 from dsd.errors import UserError
 from dsd.generate.draw import Drawing, Rows, current_rows
+from dsd.sampling import Sampling
 
 if TYPE_CHECKING:
     from dsd.generate.two_frame import TwoFramePipeline
 
-THRESHOLD = 0.1
+THRESHOLD = 0.2
 """A row is computed when the first block's change of its target tokens differs by more than this share from its last
 computed one; see `docs/speed.md` for what it costs."""
 _WITHOUT_ROWS = ("hidden_states", "encoder_hidden_states", "image_rotary_emb")  # sliced already, or the same for all
-_CACHE = "_dsd_step_cache"
+_SHARE, _ENOUGH = 0.625, 10  # of the adapter's steps; models that take fewer were made for it
 
 Block = Callable[..., Any]
 
@@ -159,7 +160,7 @@ class StepCache:
 
 
 def apply(pipeline: TwoFramePipeline, threshold: float = THRESHOLD) -> StepCache:
-    """Makes a pipeline reuse what changes little from step to step; stock transformers of all families can.
+    """Makes a pipeline take fewer steps and reuse what changes little between them; all families' stock models can.
 
     It wraps the call of each block from outside, a compiled one too: compile first, and this after it. What it keeps of
     a drawing goes with it, and no drawing sees what is kept of another.
@@ -171,6 +172,7 @@ def apply(pipeline: TwoFramePipeline, threshold: float = THRESHOLD) -> StepCache
     Raises:
         UserError: the threshold is below 0, or the transformer has a single block.
     """
+    usual = Sampling() if pipeline.adapter is None else pipeline.adapter.sampling
     if not threshold >= 0:
         raise UserError(f"the step cache's threshold is {threshold}, but must be 0 (reuse nothing) or more, as 0.1")
     backbone = pipeline.backbone
@@ -181,17 +183,27 @@ def apply(pipeline: TwoFramePipeline, threshold: float = THRESHOLD) -> StepCache
     cache = StepCache(threshold, len(blocks))
     wrappers = [partial(_first, cache, backbone), *[partial(_middle, cache)] * (len(blocks) - 2), partial(_last, cache)]
     for block, wrapper in zip(blocks, wrappers, strict=True):
-        block._compiled_call_impl = _Wrapped(block._compiled_call_impl, partial(wrapper, _call_of(block)))
-    setattr(backbone.transformer, _CACHE, cache)
+        inner = block._compiled_call_impl or block._call_impl
+        block._compiled_call_impl = _Wrapped(block._compiled_call_impl, inner, partial(wrapper, inner))
+    pipeline.most_steps = fewer(usual.steps)
     return cache
 
 
+def fewer(steps: int) -> int:
+    """How many steps `apply` has a model take where a call does not say it: a share of a long schedule is enough.
+
+    Args:
+        steps: that the adapter is usually drawn with.
+    """
+    return min(steps, max(_ENOUGH, round(_SHARE * steps)))
+
+
 def remove(pipeline: TwoFramePipeline) -> None:
-    """Takes the step cache off again, where there is one."""
+    """Takes the step cache off again, where there is one, and has the model take its usual steps."""
     for block in pipeline.backbone.transformer.modules():
         if isinstance(block._compiled_call_impl, _Wrapped):
             block._compiled_call_impl = block._compiled_call_impl.before
-    pipeline.backbone.transformer.__dict__.pop(_CACHE, None)
+    pipeline.most_steps = None
 
 
 @dataclass(frozen=True)
@@ -199,14 +211,13 @@ class _Wrapped:
     """In the place of a module's compiled call, which torch takes in place of its plain one; copies do not have it."""
 
     before: Block | None
-    call: Block
+    inner: Block
+    cached: Block
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.call(*args, **kwargs)
-
-
-def _call_of(block: nn.Module) -> Block:
-    return block._compiled_call_impl or block._call_impl  # pyright: ignore[reportReturnType]
+        if args:  # as gradient checkpointing calls, in training
+            return self.inner(*args, **kwargs)
+        return self.cached(**kwargs)
 
 
 def _first(cache: StepCache, backbone: StockBackbone, block: Block, **given: Any) -> Any:

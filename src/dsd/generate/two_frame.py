@@ -120,6 +120,8 @@ class TwoFramePipeline(_Stock):
 
     family: str
     adapter: AdapterMetadata | None = None
+    most_steps: int | None = None
+    """Where a call does not say how many steps to take, at most so many of those that the adapter says."""
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -470,6 +472,7 @@ class TwoFramePipeline(_Stock):
             "guidance_interval": asked.guidance_interval,
         }
         usual = Sampling() if self.adapter is None else self.adapter.sampling
+        usual = replace(usual, steps=min(usual.steps, self.most_steps or usual.steps))
         sampling = replace(usual, **{name: value for name, value in given.items() if value is not None})
         self._guidance_scale = getattr(sampling, self._scale)
         self._joint_attention_kwargs = self._attention_kwargs = own.attention
