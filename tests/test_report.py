@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from dsd.evaluate.agreement import Agreement
 from dsd.evaluate.bootstrap import bootstrap
 from dsd.evaluate.metrics.registry import METRICS
-from dsd.evaluate.report import PairView, Report, SheetRow, render
+from dsd.evaluate.report import PairView, Report, SheetRow, render, table
 from dsd.evaluate.scores import Scores
 
 VOID = {"meta", "img", "br"}
@@ -79,3 +84,33 @@ def test_every_part_is_on_the_page_and_empty_parts_are_left_out():
         assert f"<h2>{heading}</h2>" in page
     assert "4 min 0 s" in page
     assert "<h2>" not in render(Report(title="nothing yet"))
+
+
+CHROMIUM = shutil.which("chromium")
+WIDTHS = """<script>onload = () => { document.title = [...document.querySelectorAll('img, td, th, figcaption')]
+  .filter(one => getComputedStyle(one).display !== 'none' && one.offsetParent !== null)
+  .map(one => Math.round(one.getBoundingClientRect().right)).reduce((a, b) => Math.max(a, b), 0)
+  + ' of ' + document.documentElement.clientWidth }</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_nothing_is_beyond_the_side_of_a_phone(tmp_path: Path) -> None:
+    report = whole_report()
+    pictures = {f"a method of a long name {number}": Image.new("RGB", (64, 64)) for number in range(7)}
+    page = tmp_path / "page.html"
+    page.write_text(render(replace(report, sheet=[SheetRow(prompt="a cat at sea", pictures=pictures)])) + WIDTHS)
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom",
+        "--window-size=500,844", page.as_uri(),
+    ]  # fmt: skip
+    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    found = re.search(r"<title>(\d+) of (\d+)</title>", told)
+    assert found and int(found[1]) <= int(found[2]) <= 500
+
+
+def test_every_cell_says_its_column_where_the_head_is_hidden() -> None:
+    page = render(whole_report())
+    cells = re.findall(r"<td([^>]*)>", page.partition("<h2>Settings")[0])
+    assert cells and all("data-head=" in cell for cell in cells)
+    assert 'data-head="DINO"' in table(["method", "DINO"], [["dsd", "0.4"]])
+    assert "scroll sideways" in page, "the table of all metrics is wider than most screens"
