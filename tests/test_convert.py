@@ -21,6 +21,7 @@ from dsd.backbones.registry import load_backbone
 from dsd.backbones.stock import side_by_side
 from dsd.cli.main import main
 from dsd.config import to_json
+from dsd.generate.two_frame import TwoFramePipeline
 
 TOKENS = 8
 
@@ -77,6 +78,18 @@ def test_the_converted_model_predicts_what_the_published_one_does(checkpoint: Re
     predicted = by_adapter(tmp_path / "a")
     torch.testing.assert_close(predicted, by_hand(checkpoint), atol=1e-5, rtol=1e-5)
     assert (predicted - by_hand(checkpoint, lora=False)).abs().max() > 1e-2
+
+
+def test_a_picture_of_the_converted_model_is_that_of_its_seed(checkpoint: Released, tmp_path: Path) -> None:
+    assert convert(checkpoint.folder, tmp_path / "a", "--frame", "32", "32", "--max-sequence-length", "8") == 0
+    pipeline: Any = TwoFramePipeline.from_pretrained(tiny.dev(), adapter=str(tmp_path / "a"))
+    pipeline.set_progress_bar_config(disable=True)
+
+    def drawn(seed: int) -> bytes:
+        generator = torch.Generator().manual_seed(seed)
+        return pipeline("a cat", tiny.picture(), num_inference_steps=2, generator=generator).images[0].tobytes()
+
+    assert drawn(0) == drawn(0) != drawn(1)
 
 
 def test_the_adapter_says_how_the_published_model_was_trained(checkpoint: Released, tmp_path: Path) -> None:

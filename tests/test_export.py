@@ -118,57 +118,99 @@ def test_what_the_layout_has_no_name_for_is_refused() -> None:
 def test_the_comfyui_lora_holds_the_keys_that_its_loader_looks_for(adapter: Path, tmp_path: Path) -> None:
     assert export(adapter, "comfyui-lora", tmp_path / "l") == 0
     tensors = load_file(tmp_path / "l" / LORA_FILE)
-    layers = set(_comfy_lora_layers(TINY))
+    layers = {layer for layer in _comfy_lora_layers(TINY) if ".attn." in layer or layer.endswith("x_embedder")}
     assert tensors.keys() == {
         *(f"{layer}.lora_{factor}.weight" for layer in layers for factor in "AB"),
         "transformer.x_embedder.reshape_weight",
-        "transformer.x_embedder.diff_b",
+        "diffusion_model.img_in.diff_b",
     }
     assert tensors["transformer.x_embedder.reshape_weight"].tolist() == [TINY.hidden_size, TINY.in_channels]
 
 
-def test_the_comfyui_lora_patches_the_base_into_the_comfyui_model(adapter: Path, tmp_path: Path) -> None:
-    assert export(adapter, "comfyui-lora", tmp_path / "l") == 0 and export(adapter, "comfyui", tmp_path / "c") == 0
-    patched = model_tensors(dict(load_backbone(tiny.dev(), text=False, vae=False).transformer.state_dict()))
-    lora = load_file(tmp_path / "l" / LORA_FILE)
-    for layer, (name, start) in _comfy_lora_layers(TINY).items():
-        change = lora[f"{layer}.lora_B.weight"] @ lora[f"{layer}.lora_A.weight"]
-        weight = patched[f"{name}.weight"]
-        if (reshape := lora.get(f"{layer}.reshape_weight")) is not None:
-            wide = torch.zeros(*reshape.tolist())
-            wide[:, : weight.shape[1]] = weight
-            patched[f"{name}.weight"] = weight = wide
-        weight[start : start + len(change)] += change
-        if (bias := lora.get(f"{layer}.diff_b")) is not None:
-            patched[f"{name}.bias"] += bias
-    whole = load_file(tmp_path / "c" / MODEL_FILE)
-    for name, tensor in whole.items():
+def test_the_comfyui_lora_patches_the_base_into_the_comfyui_model(tmp_path: Path) -> None:
+    transformer = load_backbone(tiny.dev(), text=False, vae=False).transformer
+    updates, generator = tiny.random_updates(transformer, bias=True), torch.Generator().manual_seed(7)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator) * 0.2
+
+    for name, layer in transformer.named_modules():
+        if isinstance(layer, torch.nn.Linear) and name != "x_embedder":
+            outputs, inputs = layer.weight.shape
+            updates[name] = LowRank(random(3, inputs), random(outputs, 3), random(outputs))
+    save_adapter(tmp_path / "a", updates, tiny.metadata(base=tiny.dev()))
+    for form in ("comfyui-lora", "comfyui"):
+        assert export(tmp_path / "a", form, tmp_path / form) == 0
+    patched = model_tensors(dict(transformer.state_dict()))
+    _patch(patched, load_file(tmp_path / "comfyui-lora" / LORA_FILE))
+    for name, tensor in load_file(tmp_path / "comfyui" / MODEL_FILE).items():
         torch.testing.assert_close(patched[name], tensor, atol=1e-5, rtol=1e-5)
 
 
+def _patch(model: dict[str, Tensor], lora: dict[str, Tensor]) -> None:
+    """What ComfyUI's loader does with each key that it knows; there must be no other."""
+    left = set(lora)
+    for layer, (name, start) in _comfy_lora_layers(TINY).items():
+        if f"{layer}.lora_A.weight" not in lora:
+            continue
+        left -= {f"{layer}.lora_A.weight", f"{layer}.lora_B.weight", f"{layer}.reshape_weight"}
+        change = lora[f"{layer}.lora_B.weight"] @ lora[f"{layer}.lora_A.weight"]
+        weight = model[f"{name}.weight"]
+        if (reshape := lora.get(f"{layer}.reshape_weight")) is not None:
+            wide = torch.zeros(*reshape.tolist())
+            wide[:, : weight.shape[1]] = weight
+            model[f"{name}.weight"] = weight = wide
+        if name == "final_layer.adaLN_modulation.1":
+            change = torch.cat(change.chunk(2)[::-1])
+        weight[start : start + len(change)] += change
+    for key in sorted(left):
+        name = key.removeprefix("diffusion_model.").removesuffix(".diff_b")
+        assert key == f"diffusion_model.{name}.diff_b"
+        model[f"{name}.bias"] += lora[key]
+
+
 def _comfy_lora_layers(shape: bfl.Shape) -> dict[str, tuple[str, int]]:
-    """Keys that ComfyUI's loader maps, of attention and the patch embedding: each to its layer and the first output."""
+    """Keys that ComfyUI's loader maps (`flux_to_diffusers`): each to its layer and the first of its outputs there."""
     hidden = shape.hidden_size
-    layers = {"x_embedder": ("img_in", 0)}
+    layers = {
+        "x_embedder": ("img_in", 0),
+        "context_embedder": ("txt_in", 0),
+        "proj_out": ("final_layer.linear", 0),
+        "norm_out.linear": ("final_layer.adaLN_modulation.1", 0),
+    }
+    for here, there in (("timestep", "time"), ("text", "vector"), ("guidance", "guidance")):
+        for number, side in ((1, "in"), (2, "out")):
+            layers[f"time_text_embed.{here}_embedder.linear_{number}"] = (f"{there}_in.{side}_layer", 0)
+    streams = {
+        "img": ("to_q", "to_k", "to_v", "to_out.0", "norm1", "ff"),
+        "txt": ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "norm1_context", "ff_context"),
+    }
     for n in range(shape.depth):
-        names = {"img_attn": ("to_q", "to_k", "to_v"), "txt_attn": ("add_q_proj", "add_k_proj", "add_v_proj")}
-        for stream, parts in names.items():
+        here, there = f"transformer_blocks.{n}", f"double_blocks.{n}"
+        for stream, (*parts, out, norm, feed_forward) in streams.items():
             for place, part in enumerate(parts):
-                layers[f"transformer_blocks.{n}.attn.{part}"] = (f"double_blocks.{n}.{stream}.qkv", place * hidden)
-        layers[f"transformer_blocks.{n}.attn.to_out.0"] = (f"double_blocks.{n}.img_attn.proj", 0)
-        layers[f"transformer_blocks.{n}.attn.to_add_out"] = (f"double_blocks.{n}.txt_attn.proj", 0)
+                layers[f"{here}.attn.{part}"] = (f"{there}.{stream}_attn.qkv", place * hidden)
+            layers |= {
+                f"{here}.attn.{out}": (f"{there}.{stream}_attn.proj", 0),
+                f"{here}.{norm}.linear": (f"{there}.{stream}_mod.lin", 0),
+                f"{here}.{feed_forward}.net.0.proj": (f"{there}.{stream}_mlp.0", 0),
+                f"{here}.{feed_forward}.net.2": (f"{there}.{stream}_mlp.2", 0),
+            }
     for n in range(shape.depth_single_blocks):
-        for place, part in enumerate(("to_q", "to_k", "to_v")):
-            layers[f"single_transformer_blocks.{n}.attn.{part}"] = (f"single_blocks.{n}.linear1", place * hidden)
+        here, there = f"single_transformer_blocks.{n}", f"single_blocks.{n}"
+        for place, part in enumerate(("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")):
+            layers[f"{here}.{part}"] = (f"{there}.linear1", place * hidden)
+        layers |= {f"{here}.proj_out": (f"{there}.linear2", 0), f"{here}.norm.linear": (f"{there}.modulation.lin", 0)}
     return {f"transformer.{name}": where for name, where in layers.items()}
 
 
 def test_a_bias_that_comfyui_would_lose_is_refused() -> None:
     update = LowRank(torch.ones(1, 4), torch.ones(4, 1), torch.ones(4))
-    with pytest.raises(UserError, match=r"changes the bias of .*to_q, which ComfyUI"):
-        lora_tensors({"transformer_blocks.0.attn.to_q": update})
+    name = "single_transformer_blocks.0.attn.to_q"
+    with pytest.raises(UserError, match=r"a bias of single_blocks.0.linear1 but not that of .*to_k"):
+        lora_tensors({name: update})
     zero = LowRank(update.down, update.up, torch.zeros(4))
-    assert not any(key.endswith("diff_b") for key in lora_tensors({"transformer_blocks.0.attn.to_q": zero}))
+    assert not any(key.endswith("diff_b") for key in lora_tensors({name: zero}))
 
 
 def drawn(pipeline: Any) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from functools import cache
 from typing import Any
 
@@ -101,7 +101,6 @@ def test_on_a_cpu_auto_keeps_everything() -> None:
 
 @pytest.mark.parametrize("family", sorted(tiny.FAMILIES))
 def test_8_bits_draw_nearly_the_same(family: str) -> None:
-    pytest.importorskip("torchao")
     pipe: Any = loaded(family)
     size = _bytes(pipe.transformer)
     assert memory.place(pipe, "cpu", "8bit").kind == "8bit"
@@ -159,7 +158,6 @@ def test_float8_takes_linear_layers_that_see_tokens(family: str) -> None:
 
 
 def test_a_lora_beside_the_weights_is_refused() -> None:
-    pytest.importorskip("torchao")
     from peft import LoraConfig
 
     pipe: Any = loaded()
@@ -168,9 +166,8 @@ def test_a_lora_beside_the_weights_is_refused() -> None:
         memory.place(pipe, "cpu", "8bit")
 
 
-def test_missing_torchao_names_the_extra() -> None:
-    if importlib.util.find_spec("torchao"):
-        pytest.skip("torchao is installed")
+def test_missing_torchao_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(UserError, match=r"pip install 'dsd\[speed\]'"):
         memory.place(loaded(), "cpu", "8bit")
 

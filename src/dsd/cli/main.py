@@ -7,6 +7,7 @@ A verb is a module of this folder, or of another package that adds it. It is imp
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -88,7 +89,10 @@ def _dispatch(words: list[str]) -> None:
 def _quiet_libraries() -> None:
     """Before they are imported: advice to programmers is not for people at a terminal, nor bars for log files."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    for name in ("torchao", "torch.utils._pytree"):  # of kernels for other machines, each time that it is imported
+        logging.getLogger(name).setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 

@@ -50,6 +50,7 @@ def speed_up(
         if given not in get_args(known):
             raise UserError(f'{name} is "{given}", but must be one of {", ".join(get_args(known))}')
     device = pipeline.backbone.device
+    step_cache.remove(pipeline)
     done = layers.hasten(pipeline.backbone.transformer, device) + autoencoder.hasten(pipeline, device)
     if device.type == "cuda":
         around(pipeline, "advance", "attention", lambda: right_attention(device, backward=False))

@@ -6,7 +6,7 @@ blocks and the width of `img_in`, which is doubled here, from the file itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -89,7 +89,7 @@ def model_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             if found:
                 name = f"{there}.scale" if there.endswith("_norm") else f"{there}.{part}"
                 joined = torch.cat(found) if len(found) > 1 else found[0]
-                renamed[name] = torch.cat(joined.chunk(2)[::-1]) if there == _SWAPPED else joined
+                renamed[name] = _swapped(joined) if there == _SWAPPED else joined
     if tensors:
         raise UserError(
             f"ComfyUI has no name for the weights of {min(tensors)}; give a plain transformer of FLUX.1, or --form "
@@ -99,15 +99,16 @@ def model_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def lora_tensors(updates: Mapping[str, LowRank]) -> dict[str, Tensor]:
-    """Low-rank changes as ComfyUI's LoRA loader reads them: names of diffusers, which it knows, and what it wants more.
+    """Low-rank changes as ComfyUI's LoRA loader reads them: by the names of diffusers, which it knows.
 
-    Only its own keys widen `img_in` (``reshape_weight``) and change a bias (``diff_b``).
+    Keys of its own say what diffusers' cannot: that `img_in` is widened (``reshape_weight``), and changes of biases
+    (``diff_b``), those by the names there.
 
     Args:
         updates: By the names of diffusers' layers.
 
     Raises:
-        UserError: A bias changes that ComfyUI keeps as a part of a larger one.
+        UserError: A bias changes of a layer that is a part of one there whose other parts do not change.
     """
     tensors = {}
     for name, update in updates.items():
@@ -115,18 +116,24 @@ def lora_tensors(updates: Mapping[str, LowRank]) -> dict[str, Tensor]:
         tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = update.stored()
         if name == _EMBEDDING:
             tensors[f"{key}.reshape_weight"] = torch.tensor([update.up.shape[0], update.down.shape[1]])
-        if update.bias is not None and bool(update.bias.any()):
-            if name not in _WHOLE:
-                raise UserError(
-                    f"the adapter changes the bias of {name}, which ComfyUI's LoRA loader cannot; give --form comfyui"
-                )
-            tensors[f"{key}.diff_b"] = update.bias
+    biases = {name: update.bias for name, update in updates.items() if update.bias is not None and update.bias.any()}
+    for there, here in layer_names(_blocks(updates, "transformer_blocks"), _blocks(updates, "single_")).items():
+        if not any(name in biases for name in here):
+            continue
+        if lost := [name for name in here if name not in updates]:
+            raise UserError(
+                f"the adapter changes a bias of {there} but not that of {lost[0]} in it, which ComfyUI's LoRA loader "
+                "cannot; give --form comfyui"
+            )
+        bias = torch.cat([biases.get(name, torch.zeros_like(updates[name].up[:, 0])) for name in here])
+        tensors[f"diffusion_model.{there}.diff_b"] = _swapped(bias) if there == _SWAPPED else bias
     return tensors
 
 
-_WHOLE = {parts[0] for name, parts in ONCE.items() if name != _SWAPPED}
+def _swapped(tensor: Tensor) -> Tensor:
+    return torch.cat(tensor.chunk(2)[::-1])
 
 
-def _blocks(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    numbers = (name.split(".")[1] for name in tensors if name.startswith(prefix))
+def _blocks(names: Iterable[str], prefix: str) -> int:
+    numbers = (name.split(".")[1] for name in names if name.startswith(prefix))
     return 1 + max((int(number) for number in numbers), default=-1)
