@@ -217,8 +217,8 @@ def _planned(command: Generate, jobs: Sequence[Job]) -> tuple[Album | None, list
 
     out = command.out
     if out.suffix.lower() != ".png":
-        album = Album(out)
-        return album, album.plan(jobs, _sources(command.model))
+        sources, album = _sources(command.model), Album(out)
+        return album, album.plan(jobs, sources)
     if len(jobs) > 1 or jobs[0].n > 1:
         raise UserError(f'"{out}" is one file, but several pictures were asked for; give --out a folder')
     if out.is_dir():
@@ -230,10 +230,14 @@ def _planned(command: Generate, jobs: Sequence[Job]) -> tuple[Album | None, list
 
 
 def _sources(model: Model) -> dict[str, str]:
-    """What names the weights that draw."""
-    from dsd.models import revision_or_name
+    """What names the weights that draw; folders that hold none are refused before all that is in them is read."""
+    from dsd.backbones.adapter import load_metadata
+    from dsd.backbones.registry import family_of
+    from dsd.models import resolve, revision_or_name
 
+    load_metadata(resolve(model.adapter))
     base = model.base_name()
+    family_of(base)
     return {
         "model": base,
         "model_revision": revision_or_name(base),

@@ -28,7 +28,7 @@ _SMALL = 4000
 """Pieces of a vocabulary up to which it is a list of the words that a model was trained on."""
 _WORD = re.compile(r"\w+")
 _SPACES = "▁Ġ"
-"""How pieces begin that stand after a space, in the vocabularies of T5 and Qwen."""
+"""How pieces of vocabularies begin that stand after a space."""
 
 _Words = Annotated[str, StringConstraints(min_length=1, max_length=2000, strip_whitespace=True)]
 
