@@ -103,3 +103,15 @@ def test_the_estimate_is_where_the_path_would_end() -> None:
     (drawing,) = started(Sampling(steps=1, text_scale=1.0, image_scale=1.0), 1)
     advance(model, [drawing])
     assert drawing.estimate is not None and torch.equal(drawing.estimate, drawing.latents)
+
+
+def test_rows_see_the_condition_of_their_drawing_or_zeros() -> None:
+    kept: list[Rows] = []
+
+    def seeing(rows: Rows) -> Tensor:
+        kept.append(rows)
+        return model(rows)
+
+    advance(seeing, started(Sampling(steps=1, text_scale=2.0, image_scale=1.3)))
+    conditions = random(2, 2, 1, 2, 2, seed=3)
+    assert torch.equal(kept[0].seen(conditions), torch.cat([0 * conditions, conditions, conditions]))

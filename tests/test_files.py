@@ -111,3 +111,11 @@ def test_a_place_without_permission_is_told_in_one_sentence(tmp_path):
 def test_sha256_is_of_the_bytes(tmp_path):
     write_atomic(tmp_path / "a", "abc")
     assert sha256_of(tmp_path / "a").startswith("ba7816bf")
+
+
+def test_files_of_a_folder_can_be_read_by_all_who_may(tmp_path):
+    with atomic_folder(tmp_path / "made") as folder:
+        private = folder / "weights.safetensors"
+        private.write_bytes(b"x")
+        private.chmod(0o600)
+    assert (tmp_path / "made" / "weights.safetensors").stat().st_mode & 0o777 == 0o644

@@ -133,7 +133,7 @@ def test_a_pipe_a_device_and_a_folder_are_refused_at_once(tmp_path: Path) -> Non
     [
         (None, r"nothing \(None\) was given"),
         (3, "a int was given"),
-        ([Image.new("RGB", (4, 4))], "a list was given"),
+        pytest.param([Image.new("RGB", (4, 4))], "a list was given", id="list"),
         ({"image": 1}, "a dict was given"),
         (io.StringIO("text"), "a str was given|a StringIO was given"),
         ("http://example.com/cat.png", "download it first"),

@@ -162,11 +162,20 @@ def _replace_folder(new: Path, path: Path) -> None:
 
 
 def _sync_tree(folder: Path) -> None:
+    """Onto the disk, and for all to read that may read what this user writes; safetensors lets only the owner."""
+    readable = 0o666 & ~_umask()
     for parent, _, names in os.walk(folder):
         for name in names:
             with open(os.path.join(parent, name), "rb") as file:
+                os.fchmod(file.fileno(), os.fstat(file.fileno()).st_mode | readable)
                 os.fsync(file.fileno())
         _sync_folder(Path(parent))
+
+
+def _umask() -> int:
+    current = os.umask(0o022)
+    os.umask(current)
+    return current
 
 
 def _sync_folder(folder: Path) -> None:
