@@ -135,7 +135,7 @@ def test_a_pipe_a_device_and_a_folder_are_refused_at_once(tmp_path: Path) -> Non
         (3, "a int was given"),
         pytest.param([Image.new("RGB", (4, 4))], "a list was given", id="list"),
         ({"image": 1}, "a dict was given"),
-        (io.StringIO("text"), "a str was given|a StringIO was given"),
+        pytest.param(io.StringIO("text"), "a str was given|a StringIO was given", id="text file"),
         ("http://example.com/cat.png", "download it first"),
         (Path("https://example.com/cat.png"), "download it first"),
         ("s3://bucket/cat.png", "download it first"),
@@ -144,7 +144,7 @@ def test_a_pipe_a_device_and_a_folder_are_refused_at_once(tmp_path: Path) -> Non
         ("a\udc80.png", "cannot open the picture"),
         ("x" * 5000, "cannot open the picture"),
         ("", "cannot open the picture"),
-        (Image.new("RGB", (0, 4)), "0 x 4 pixels"),
+        pytest.param(Image.new("RGB", (0, 4)), "0 x 4 pixels", id="no pixels"),
     ],
     ids=str,
 )
