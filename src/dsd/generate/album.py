@@ -75,7 +75,7 @@ class Planned:
         for number, picture in enumerate(pictures):
             path = self.path if len(pictures) == 1 else self.path.with_stem(f"{self.path.stem}-{number}")
             if told is not None:
-                write_atomic(path.with_suffix(".json"), json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+                write_atomic(path.with_suffix(".json"), _json(told))
             write_atomic(path, encode(picture, "png", inside))
             paths.append(path)
         self.drawn = tuple(paths)
@@ -157,6 +157,11 @@ class Album:
             job=job, seed=seed, path=self.folder / f"{number:03d}-{seed}.png", number=number, record=name,
             ledger=self._ledger, drawn=tuple(files) if all(file.is_file() for file in files) else (),
         )  # fmt: skip
+
+
+def _json(told: Mapping[str, Any]) -> bytes:
+    """JSON of what may hold names of files that are not UTF-8."""
+    return (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def _random() -> int:

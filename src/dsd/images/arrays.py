@@ -34,6 +34,9 @@ def from_tensor(tensor: Any) -> Image.Image:
             f"a tensor of shape {shape} was given as a picture, but it must be (3, h, w) or (1, 3, h, w), with 1 or 4 "
             "channels in place of 3 for grey or transparency; give its pictures one by one"
         )
+    if one.is_meta or one.is_sparse:
+        kind = "on the device meta and has no values" if one.is_meta else "sparse"
+        raise UserError(f"the tensor that was given as a picture is {kind}; give a dense one with values")
     one = one.detach().cpu()
     values = one.float().numpy() if one.is_floating_point() else one.numpy()
     return _picture(np.moveaxis(values, 0, -1), "tensor")
