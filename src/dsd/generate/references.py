@@ -38,10 +38,12 @@ def of_films(image: Any, count: int) -> list[list[Any]]:
     nested = [isinstance(one, (list, tuple)) for one in given]
     if any(nested) and not all(nested):
         raise UserError("image mixes pictures and lists of pictures; give pictures alone, or a list for each prompt")
-    if any(nested):
+    if given and all(nested):
         films = [list(of_film) for of_film in given]
+    elif count == 1:
+        films = [[one] for one in given]
     else:
-        films = [[one] for one in given] if count == 1 else [given]
+        films = [given]
     for of_film in films:
         if len(of_film) not in (0, count):
             raise UserError(

@@ -116,8 +116,8 @@ def _given(backbone: StockBackbone, name: str, tokens: Tensor, pooled: Tensor | 
         raise UserError(f"{name} {fault} {_pooled(name)}")
     if tokens.ndim != 3 or (pooled is not None and (pooled.ndim, len(pooled)) != (2, len(tokens))):
         raise UserError(
-            f"{name} has the shape {tuple(tokens.shape)}, but must be (prompts, tokens, features), and pooled vectors (prompts, "
-            "features)"
+            f"{name} has the shape {tuple(tokens.shape)}, but must be (prompts, tokens, features), and "
+            "pooled vectors (prompts, features)"
         )
     return Text(tokens, pooled).to(backbone.device)
 
