@@ -155,13 +155,17 @@ class Album:
         files = [self.folder / file for file in record["pictures"]] if record is not None else []
         return Planned(
             job=job, seed=seed, path=self.folder / f"{number:03d}-{seed}.png", number=number, record=name,
-            ledger=self._ledger, drawn=tuple(files) if all(file.is_file() for file in files) else (),
+            ledger=self._ledger, drawn=tuple(files) if all(map(_is_there, files)) else (),
         )  # fmt: skip
 
 
 def _json(told: Mapping[str, Any]) -> bytes:
     """JSON of what may hold names of files that are not UTF-8."""
     return (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+
+
+def _is_there(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0
 
 
 def _random() -> int:

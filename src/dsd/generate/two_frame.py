@@ -28,6 +28,7 @@ from dsd.backbones.adapter import (
     load_adapter,
     load_metadata,
     require_family,
+    require_plain,
     warn_of_another_base,
 )
 from dsd.backbones.registry import TWO_FRAME, backbone_class, drawing_of, family_of, family_of_class
@@ -161,11 +162,11 @@ class TwoFramePipeline(_Stock):
         pipeline = load_pipeline(own, resolve(base), stock.from_pretrained, dtype=dtype, **kwargs)
         _require_whole(pipeline)
         if folder is not None and not is_full(folder):
-            _require_plain(backbone.from_pipeline(pipeline), base)
             if fuse:
                 apply_adapter(backbone.from_pipeline(pipeline), folder)
             else:
                 load_adapter(folder)  # refuses what diffusers would take
+                require_plain(backbone.from_pipeline(pipeline))
                 backbone.from_pipeline(pipeline).widen()
                 pipeline.load_lora_weights(folder, weight_name=WEIGHTS_FILE)
         if metadata is None and (Path(resolve(base)) / METADATA_FILE).is_file():
@@ -597,14 +598,6 @@ def _require_whole(pipeline: Any) -> None:
     for name in ("transformer", "vae", "scheduler"):
         if getattr(pipeline, name) is None:
             raise UserError(f"the model was loaded without its {name}, which it draws with; leave out {name}=None")
-
-
-def _require_plain(backbone: StockBackbone, base: str) -> None:
-    if backbone.is_widened:
-        raise UserError(
-            f'"{base}" takes a reference picture already, and an adapter would be added to it a second time; leave out '
-            "the adapter, or give the text-to-image model that it was trained on"
-        )
 
 
 def _require_output(output_type: str) -> None:
