@@ -357,3 +357,27 @@ def trained(folder: Path, *, bias: bool = False) -> Path:
     transformer = load_backbone(tiny.dev(), text=False, vae=False).transformer
     save_adapter(folder, tiny.random_updates(transformer, bias=bias), tiny.metadata(base=tiny.dev()))
     return folder
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--frame", "0", "32"], "--frame is 0"),
+        (["--frame", "32", "-8"], "--frame is -8"),
+        (["--max-sequence-length", "0"], "--max-sequence-length is 0"),
+        (["--max-sequence-length", "100000"], "at most 512"),
+    ],
+)
+def test_what_no_model_draws_is_one_sentence(
+    more: list[str], words: str, checkpoint: Released, tmp_path: Path, capsys: Any
+) -> None:
+    assert convert(checkpoint.folder, tmp_path / "a", *more) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def test_nothing_is_written_into_what_is_read(checkpoint: Released, capsys: Any) -> None:
+    for out in (checkpoint.folder / "new", Path(tiny.dev()) / "new"):
+        assert convert(checkpoint.folder, out) == 2
+        assert "give a folder apart" in capsys.readouterr().err
+        assert not out.exists()

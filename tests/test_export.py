@@ -22,6 +22,7 @@ from dsd.backbones.protocol import Text
 from dsd.backbones.registry import load_backbone
 from dsd.cli.main import main
 from dsd.errors import UserError
+from dsd.generate.two_frame import TwoFramePipeline
 
 WORKFLOWS = Path(__file__).parent.parent / "examples" / "comfyui"
 TINY = bfl.Shape(
@@ -348,3 +349,20 @@ def test_the_workflows_load_what_was_exported_and_draw_as_the_published_model() 
         )
         titles = " ".join(node["_meta"]["title"] for node in json.loads(text).values())
         assert "guidance by the picture is not there" in titles
+
+
+@pytest.mark.parametrize("form", ["transformer", "control-lora", "comfyui", "comfyui-lora"])
+def test_a_base_that_is_none_for_the_adapter_is_refused(form: str, adapter: Path, tmp_path: Path, capsys: Any) -> None:
+    asked = ["export", "--adapter", str(adapter), "--form", form, "--out", str(tmp_path / "e"), "--base"]
+    for base, words in ((tiny.sd3(), 'family "sd3"'), (str(tmp_path / "none"), "there is no")):
+        assert main([*asked, base]) == 2
+        assert words in capsys.readouterr().err
+        assert not (tmp_path / "e").exists()
+
+
+def test_an_adapter_is_not_exported_twice_in_one_transformer(adapter: Path, tmp_path: Path, capsys: Any) -> None:
+    TwoFramePipeline.from_pretrained(tiny.dev(), adapter).save_pretrained(tmp_path / "base")
+    for form in ("transformer", "comfyui"):
+        out = ["--base", str(tmp_path / "base"), "--form", form, "--out", str(tmp_path / "e")]
+        assert main(["export", "--adapter", str(adapter), *out]) == 2
+        assert "a second time" in capsys.readouterr().err

@@ -29,19 +29,17 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def words(adapter: Path, tmp_path: Path, monkeypatch: Any) -> list[str]:
-    """A command that lacks its pictures and prompts, in a folder with three pictures."""
+    """A command that lacks its pictures, prompts and place, in a folder with three pictures."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     for number in range(3):
         tiny.picture((32, 48), seed=number).save(tmp_path / "in" / f"{number}.png")
-    return ["generate", "--model.adapter", str(adapter), "--out", "out"]
+    return ["generate", "--model.adapter", str(adapter)]
 
 
 def run(capsys: Any, *command: str, status: int = 0) -> tuple[list[str], str]:
-    if command.count("--out") > 1:  # in place of the usual folder
-        usual = command.index("--out")
-        command = (*command[:usual], *command[usual + 2 :])
-    assert main(list(command)) == status
+    out = [] if "--out" in command else ["--out", "out"]
+    assert main([*command, *out]) == status
     said = capsys.readouterr()
     assert "Traceback" not in said.err
     return said.out.split(), said.err
@@ -71,6 +69,7 @@ def test_the_same_command_again_draws_what_is_missing(words: list[str], capsys: 
     again, said = run(capsys, *asked, "--n", "2")
     assert again == first and pictures() == before and "all is drawn already" in said
     Path(first[1]).unlink()
+    Path(first[2]).write_bytes(b"")
     third, _ = run(capsys, *asked, "--n", "3")
     assert set(first) < set(third) and len(third) == 6
     assert {Path(path).name.partition("-")[0] for path in third} == {"000", "001"}, "a number a prompt"
@@ -154,6 +153,10 @@ def test_bad_rows_lose_no_good_ones_and_are_told_before_anything_is_drawn(words:
         ("jobs.csv", b"image,prompt\nin/0.png,a cat, at sea\n", "more cells than the header"),
         ("jobs.csv", b"\xff\xfe\x00", "jobs.csv"),
         ("jobs.csv", b"", "holds no job"),
+        ("jobs.csv", b'image,prompt\nin/0.png,"a cat\nin/1.png,a dog\n', "no table with a header"),
+        ("jobs.csv", b"image,image,prompt\nin/0.png,in/1.png,a cat\n", "two columns 'image'"),
+        ("jobs.jsonl", b'{"image": "in/0.png", "prompt": "a \\ud800"}', "no text of Unicode"),
+        ("jobs.jsonl", b'{"image": "in/0.png", "prompt": "a", "negative_prompt": "\\ud800"}', "no text of Unicode"),
         ("jobs.jsonl", b"[]", "must hold an object"),
         ("jobs.txt", b"x", "no table of jobs"),
         ("jobs.jsonl", None, "there is no table of jobs"),
@@ -214,6 +217,9 @@ def test_a_seed_out_of_range_is_one_sentence(seed: str, words: list[str], capsys
         (["--image", "empty", "--prompt", "a"], "holds no picture"),
         (["--image", "in/0.png", "--prompt", "a", "--n", "0"], "--n is 0"),
         (["--image", "in/0.png", "--prompt", " "], "no prompt"),
+        (["--image", "in/0.png", "--prompt", "a \udcff"], "no text of Unicode"),
+        (["--image", "in/0.png", "--prompt", "a", "--out", "x.jpg"], "written as PNG"),
+        (["--image", "in/0.png", "--prompt", "a", "--height", "80000000", "--width", "8"], "at most 40 million"),
         (["--image", "in/0.png", "--prompt", "a", "--out", "file"], "cannot write"),
         (["--image", "in/0.png", "--prompt", "a", "--out", "file/below"], "cannot write"),
         (["--image", "in/0.png", "--prompt", "a", "--out", "empty/x.png/"], "is a folder"),
@@ -240,6 +246,13 @@ def test_one_file_is_written_where_it_is_asked_for(words: list[str], capsys: Any
     asked = [*words, "--image", "in/0.png", "--prompt", "a cat", "--out", "x/one.png"]
     assert run(capsys, *asked)[0] == ["x/one.png"]
     assert sorted(path.name for path in Path("x").iterdir()) == ["one.json", "one.png"]
+
+
+def test_a_name_that_is_no_utf8_is_read_and_told(words: list[str], capsysbinary: Any) -> None:
+    os.rename("in/0.png", "in/\udcff.png")
+    assert main([*words, "--image", "in/\udcff.png", "--prompt", "a cat", "--out", "out"]) == 0
+    (told,) = Path("out").glob("*.json")
+    assert json.loads(told.read_text())["references"] == ["\udcff.png"]
 
 
 def test_a_damaged_record_is_told(words: list[str], capsys: Any) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NewType, TypeVar, get_args, get_type_hints
 
-from dsd.errors import UserError
+from dsd.errors import UserError, cut
 
 if TYPE_CHECKING:  # imported where it is used: `dsd --help` is quick
     from pydantic import TypeAdapter
@@ -50,6 +50,24 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     if close:
         return f'did you mean "{close[0]}"?'
     return "known: " + ", ".join(f'"{option}"' for option in known)
+
+
+def require_text(name: str, text: str) -> None:
+    """Makes sure that a text can be read and written down.
+
+    A command line that is not UTF-8, and an escape in JSON, may give halves of surrogate pairs.
+
+    Args:
+        name: Of the argument.
+        text: What was given.
+
+    Raises:
+        UserError: It holds such halves.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{name} is {cut(ascii(text))}, which is no text of Unicode; give it in UTF-8") from None
 
 
 def how_it_runs(default: Any = dataclasses.MISSING) -> Any:

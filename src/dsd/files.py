@@ -95,6 +95,22 @@ def atomic_folder(path: Path | str, *, known_by: str | None = None) -> Iterator[
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def require_apart(out: Path, given: Path, what: str) -> None:
+    """Refuses to write over what is read, into it or around it.
+
+    Args:
+        out: To be written.
+        given: That is read; one that does not exist here is apart.
+        what: It is called, such as "the adapter's folder".
+
+    Raises:
+        UserError: They are not apart.
+    """
+    wanted, read = out.resolve(), given.resolve()
+    if given.exists() and (wanted.is_relative_to(read) or read.is_relative_to(wanted)):
+        raise UserError(f'--out "{out}" is, contains or lies in {what} "{given}"; give a folder apart')
+
+
 def require_replaceable(path: Path | str, known_by: str | None = None) -> None:
     """Makes sure that nothing is lost when a folder takes a name.
 

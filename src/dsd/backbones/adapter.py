@@ -229,10 +229,12 @@ def apply_adapter(backbone: StockBackbone, folder: Path | str) -> AdapterMetadat
         folder: Low-rank changes or a complete transformer.
 
     Raises:
-        UserError: Another family, or layers or shapes that this base does not have.
+        UserError: Another family, layers or shapes that this base does not have, or a two-frame model as the base.
     """
     metadata = load_metadata(folder)
     require_family(metadata, backbone.family, folder)
+    if not is_full(folder):
+        require_plain(backbone)
     backbone.widen()
     if is_full(folder):
         _load_full(backbone.transformer, Path(folder) / FULL_FOLDER)
@@ -251,6 +253,19 @@ def require_family(metadata: AdapterMetadata, family: str, folder: Path | str) -
         raise UserError(
             f'the adapter "{folder}" is for models of the family "{metadata.family}" (trained on {metadata.base}), but '
             f'the base is of the family "{family}"; give the base that it was trained on'
+        )
+
+
+def require_plain(backbone: StockBackbone) -> None:
+    """Makes sure that an adapter is not added to a model that has one in its weights.
+
+    Raises:
+        UserError: The model takes a reference picture already.
+    """
+    if backbone.is_widened:
+        raise UserError(
+            "the base takes a reference picture already, and an adapter would be added to it a second time; leave out "
+            "the adapter, or give the text-to-image model that it was trained on"
         )
 
 

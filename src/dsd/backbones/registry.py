@@ -40,12 +40,25 @@ def family_of(name: str) -> str:
     Raises:
         UserError: No such model, or a family that is not known.
     """
-    pipeline = model_index(resolve(name)).get("_class_name", "").removeprefix(TWO_FRAME)
+    return _family_of(model_index(resolve(name)).get("_class_name", ""), f'"{name}"')
+
+
+def family_of_class(pipeline: type) -> str:
+    """The family of a pipeline's class.
+
+    Raises:
+        UserError: It is of none that is known.
+    """
+    return _family_of(pipeline.__name__, "the pipeline")
+
+
+def _family_of(class_name: str, what: str) -> str:
+    pipeline = class_name.removeprefix(TWO_FRAME)
     for family, pipelines in FAMILIES.items():
         if pipeline in pipelines:
             return family
     known = ", ".join(one for pipelines in FAMILIES.values() for one in pipelines)
-    raise UserError(f'"{name}" is a {pipeline or "model without a pipeline class"}, known are: {known}')
+    raise UserError(f"{what} is a {pipeline or 'model without a pipeline class'}, known are: {known}")
 
 
 def backbone_class(family: str) -> type[StockBackbone]:

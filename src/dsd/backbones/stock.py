@@ -17,7 +17,7 @@ from dsd.errors import UserError
 from dsd.flow import ResolutionShift
 from dsd.weights import config_of, load_pipeline
 
-_TEXT_TOKENS = 512
+MOST_TEXT_TOKENS = 512
 
 
 class StockBackbone:
@@ -169,9 +169,10 @@ class StockBackbone:
 
     def encoded(self, prompts: Sequence[str], max_tokens: int, further: Sequence[Sequence[str]] = ()) -> Text:
         """As `encode_text`, with gradients through the encoders."""
-        if not 1 <= max_tokens <= _TEXT_TOKENS:
+        if not 1 <= max_tokens <= MOST_TEXT_TOKENS:
             raise UserError(
-                f"max_sequence_length is {max_tokens}, but models of this family take 1 to {_TEXT_TOKENS} text tokens"
+                f"max_sequence_length is {max_tokens}, but models of this family take 1 to {MOST_TEXT_TOKENS} text "
+                "tokens"
             )
         return self._encoded([list(prompts), *(list(words) for words in further)], max_tokens)
 

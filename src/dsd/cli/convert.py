@@ -57,13 +57,23 @@ def run(command: Convert) -> None:
     from dsd.backbones.adapter import METADATA_FILE, AdapterMetadata
     from dsd.backbones.published import local, lora_file, published_folder
     from dsd.backbones.registry import family_of
+    from dsd.backbones.stock import MOST_TEXT_TOKENS
     from dsd.errors import UserError
-    from dsd.files import require_replaceable
+    from dsd.files import require_apart, require_replaceable
     from dsd.log import console, quiet_libraries
-    from dsd.models import revision_or_name
+    from dsd.models import resolve, revision_or_name
 
     quiet_libraries()
     require_replaceable(command.out, METADATA_FILE)  # before anything is read
+    for name, what in ((command.source, "the source"), (command.base, "the base's folder")):
+        require_apart(command.out, Path(resolve(name)), what)
+    for name, value in (("--frame", min(command.frame)), ("--max-sequence-length", command.max_sequence_length)):
+        if value < 1:
+            raise UserError(f"{name} is {value}, but must be at least 1")
+    if command.max_sequence_length > MOST_TEXT_TOKENS:
+        raise UserError(
+            f"--max-sequence-length is {command.max_sequence_length}, but such models read at most {MOST_TEXT_TOKENS}"
+        )
     if (family := family_of(command.base)) != "flux":
         raise UserError(
             f'the base "{command.base}" is of the family "{family}", but such weights are for FLUX.1; give one'

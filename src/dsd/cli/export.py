@@ -64,16 +64,20 @@ class _Trained:
 
 
 def run(command: Export) -> None:
-    from dsd.backbones.adapter import load_metadata
-    from dsd.files import atomic_folder, require_replaceable
+    from dsd.backbones.adapter import load_metadata, require_family
+    from dsd.backbones.registry import family_of
+    from dsd.files import atomic_folder, require_apart, require_replaceable
     from dsd.log import quiet_libraries
     from dsd.models import resolve
 
     quiet_libraries()
     folder = Path(resolve(command.adapter))
     metadata = load_metadata(folder)
-    _require_apart(command.out, folder)
+    require_apart(command.out, folder, "the adapter's folder")
     require_replaceable(command.out, NOTE)  # before anything is read
+    if command.base is not None:
+        require_apart(command.out, Path(resolve(command.base)), "the base's folder")
+        require_family(metadata, family_of(command.base), folder)
     trained = _Trained(folder, metadata, command.base or metadata.base)
     write = _FORMS[command.form](trained)
     with atomic_folder(command.out, known_by=NOTE) as out:
@@ -176,12 +180,3 @@ def _note(command: Export, trained: _Trained) -> str:
         "trained": json.loads(to_json(trained.metadata)),
     }
     return json.dumps(note, indent=2, ensure_ascii=False) + "\n"
-
-
-def _require_apart(out: Path, adapter: Path) -> None:
-    """Refuses to write over an adapter, into it or around it."""
-    from dsd.errors import UserError
-
-    wanted, given = out.resolve(), adapter.resolve()
-    if wanted.is_relative_to(given) or given.is_relative_to(wanted):
-        raise UserError(f'--out "{out}" is, contains or lies in the adapter\'s folder "{adapter}"; give a folder apart')

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dsd.generate.two_frame import TwoFramePipeline
 
 _AT_ONCE = 8
+_OTHER = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
+"""Endings of pictures that are not written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +218,8 @@ def _planned(command: Generate, jobs: Sequence[Job]) -> tuple[Album | None, list
     from dsd.generate.album import Album, Planned
 
     out = command.out
+    if out.suffix.lower() in _OTHER and not out.is_dir():
+        raise UserError(f'"{out}" ends in {out.suffix}, but pictures are written as PNG; give a name that ends in .png')
     if out.suffix.lower() != ".png":
         sources, album = _sources(command.model), Album(out)
         return album, album.plan(jobs, sources)

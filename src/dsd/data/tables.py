@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import IO, Any, TypeAlias
@@ -49,7 +50,11 @@ def _json_lines(file: IO[bytes]) -> Iterator[Row]:
 def _table(file: IO[bytes], path: str, delimiter: str) -> Iterator[Row]:
     lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     try:
-        for row in csv.DictReader(lines, delimiter=delimiter):
+        table = csv.DictReader(lines, delimiter=delimiter, strict=True)  # a quote that is left open is an error
+        columns = Counter(table.fieldnames or ())
+        if columns and max(columns.values()) > 1:
+            raise UserError(f'"{path}" has two columns {columns.most_common(1)[0][0]!r}; leave one')
+        for row in table:
             surplus = [cell for cell in row.pop(None, None) or () if cell]
             yield (
                 dict(row)

@@ -75,7 +75,7 @@ class Planned:
         for number, picture in enumerate(pictures):
             path = self.path if len(pictures) == 1 else self.path.with_stem(f"{self.path.stem}-{number}")
             if told is not None:
-                write_atomic(path.with_suffix(".json"), json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+                write_atomic(path.with_suffix(".json"), _json(told))
             write_atomic(path, encode(picture, "png", inside))
             paths.append(path)
         self.drawn = tuple(paths)
@@ -156,8 +156,17 @@ class Album:
         files = [self.folder / file for file in record["pictures"]] if record is not None else []
         return Planned(
             job=job, seed=seed, path=self.folder / f"{number:03d}-{seed}.png", number=number, record=name,
-            ledger=self._ledger, drawn=tuple(files) if all(file.is_file() for file in files) else (),
+            ledger=self._ledger, drawn=tuple(files) if all(map(_is_there, files)) else (),
         )  # fmt: skip
+
+
+def _json(told: Mapping[str, Any]) -> bytes:
+    """JSON of what may hold names of files that are not UTF-8."""
+    return (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+
+
+def _is_there(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0
 
 
 def _random() -> int:

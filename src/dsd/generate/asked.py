@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dsd.backbones.registry import backbone_class, drawing_of
-from dsd.config import did_you_mean
-from dsd.errors import UserError
+from dsd.config import did_you_mean, require_text
+from dsd.errors import UserError, cut
 from dsd.images import Fit, ImageSource
 
 Item = TypeVar("Item")
@@ -89,9 +89,11 @@ def own_of(family: str, asked: Asked) -> Own:
             f"text_scale is {asked.text_scale} and {names.TRUE_GUIDANCE} is {true_guidance}, but they are two names of "
             "one thing; give one of them"
         )
+    if attention is not None and not isinstance(attention, Mapping):
+        raise UserError(f"{names.ATTENTION} is {attention!r}, but must be values by name, as in {{'scale': 0.5}}")
     given = {name: value for name, value in given.items() if value is not None}
     if given:
-        _refuse(next(iter(given)), stock)
+        _refuse(next(iter(given)), stock, family)
     return Own(
         text_scale=asked.text_scale if true_guidance is None else true_guidance,
         guidance_scale=embedded,
@@ -101,15 +103,17 @@ def own_of(family: str, asked: Asked) -> Own:
     )
 
 
-def _refuse(name: str, stock: Any) -> None:
+def _refuse(name: str, stock: Any, family: str) -> None:
     known = inspect.signature(stock.__call__).parameters
     if name in known:
         raise UserError(
             f"{name} is an argument of {stock.__name__} that a two-frame model of this project does not take; leave it "
             "out"
         )
-    fields = [own for own in Asked.__dataclass_fields__ if own != "own"]
-    raise UserError(f'there is no argument "{name}"; {did_you_mean(name, [*fields, *known])}')
+    names = drawing_of(family)
+    own = [*names.FURTHER_PROMPTS, *(f"negative_{one}" for one in names.FURTHER_PROMPTS)]
+    taken = {*Asked.__dataclass_fields__, *own, names.ATTENTION, names.TRUE_GUIDANCE} - {"own"}
+    raise UserError(f'there is no argument "{name}"; {did_you_mean(name, taken)}')
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:
@@ -146,8 +150,22 @@ def real(name: str, value: Any) -> float | None:
         if isinstance(value, (str, bytes, bool)):
             raise TypeError
         return float(value)
-    except (TypeError, ValueError):
-        raise UserError(f"{name} is {value!r}, but must be a number such as 1.5") from None
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"{name} is {cut(repr(value))}, but must be a number such as 1.5") from None
+
+
+def interval(value: Any) -> tuple[float, float] | None:
+    """The noise levels between which guidance holds, as a user may give them, or None.
+
+    Raises:
+        UserError: They are not two numbers.
+    """
+    if value is None:
+        return None
+    levels = [None if one is None else real("guidance_interval", one) for one in listed(value)]
+    if len(levels) != 2 or levels[0] is None or levels[1] is None:
+        raise UserError(f"guidance_interval is {value!r}, but must be two noise levels such as (0.2, 0.9)")
+    return levels[0], levels[1]
 
 
 def listed(value: Any) -> list[Any]:
@@ -165,6 +183,7 @@ def texts(name: str, value: Any) -> list[str]:
     for one in found:
         if not isinstance(one, str):
             raise UserError(f"{name} holds {one!r}, but must be a text, or a list of texts")
+        require_text(name, one)
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from dsd.config import did_you_mean, require_seeds
+from dsd.config import did_you_mean, require_seeds, require_text
 from dsd.data.tables import rows_of
 from dsd.errors import UserError, cut
 from dsd.images import FITS, Fit, load_image
@@ -87,6 +87,8 @@ class Job:
             raise UserError("no reference picture was given; give --image FILE, or a column image")
         if not self.prompt.strip():
             raise UserError('no prompt was given; give --prompt "what the picture shall show", or a column prompt')
+        require_text("prompt", self.prompt)
+        require_text("negative_prompt", self.negative_prompt)
         if not 1 <= self.n <= MOST:
             raise UserError(f"n is {self.n}, but must be from 1 to {MOST:,}")
         if self.seed is not None:

@@ -35,10 +35,15 @@ def of_films(image: Any, count: int) -> list[list[Any]]:
     if image is None or count == 0:
         return [[]]
     given = listed(image)
-    if given and isinstance(given[0], (list, tuple)):
+    nested = [isinstance(one, (list, tuple)) for one in given]
+    if any(nested) and not all(nested):
+        raise UserError("image mixes pictures and lists of pictures; give pictures alone, or a list for each prompt")
+    if given and all(nested):
         films = [list(of_film) for of_film in given]
+    elif count == 1:
+        films = [[one] for one in given]
     else:
-        films = [[one] for one in given] if count == 1 else [given]
+        films = [given]
     for of_film in films:
         if len(of_film) not in (0, count):
             raise UserError(

@@ -59,7 +59,7 @@ def _merged(transformer: Any) -> Any:
             continue
         base: Any = layer.get_base_layer()
         value = getattr(base, kind)
-        for adapter in [] if layer.merged else layer.active_adapters:
+        for adapter in [] if layer.merged or layer.disable_adapters else layer.active_adapters:
             value = value + _change(layer, adapter, kind, value)
         state[name] = value.detach()
     plain.load_state_dict(state, assign=True)

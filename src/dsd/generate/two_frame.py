@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, ImagePipelineOutput
 from diffusers.utils import logging
@@ -26,28 +28,29 @@ from dsd.backbones.adapter import (
     load_adapter,
     load_metadata,
     require_family,
+    require_plain,
     warn_of_another_base,
 )
-from dsd.backbones.protocol import Text
-from dsd.backbones.registry import TWO_FRAME, backbone_class, drawing_of, family_of
+from dsd.backbones.registry import TWO_FRAME, backbone_class, drawing_of, family_of, family_of_class
 from dsd.backbones.stock import StockBackbone
 from dsd.config import did_you_mean
 from dsd.errors import UserError
 from dsd.frames import Film
-from dsd.generate import references, saving, words
+from dsd.generate import callbacks, references, saving, words
 from dsd.generate.asked import (
     Asked,
     Generators,
     Own,
     Prompts,
     References,
+    interval,
     own_of,
     pair_up,
     real,
     whole,
 )
 from dsd.generate.draw import Drawing, Rows, advance
-from dsd.images import FITS, Fit, to_pil
+from dsd.images import FITS, MAX_PIXELS, Fit, to_pil
 from dsd.models import resolve
 from dsd.sampling import Sampling
 from dsd.weights import dtype_of, load, load_pipeline
@@ -60,6 +63,8 @@ else:
 OutputType = Literal["pil", "pt", "np", "latent"]
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 DEFAULT_TEXT_TOKENS = 512
+MOST_AT_ONCE = 10_000
+"""Pictures of one prompt."""
 
 logger = logging.get_logger(__name__)
 
@@ -125,7 +130,7 @@ class TwoFramePipeline(_Stock):
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, base: str, adapter: str | Path | None = None, *, fuse: bool = True, **kwargs: Any
+        cls, base: str | Path, adapter: str | Path | None = None, *, fuse: bool = True, **kwargs: Any
     ) -> TwoFramePipeline:
         """Loads a text-to-image model and the adapter that made it a two-frame model.
 
@@ -140,7 +145,9 @@ class TwoFramePipeline(_Stock):
         Raises:
             UserError: The adapter is none, or for another family or shape.
         """
-        dtype = _dtype(kwargs)
+        if not isinstance(base, (str, Path)):
+            raise UserError(f"base is {base!r}, but must be embedded:NAME, a folder or a hub id")
+        dtype, base = _dtype(kwargs), str(base)
         family = family_of(base)
         own, backbone = pipeline_class(family), backbone_class(family)
         folder = None if adapter is None else resolve(str(adapter))
@@ -153,17 +160,36 @@ class TwoFramePipeline(_Stock):
                 kwargs["transformer"] = load(backbone.transformer_class(), folder, subfolder=FULL_FOLDER, dtype=one)
         stock: Any = super(TwoFramePipeline, own)  # whose loading knows nothing of an adapter
         pipeline = load_pipeline(own, resolve(base), stock.from_pretrained, dtype=dtype, **kwargs)
+        _require_whole(pipeline)
         if folder is not None and not is_full(folder):
             if fuse:
                 apply_adapter(backbone.from_pipeline(pipeline), folder)
             else:
                 load_adapter(folder)  # refuses what diffusers would take
+                require_plain(backbone.from_pipeline(pipeline))
                 backbone.from_pipeline(pipeline).widen()
                 pipeline.load_lora_weights(folder, weight_name=WEIGHTS_FILE)
         if metadata is None and (Path(resolve(base)) / METADATA_FILE).is_file():
             metadata = load_metadata(resolve(base))
         pipeline.adapter = metadata
         return pipeline
+
+    @classmethod
+    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> TwoFramePipeline:
+        """A two-frame pipeline of another's components, which are shared.
+
+        Args:
+            pipeline: A two-frame pipeline, or a stock one whose transformer is a two-frame model's.
+            **kwargs: Passed to the stock pipeline's `from_pipe`, such as components in place of its own.
+
+        Raises:
+            UserError: Its class is that of no known family.
+        """
+        own = pipeline_class(family_of_class(type(pipeline)))
+        stock: Any = super(TwoFramePipeline, own)
+        made = stock.from_pipe(pipeline, **kwargs)
+        made.adapter = getattr(pipeline, "adapter", None)
+        return made
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Writes the whole model as the stock pipeline does, and beside it what its adapter was trained for.
@@ -208,7 +234,7 @@ class TwoFramePipeline(_Stock):
         max_sequence_length: int | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
-        callback_on_step_end: Callable[[Any, int, Any, dict[str, Tensor]], Mapping[str, Tensor] | None] | None = None,
+        callback_on_step_end: callbacks.Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         **own: Any,
     ) -> TwoFrameOutput | tuple[Any]:
@@ -262,7 +288,9 @@ class TwoFramePipeline(_Stock):
             UserError: A size that does not fit the autoencoder, numbers of prompts, pictures or generators that do not
                 agree, an argument without a meaning here, or a model that is not a two-frame model.
         """
-        _require(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        _require_output(output_type)
+        tensors = self._callback_tensor_inputs
+        callbacks.require(callback_on_step_end, callback_on_step_end_tensor_inputs, tensors)
         drawings = self.begin(
             Asked(
                 prompt=prompt, image=image, negative_prompt=negative_prompt, num_frames=num_frames, height=height,
@@ -284,9 +312,10 @@ class TwoFramePipeline(_Stock):
                 self._current_timestep = 1000 * sigma
                 self.advance(drawings)
                 if callback_on_step_end is not None:
-                    given = {name: _tensor(drawings, name) for name in callback_on_step_end_tensor_inputs}
+                    given = callbacks.given(drawings, callback_on_step_end_tensor_inputs)
                     scale = self._guidance_scale
-                    _replace(drawings, callback_on_step_end(self, step, self._current_timestep, given) or {})
+                    changed = callback_on_step_end(self, step, self._current_timestep, given)
+                    callbacks.put_back(drawings, changed, tensors)
                     if self._guidance_scale != scale:
                         self._rescale(drawings)
                 bar.update()
@@ -316,6 +345,8 @@ class TwoFramePipeline(_Stock):
         plan = self._planned(asked)
         film, images, size, sampling = plan.film, plan.images, plan.size, plan.sampling
         count = whole("num_images_per_prompt", asked.num_images_per_prompt)
+        if count > MOST_AT_ONCE:
+            raise UserError(f"num_images_per_prompt is {count}, but must be at most {MOST_AT_ONCE:,}")
         repeated = [n for n in range(len(plan.prompts)) for _ in range(count)]
         _require_generators(asked.generator, len(repeated))
         text, no_text = words.read(self.backbone, asked, plan.own, plan.prompts, plan.encoded, self.max_text_tokens)
@@ -453,6 +484,11 @@ class TwoFramePipeline(_Stock):
             default[1] if width is None else whole("width", width, 0),
         )
         self.backbone.check_size(*size)
+        if size[0] * size[1] > MAX_PIXELS:
+            raise UserError(
+                f"a picture of {size[0]}x{size[1]} pixels (height x width) was asked for, but at most "
+                f"{MAX_PIXELS / 1_000_000:g} million are drawn; give a smaller height and width"
+            )
         return size
 
     def _sampling(self, asked: Asked, own: Own) -> Sampling:
@@ -461,6 +497,8 @@ class TwoFramePipeline(_Stock):
             logger.warning("`guidance_scale` has no effect: this model has no embedded guidance; use `text_scale`.")
         steps = asked.num_inference_steps
         if asked.sigmas is not None:
+            if not isinstance(asked.sigmas, (Sequence, np.ndarray, Tensor)):
+                raise UserError(f"sigmas is {asked.sigmas!r}, but must be a list such as [1.0, 0.7, 0.3]")
             if steps is not None and steps != len(asked.sigmas):
                 raise UserError(f"{len(asked.sigmas)} sigmas were given for {steps} steps; give one of them")
             steps = len(asked.sigmas)
@@ -469,7 +507,7 @@ class TwoFramePipeline(_Stock):
             "text_scale": real("text_scale", own.text_scale),
             "image_scale": real("image_scale", asked.image_scale),
             "guidance": real("guidance_scale", own.guidance_scale),
-            "guidance_interval": asked.guidance_interval,
+            "guidance_interval": interval(asked.guidance_interval),
         }
         usual = Sampling() if self.adapter is None else self.adapter.sampling
         usual = replace(usual, steps=min(usual.steps, self.most_steps or usual.steps))
@@ -489,15 +527,19 @@ class TwoFramePipeline(_Stock):
 
     def _rescale(self, drawings: Sequence[Drawing]) -> None:
         """After a callback that changed the guidance scale, as stock pipelines allow."""
+        scale = real("guidance_scale", self._guidance_scale)
+        if scale is None:
+            raise UserError("callback_on_step_end set guidance_scale to None, but it must be a number such as 1.5")
         for drawing in drawings:
-            drawing.sampling = replace(drawing.sampling, **{self._scale: float(self._guidance_scale)})
+            drawing.sampling = replace(drawing.sampling, **{self._scale: scale})
 
     def _sigmas(self, asked: Asked, sampling: Sampling, tokens: int) -> Tensor:
         shift = self.backbone.shift(tokens, sampling.steps)
         if asked.sigmas is None:
             return flow.schedule(sampling.steps, shift)
-        sigmas = torch.tensor([*(real("sigmas", sigma) for sigma in asked.sigmas), 0.0], dtype=torch.float64)
-        if bool((sigmas.diff() >= 0).any()) or not 0 < float(sigmas[0]) <= 1:
+        levels = [math.nan if sigma is None else real("sigmas", sigma) for sigma in asked.sigmas]
+        sigmas = torch.tensor([*levels, 0.0], dtype=torch.float64)
+        if not bool((sigmas.diff() < 0).all()) or not 0 < float(sigmas[0]) <= 1:  # so that it holds of NaN too
             raise UserError(
                 f"sigmas are {list(asked.sigmas)}, but must fall from at most 1, all above 0, as in [1.0, 0.7, 0.3]"
             )
@@ -507,6 +549,8 @@ class TwoFramePipeline(_Stock):
         if asked.latents is None:
             return film.noise(condition[:1], asked.generator, count)
         wanted = (count, film.frames, *condition.shape[1:])
+        if not isinstance(asked.latents, Tensor):
+            raise UserError(f"latents is a {type(asked.latents).__name__}, but must be a tensor of the shape {wanted}")
         if tuple(asked.latents.shape) != wanted:
             raise UserError(
                 f"latents have the shape {tuple(asked.latents.shape)}, but must be the noise of {count} films, "
@@ -550,35 +594,23 @@ def _one_dtype(dtype: Any) -> torch.dtype:
     return found
 
 
-def _require_generators(generator: Generators, count: int) -> None:
-    if isinstance(generator, Sequence) and len(generator) != count:
-        raise UserError(f"{len(generator)} generators were given for {count} pictures; give one, or one a picture")
+def _require_whole(pipeline: Any) -> None:
+    for name in ("transformer", "vae", "scheduler"):
+        if getattr(pipeline, name) is None:
+            raise UserError(f"the model was loaded without its {name}, which it draws with; leave out {name}=None")
 
 
-def _require(output_type: str, tensors: Sequence[str], known: Sequence[str]) -> None:
+def _require_output(output_type: str) -> None:
     if output_type not in OUTPUT_TYPES:
         raise UserError(f'output_type is "{output_type}", but must be one of {", ".join(OUTPUT_TYPES)}')
-    for name in tensors:
-        if name not in known:
-            raise UserError(f'callback_on_step_end_tensor_inputs names "{name}", but there are only {", ".join(known)}')
 
 
-def _tensor(drawings: Sequence[Drawing], name: str) -> Tensor:
-    if name == "latents":
-        return torch.stack([drawing.latents for drawing in drawings])
-    text = Text.concat([drawing.text for drawing in drawings])
-    tensor = text.tokens if name == "prompt_embeds" else text.pooled
-    assert tensor is not None
-    return tensor
-
-
-def _replace(drawings: Sequence[Drawing], tensors: Mapping[str, Tensor]) -> None:
-    """Puts what a callback gave back in the drawings' place."""
-    for name, tensor in tensors.items():
-        for drawing, one in zip(drawings, tensor, strict=True):
-            if name == "latents":
-                drawing.latents = one
-            elif name == "prompt_embeds":
-                drawing.text = replace(drawing.text, tokens=one[None])
-            else:
-                drawing.text = replace(drawing.text, pooled=one[None])
+def _require_generators(generator: Any, count: int) -> None:
+    for one in generator if isinstance(generator, (list, tuple)) else [generator]:
+        if not isinstance(one, torch.Generator) and (one is not None or one is not generator):
+            raise UserError(
+                f"generator holds {one!r}, but must be a torch generator, as in torch.Generator().manual_seed(0), or a "
+                "list of them"
+            )
+    if isinstance(generator, (list, tuple)) and len(generator) != count:
+        raise UserError(f"{len(generator)} generators were given for {count} pictures; give one, or one a picture")

@@ -34,6 +34,9 @@ def from_tensor(tensor: Any) -> Image.Image:
             f"a tensor of shape {shape} was given as a picture, but it must be (3, h, w) or (1, 3, h, w), with 1 or 4 "
             "channels in place of 3 for grey or transparency; give its pictures one by one"
         )
+    if one.is_meta or one.is_sparse or one.is_quantized:
+        kind = "on the device meta, without values" if one.is_meta else "sparse" if one.is_sparse else "quantised"
+        raise UserError(f"the tensor that was given as a picture is {kind}; give a dense one with values")
     one = one.detach().cpu()
     values = one.float().numpy() if one.is_floating_point() else one.numpy()
     return _picture(np.moveaxis(values, 0, -1), "tensor")
@@ -67,7 +70,7 @@ def _to_bytes(values: np.ndarray, what: str) -> np.ndarray:
         return values
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * 255
-    if values.dtype == np.uint16:
+    if (values.dtype.kind, values.dtype.itemsize) == ("u", 2):  # in either order of bytes
         return (values / 257).round().astype(np.uint8)
     if not np.issubdtype(values.dtype, np.floating):
         raise UserError(

@@ -32,6 +32,7 @@ def fit(image: Image.Image, size: tuple[int, int], how: Fit = "crop") -> tuple[I
         UserError: Another way, or a size without pixels.
     """
     height, width = size
+    given = image
     if how not in FITS:
         raise UserError(f'a picture cannot be made to fit by "{how}"; {did_you_mean(str(how), FITS)}')
     if height < 1 or width < 1:
@@ -39,10 +40,13 @@ def fit(image: Image.Image, size: tuple[int, int], how: Fit = "crop") -> tuple[I
     if how == "crop":
         result = ImageOps.fit(image, (width, height), _LANCZOS)
     elif how == "pad":
+        share = min(width / image.width, height / image.height)
+        if min(round(share * image.width), round(share * image.height)) < 1:  # so long that its width would vanish
+            image = image.resize((max(1, round(share * image.width)), max(1, round(share * image.height))), _LANCZOS)
         result = ImageOps.pad(image, (width, height), _LANCZOS, color="white")
     else:
         result = image.resize((width, height), _LANCZOS)
-    return result, _words(image, width, height, how)
+    return result, _words(given, width, height, how)
 
 
 def _words(image: Image.Image, width: int, height: int, how: Fit) -> str:

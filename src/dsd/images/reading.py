@@ -88,7 +88,11 @@ def _open(source: Any) -> tuple[str, IO[bytes]]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         data: Any = bytes(source)
     elif callable(getattr(source, "read", None)):
-        data = source.read()
+        try:
+            data = source.read()
+        except (OSError, ValueError, TypeError) as error:  # closed, not open for reading, or no file's `read`
+            reason = cut(reason_of(error), 200)
+            raise UserError(f"the file that was given as a picture cannot be read ({reason}); open it again") from error
     else:
         data = source
     if not isinstance(data, bytes):

@@ -16,6 +16,8 @@ from dsd.errors import UserError
 Format: TypeAlias = Literal["png", "jpeg", "webp"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
+_LONGEST = {"jpeg": 65_500, "webp": 16_383}
+"""Pixels of a side that the libraries write."""
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
 _MOST_EXIF = 60_000
 """Bytes of a comment; a JPEG's EXIF ends at 64 KiB."""
@@ -39,7 +41,8 @@ def encode(
         quality: of JPEG and WebP, from 0 to 100.
 
     Raises:
-        UserError: Another format, a keyword that PNG does not take, or more text than EXIF holds.
+        UserError: Another format, a keyword that PNG does not take, more text than EXIF holds, or a picture that is too
+            large for the format.
     """
     if format not in FORMATS:
         raise UserError(f'pictures cannot be written as "{format}"; {did_you_mean(str(format), FORMATS)}')
@@ -49,6 +52,12 @@ def encode(
     else:
         more = {"exif": _comment(metadata)} if metadata else {}
         more |= {"subsampling": 0} if format == "jpeg" else {}
+        most = _LONGEST[format]
+        if max(image.size) > most:
+            raise UserError(
+                f"a picture of {image.width}x{image.height} pixels cannot be written as {format}, whose sides have at "
+                f"most {most:,}; write PNG"
+            )
         image.save(buffer, format=format.upper(), quality=quality, **more)
     return buffer.getvalue()
 
