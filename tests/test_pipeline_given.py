@@ -121,7 +121,8 @@ def test_an_adapter_is_not_added_a_second_time(fuse: bool, tmp_path: Path) -> No
 
 
 def test_a_switched_off_adapter_is_not_saved(tmp_path: Path) -> None:
-    pipe, settings = load("flux", fuse=False), {"output_type": "latent", "num_inference_steps": 2}
+    pipe = load("flux", fuse=False)
+    settings: dict[str, Any] = {"output_type": "latent", "num_inference_steps": 2}
     pipe.disable_lora()
     pipe.save_pretrained(tmp_path)
     drawn: list[Any] = [
@@ -148,8 +149,11 @@ def test_without_text_encoders_encoded_prompts_are_drawn() -> None:
     pipe, backbone = load("flux", text_encoder=None, text_encoder_2=None), shared("flux").backbone
     text = backbone.encode_text(["a cat", ""], 8)
     assert text.pooled is not None
-    encoded = {"prompt_embeds": text.tokens[:1], "pooled_prompt_embeds": text.pooled[:1]}
-    negative = {"negative_prompt_embeds": text.tokens[1:], "negative_pooled_prompt_embeds": text.pooled[1:]}
+    encoded: dict[str, Any] = {"prompt_embeds": text.tokens[:1], "pooled_prompt_embeds": text.pooled[:1]}
+    negative: dict[str, Any] = {
+        "negative_prompt_embeds": text.tokens[1:],
+        "negative_pooled_prompt_embeds": text.pooled[1:],
+    }
     settings: dict[str, Any] = {"output_type": "latent", "num_inference_steps": 2}
     first: Any = pipe(None, PICTURE, generator=torch.Generator().manual_seed(1), **encoded, **negative, **settings)
     second: Any = shared("flux")("a cat", PICTURE, generator=torch.Generator().manual_seed(1), max_sequence_length=8,
