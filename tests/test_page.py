@@ -25,6 +25,7 @@ from dsd.serve.page_controls import Controls
 from dsd.serve.page_model import Shown
 from dsd.serve.page_pairs import points
 from dsd.serve.page_run import Run, save
+from dsd.serve.settings import Limits, Usual
 from dsd_world import examples as drawn_world
 
 PROMPT = "a red cat at the beach"
@@ -291,7 +292,7 @@ def test_the_api_keeps_its_addresses_and_no_file_can_be_read(page, address, fold
 def test_uploads_are_limited_and_a_folder_cannot_be_named_from_elsewhere_nor_the_page_be_seen_without_a_key(
     engine, browser, cat, tmp_path
 ):
-    settings = PageSettings(key=lambda given: given == "right", most_bytes=10_000)
+    settings = PageSettings(key=lambda given: given == "right", limits=Limits(body_mib=0.01))
     with parts.served(engine, settings) as address:
         context = browser.new_context()
         page = context.new_page()
@@ -327,7 +328,7 @@ def test_a_full_queue_and_a_size_that_does_not_fit_are_told_in_words(engine, cat
 
 
 def test_a_model_with_several_references_is_given_as_many(engine):
-    shown = replace(Shown.of(engine, ""), references=2)
+    shown = replace(Shown.of(engine, "", Usual(), Limits()), references=2)
     with gr.Blocks():
         controls = Controls(shown, examples_for(shown.base), 4)
     assert isinstance(controls.reference, gr.Gallery)

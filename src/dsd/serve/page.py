@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from dsd.serve.page_dataset import DatasetTab
 from dsd.serve.page_draw import QUIET, DrawTab
 from dsd.serve.page_model import Shown
 from dsd.serve.page_run import KEPT_SECONDS
+from dsd.serve.settings import Limits, Usual
 
 _PAGES = ("/", "/config", "/login", "/logout", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt")
 _BELOW = ("/assets/", "/static/", "/svelte/")
@@ -48,7 +49,8 @@ class PageSettings:
         may_type_folder: whether visitors may name another folder of this machine; only for a server that nobody else
             reaches.
         key: tells whether a visitor's key is right; None where no key is asked for.
-        most_bytes: of an uploaded file.
+        limits: what a visitor may ask for.
+        usual: how to sample to begin with.
         model: name that the model goes by; its base's where it is empty.
         metadata: whether pictures say in their file how they were made.
     """
@@ -56,7 +58,8 @@ class PageSettings:
     dataset: Path | None = None
     may_type_folder: bool = False
     key: Callable[[str], bool] | None = None
-    most_bytes: int = 20_000_000
+    limits: Limits = field(default_factory=Limits)
+    usual: Usual = field(default_factory=Usual)
     model: str = ""
     metadata: bool = True
 
@@ -85,7 +88,7 @@ def mount(app: FastAPI, engine: Engine, settings: PageSettings) -> FastAPI:
         auth_message="Any name will do; the password is the server's API key.",
         allowed_paths=[],
         show_error=False,
-        max_file_size=settings.most_bytes,
+        max_file_size=settings.limits.body_bytes,
         ssr_mode=False,
         enable_monitoring=False,
         pwa=False,
@@ -99,7 +102,7 @@ def mount(app: FastAPI, engine: Engine, settings: PageSettings) -> FastAPI:
 
 
 def _blocks(engine: Engine, settings: PageSettings, folder: Path) -> gr.Blocks:
-    shown = Shown.of(engine, settings.model)
+    shown = Shown.of(engine, settings.model, settings.usual, settings.limits)
     with gr.Blocks(
         title="Draw somebody again", analytics_enabled=False, delete_cache=(3600, KEPT_SECONDS), fill_width=True
     ) as blocks:

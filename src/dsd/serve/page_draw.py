@@ -120,13 +120,14 @@ class DrawTab:
             raise UserError("the prompt is empty; say what the picture shall show")
         first = read_seed(values[controls.seed]) if values[controls.seed].strip() else random_seed()
         settings = controls.settings(values)
+        self._shown.require(prompt, settings["negative_prompt"], settings["height"], settings["width"])
         count = int(values[controls.count])
         return [Order(prompt=prompt, references=references, seed=first + number, **settings) for number in range(count)]
 
     def _reference(self, path: str) -> Image.Image:
         """A reference, one at a time (a decoded picture may be a thousand times its file), no larger than is of use."""
         with self._decoding:
-            image = load_image(Path(path))
+            image = load_image(Path(path), max_pixels=self._shown.limits.picture_pixels)
             most = LARGER * self._shown.most_side
             image.thumbnail((most, most), Image.Resampling.LANCZOS)
         return image

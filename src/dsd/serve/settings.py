@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from math import isfinite
+from typing import Any
 
 from dsd.errors import UserError
 
@@ -72,6 +73,10 @@ class Usual:
     text_scale: float | None = None
     image_scale: float | None = None
     guidance: float | None = None
+
+    def said(self) -> dict[str, Any]:
+        """What is not left to the model, by name."""
+        return {one.name: value for one in fields(self) if (value := getattr(self, one.name)) is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
