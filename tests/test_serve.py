@@ -12,7 +12,7 @@ import openai
 import pytest
 import tiny
 from PIL import Image
-from serve_parts import LONG, PICTURE, PROMPT, Served, edit, form, opened, raw, request, serve
+from serve_parts import LONG, PICTURE, PROMPT, Served, edit, form, head, opened, raw, request, serve
 
 from dsd.serve.events import partial_index
 from dsd.serve.settings import Limits, Settings
@@ -312,6 +312,14 @@ def test_browsers_of_this_machine_may_ask_and_others_only_when_they_are_named(se
     assert preflight(served.port, "https://evil.example").error["code"] == "origin_not_allowed"
     parts = (("image", PICTURE), ("prompt", PROMPT))
     assert edit(served.port, *parts, Origin="https://evil.example").status == 403
+    for odd in ("null", "http://[::1", f"http://evil.example:{served.port}"):
+        host = odd.removeprefix("http://")
+        body, content_type = form(*parts)
+        sent = request(served.port, "POST", "/v1/images/edits", body, content_type, Origin=odd)
+        assert sent.error["code"] == "origin_not_allowed"
+        pointed_here = head("POST", "/v1/images/edits", len(body), content_type, Origin=odd)
+        answer = raw(served.port, pointed_here.replace(b"127.0.0.1", host.encode()) + body)
+        assert answer.error["code"] == ("invalid_http" if "[" in odd else "origin_not_allowed")
     drawn = edit(served.port, *parts, Origin="http://localhost:3000")
     assert drawn.status == 200 and "x-seed" in drawn.headers["access-control-expose-headers"]
     with serve(Settings(origins=("https://shop.example",))) as shop:

@@ -118,6 +118,7 @@ def _page_settings(command: Serve, keys: tuple[str, ...]) -> PageSettings:
         usual=_usual(command),
         model=command.served_name[0],
         metadata=command.metadata,
+        origins=command.allowed_origins,
     )
 
 

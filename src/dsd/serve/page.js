@@ -4,19 +4,25 @@ document.addEventListener("load", (event) => {
   if (image instanceof HTMLImageElement) image.classList.toggle("dsd-crisp", image.naturalWidth > 0 && image.naturalWidth <= 256);
 }, true);
 // What Gradio says for a moment in a corner stays readable where the page says all that went wrong.
+function tell(said) {
+  const place = document.querySelector("#dsd-message .prose, #dsd-message");
+  if (!place) return false;
+  const words = document.createElement("div");
+  words.className = "dsd-words dsd-wrong";
+  words.setAttribute("role", "alert");
+  words.textContent = said;
+  place.replaceChildren(words);
+  return true;
+}
 new MutationObserver((changes) => {
   for (const change of changes) for (const node of change.addedNodes) {
     const toast = node.nodeType === 1 && (node.matches(".toast-body.error") ? node : node.querySelector(".toast-body.error"));
-    const place = toast && document.querySelector("#dsd-message .prose, #dsd-message");
-    if (!place) continue;
+    if (!toast) continue;
     const said = (toast.querySelector(".toast-text") || toast).textContent.trim();
-    const words = document.createElement("div");
-    words.className = "dsd-words dsd-wrong";
-    words.setAttribute("role", "alert");
-    words.textContent = /file type/i.test(said)
+    const told = tell(/file type/i.test(said)
       ? "That file is not a picture that can be read; give a PNG, JPEG or WebP file"
-      : said || "The server did not answer; try again";
-    place.replaceChildren(words);
+      : said || "The server did not answer; try again");
+    if (!told) continue;
     toast.style.display = "none";
   }
 }).observe(document.documentElement, { childList: true, subtree: true });
@@ -24,4 +30,15 @@ new MutationObserver((changes) => {
 document.addEventListener("click", (event) => {
   if (innerWidth <= 640 && event.target.closest("#dsd-draw, .dsd-actions button:first-child"))
     document.querySelector(".dsd-given")?.scrollIntoView({ behavior: "smooth" });
+});
+// A drawing that the page lost sight of while it had no network is given up, so that another can be asked for.
+addEventListener("online", () => {
+  const status = () => document.querySelector("#dsd-status")?.textContent;
+  const before = status();
+  setTimeout(() => {
+    const stop = document.querySelector("#dsd-stop");
+    if (!stop || stop.disabled || status() !== before) return;
+    stop.click();
+    setTimeout(() => tell("The connection was lost, and the drawing with it; draw again"), 700);
+  }, 2000);
 });

@@ -38,7 +38,7 @@ class Controls:
             visible=bool(examples.subjects) and not self._several,
         )  # fmt: skip
         self.prompt = gr.Textbox(
-            label="Prompt", value="", placeholder="Who it is, and the new scene", lines=2, max_lines=5, max_length=2000,
+            label="Prompt", value="", placeholder="Who it is, and the new scene", lines=2, max_lines=5,
             elem_id="dsd-prompt", submit_btn=False,
         )  # fmt: skip
         self.notes = gr.HTML(elem_id="dsd-notes")
@@ -119,7 +119,7 @@ class Controls:
                 self.height = gr.Slider(**side, value=shown.height, label="Height", min_width=140)
             self.fit = gr.Radio(_FITS, value="crop", label="A reference of other proportions")
             self.negative = gr.Textbox(
-                label="Not in the picture", value="", max_lines=2, max_length=2000, elem_id="dsd-negative",
+                label="Not in the picture", value="", max_lines=2, elem_id="dsd-negative",
                 info="A negative prompt; it needs “Follow the text” above 1",
             )  # fmt: skip
 
