@@ -18,9 +18,10 @@ new MutationObserver((changes) => {
   for (const change of changes) for (const node of change.addedNodes) {
     const toast = node.nodeType === 1 && (node.matches(".toast-body.error") ? node : node.querySelector(".toast-body.error"));
     if (!toast) continue;
-    const said = (toast.querySelector(".toast-text") || toast).textContent.trim();
+    const said = (toast.querySelector(".toast-text") || toast).textContent.replace(/^\s*Error\s*×?\s*/, "").trim();
     const told = tell(/file type/i.test(said)
       ? "That file is not a picture that can be read; give a PNG, JPEG or WebP file"
+      : /connection/i.test(said) ? "The connection to the server was lost; wait a moment, or load the page again"
       : said || "The server did not answer; try again");
     if (!told) continue;
     toast.style.display = "none";
@@ -30,15 +31,4 @@ new MutationObserver((changes) => {
 document.addEventListener("click", (event) => {
   if (innerWidth <= 640 && event.target.closest("#dsd-draw, .dsd-actions button:first-child"))
     document.querySelector(".dsd-given")?.scrollIntoView({ behavior: "smooth" });
-});
-// A drawing that the page lost sight of while it had no network is given up, so that another can be asked for.
-addEventListener("online", () => {
-  const status = () => document.querySelector("#dsd-status")?.textContent;
-  const before = status();
-  setTimeout(() => {
-    const stop = document.querySelector("#dsd-stop");
-    if (!stop || stop.disabled || status() !== before) return;
-    stop.click();
-    setTimeout(() => tell("The connection was lost, and the drawing with it; draw again"), 700);
-  }, 2000);
 });

@@ -136,7 +136,11 @@ class _Page(Mount):
         self._others, self._settings = others, settings
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["type"] != "http" or not _is_of_the_page(scope["path"]) or _is_from_another_site(scope, self._settings):
+        if (
+            scope["type"] != "http"
+            or not _is_of_the_page(scope["path"])
+            or _is_from_another_site(scope, self._settings)
+        ):
             return Match.NONE, {}
         if any(route.matches(scope)[0] is not Match.NONE for route in self._others):
             return Match.NONE, {}

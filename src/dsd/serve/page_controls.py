@@ -112,7 +112,9 @@ class Controls:
                 0, 20, value=shown.sampling.guidance, step=0.1, label="Embedded guidance", visible=shown.takes_guidance
             )
             most_steps = max(shown.limits.steps, shown.sampling.steps)
-            self.steps = gr.Slider(1, most_steps, value=shown.sampling.steps, step=1, label="Steps", elem_id="dsd-steps")
+            self.steps = gr.Slider(
+                1, most_steps, value=shown.sampling.steps, step=1, label="Steps", elem_id="dsd-steps"
+            )
             side: dict[str, Any] = {"minimum": shown.multiple, "maximum": shown.most_side, "step": shown.multiple}
             with gr.Row():
                 self.width = gr.Slider(**side, value=shown.width, label="Width", min_width=140)

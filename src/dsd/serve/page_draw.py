@@ -126,12 +126,11 @@ class DrawTab:
 
     def _reference(self, path: str) -> Image.Image:
         """A reference, one at a time (a decoded picture may be a thousand times its file), no larger than is of use."""
-        with self._decoding:
-            # Opened here: what is said of it then names no path of this machine.
-            with Path(path).open("rb") as file:
-                image = load_image(file, max_pixels=self._shown.limits.picture_pixels)
-                most = LARGER * self._shown.most_side
-                image.thumbnail((most, most), Image.Resampling.LANCZOS)
+        # Opened here: what is said of it then names no path of this machine.
+        with self._decoding, Path(path).open("rb") as file:
+            image = load_image(file, max_pixels=self._shown.limits.picture_pixels)
+            most = LARGER * self._shown.most_side
+            image.thumbnail((most, most), Image.Resampling.LANCZOS)
         return image
 
     async def _run(
