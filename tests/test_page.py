@@ -14,17 +14,20 @@ import page_parts as parts
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page
+from starlette.datastructures import Headers
 
 from dsd.errors import UserError
 from dsd.generate.engine import Engine, Order
 from dsd.generate.two_frame import TwoFramePipeline
 from dsd.images import load_image
+from dsd.serve.auth import is_foreign
 from dsd.serve.examples import FOR_ANY, examples_for
 from dsd.serve.page import PageSettings
 from dsd.serve.page_controls import Controls
 from dsd.serve.page_model import Shown
 from dsd.serve.page_pairs import points
 from dsd.serve.page_run import Run, save
+from dsd.serve.settings import Limits, Usual
 from dsd_world import examples as drawn_world
 
 PROMPT = "a red cat at the beach"
@@ -181,6 +184,15 @@ def test_stop_drops_what_is_drawn_and_what_waits(page, cat, engine):
     parts.draw(page)
 
 
+def test_a_second_click_while_it_draws_takes_nothing_away(page, cat):
+    parts.give(page, cat, PROMPT)
+    _settings(page, steps="8")
+    page.dblclick("#dsd-draw")
+    page.wait_for_selector("#dsd-slot-0 .dsd-actions button", timeout=30_000)
+    assert page.inner_text("#dsd-slot-0 .dsd-caption").startswith(PROMPT)
+    assert "Stopped" not in page.inner_text("#dsd-message")
+
+
 def test_who_leaves_is_not_drawn_for(page, cat, engine):
     parts.give(page, cat, PROMPT)
     _settings(page, steps="100", count="4")
@@ -195,6 +207,7 @@ def test_a_file_that_is_no_picture_is_told_in_words(page, tmp_path, name):
     (tmp_path / name).write_text("not a picture")
     page.set_input_files("#dsd-reference input[type=file]", tmp_path / name)
     _says(page, "is not a picture that can be read")
+    assert "/" not in page.inner_text("#dsd-message")
     assert page.locator("#dsd-message [role=alert]").is_visible()
 
 
@@ -204,6 +217,10 @@ def test_other_mistakes_are_told_in_words_and_the_page_goes_on(page, cat):
     parts.give(page, cat, "  ")
     page.click("#dsd-draw")
     _says(page, "The prompt is empty")
+    page.fill("#dsd-prompt textarea", PROMPT)
+    page.fill("#dsd-prompt textarea", "x" * 40_000)
+    page.click("#dsd-draw")
+    _says(page, "The prompt has 40,000 characters, but at most 32,000 are read")
     page.fill("#dsd-prompt textarea", PROMPT)
     _settings(page, seed="-1")
     page.click("#dsd-draw")
@@ -259,6 +276,8 @@ def test_a_missing_or_damaged_dataset_is_told_in_words(page, folder, tmp_path):
     page.get_by_role("tab", name="Dataset").click()
     _open(page, tmp_path / "nothing")
     _says(page, "is no finished dataset", "#dsd-dataset-message")
+    _open(page, Path("x" * 3000))
+    _says(page, "cannot be opened", "#dsd-dataset-message")
     broken = Path(shutil.copytree(folder, tmp_path / "broken"))
     (broken / "rejects" / "00000.parquet").write_bytes(b"PAR1")
     _open(page, broken)
@@ -291,7 +310,7 @@ def test_the_api_keeps_its_addresses_and_no_file_can_be_read(page, address, fold
 def test_uploads_are_limited_and_a_folder_cannot_be_named_from_elsewhere_nor_the_page_be_seen_without_a_key(
     engine, browser, cat, tmp_path
 ):
-    settings = PageSettings(key=lambda given: given == "right", most_bytes=10_000)
+    settings = PageSettings(key=lambda given: given == "right", limits=Limits(body_mib=0.01))
     with parts.served(engine, settings) as address:
         context = browser.new_context()
         page = context.new_page()
@@ -326,8 +345,33 @@ def test_a_full_queue_and_a_size_that_does_not_fit_are_told_in_words(engine, cat
         Run(stopping, [order])
 
 
+def test_the_page_keeps_the_limits_of_the_server_and_begins_with_its_scales(engine):
+    limits = Limits(steps=300, pictures=2, prompt_characters=10, drawn_pixels=4096)
+    shown = Shown.of(engine, "", Usual(steps=5, text_scale=2.5), limits)
+    with gr.Blocks():
+        controls = Controls(shown, examples_for(shown.base), 4)
+    assert (controls.steps.value, controls.steps.maximum, controls.text_scale.value) == (5, 300, 2.5)
+    assert controls.count.maximum == 2
+    shown.require("a red cat", "", 64, 64)
+    for prompt, negative, side, said in (
+        ("a red cat at", "", 64, "the prompt has 12"), ("cat", "no \0", 64, "no text"), ("cat", "", 72, "4,096 pixels")
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            shown.require(prompt, negative, side, side)
+
+
+def test_a_page_of_a_name_that_was_pointed_at_this_machine_is_a_stranger():
+    def foreign(origin: str, host: str, keyed: bool = False) -> bool:
+        return is_foreign(Headers({"origin": origin, "host": host}), (), keyed, local=False)
+
+    assert not foreign("http://127.0.0.1:8000", "127.0.0.1:8000")
+    assert foreign("http://evil.example:8000", "evil.example:8000")
+    assert not foreign("https://draw.example", "draw.example", keyed=True)
+    assert foreign("http://localhost:3000", "localhost:8000") and foreign("http://[::1", "[::1")
+
+
 def test_a_model_with_several_references_is_given_as_many(engine):
-    shown = replace(Shown.of(engine, ""), references=2)
+    shown = replace(Shown.of(engine, "", Usual(), Limits()), references=2)
     with gr.Blocks():
         controls = Controls(shown, examples_for(shown.base), 4)
     assert isinstance(controls.reference, gr.Gallery)

@@ -12,7 +12,7 @@ import openai
 import pytest
 import tiny
 from PIL import Image
-from serve_parts import LONG, PICTURE, PROMPT, Served, edit, form, opened, raw, request, serve
+from serve_parts import LONG, PICTURE, PROMPT, Served, edit, form, head, opened, raw, request, serve
 
 from dsd.serve.events import partial_index
 from dsd.serve.settings import Limits, Settings
@@ -181,6 +181,7 @@ REFUSED = [
     ({"seed": "1" * 5000}, 400, "seed"),
     ({"num_inference_steps": "1000000"}, 400, "num_inference_steps"),
     ({"text_scale": "nan"}, 400, "text_scale"),
+    ({"negative_prompt": "a dog", "text_scale": "1"}, 400, None),
     ({"image_scale": "1e30"}, 400, "image_scale"),
     ({"fit": "squash"}, 400, "fit"),
     ({"guidance_scale": "3"}, 400, "guidance_scale"),
@@ -232,6 +233,22 @@ def test_json_that_cannot_be_read_is_refused_in_the_shape(served, body):
 def test_another_kind_of_body_is_415(served, content_type):
     assert request(served.port, "POST", "/v1/images/edits", b"a=b", content_type).error
     assert request(served.port, "POST", "/v1/images/edits", b"a=b", content_type).status == 415
+
+
+def test_a_form_is_read_whole_and_as_utf8_or_not_at_all(served):
+    body, content_type = form(("image", PICTURE), ("prompt", PROMPT))
+    for broken in (body.removesuffix(b"--cut--\r\n"), body[:-20], body.replace(PROMPT.encode(), b"a \xff cat")):
+        answer = request(served.port, "POST", "/v1/images/edits", broken, content_type)
+        assert (answer.status, answer.error["code"]) == (400, "invalid_form")
+    for charset in ("undefined", "utf-16", "nonsense"):
+        answer = request(served.port, "POST", "/v1/images/edits", body, f"{content_type}; charset={charset}")
+        assert answer.status == 415 and answer.error
+    assert request(served.port, "POST", "/v1/images/edits", body, f"{content_type}; charset=UTF-8").status == 200
+
+
+def test_a_refusal_says_what_a_number_must_be(served):
+    answer = edit(served.port, ("image", PICTURE), ("prompt", PROMPT), ("text_scale", "-1"))
+    assert answer.error["message"] == 'text_scale is "-1", but must be a number from 0 to 100'
 
 
 def test_broken_forms_are_400(served):
@@ -295,6 +312,14 @@ def test_browsers_of_this_machine_may_ask_and_others_only_when_they_are_named(se
     assert preflight(served.port, "https://evil.example").error["code"] == "origin_not_allowed"
     parts = (("image", PICTURE), ("prompt", PROMPT))
     assert edit(served.port, *parts, Origin="https://evil.example").status == 403
+    for odd in ("null", "http://[::1", f"http://evil.example:{served.port}"):
+        host = odd.removeprefix("http://")
+        body, content_type = form(*parts)
+        sent = request(served.port, "POST", "/v1/images/edits", body, content_type, Origin=odd)
+        assert sent.error["code"] == "origin_not_allowed"
+        pointed_here = head("POST", "/v1/images/edits", len(body), content_type, Origin=odd)
+        answer = raw(served.port, pointed_here.replace(b"127.0.0.1", host.encode()) + body)
+        assert answer.error["code"] == ("invalid_http" if "[" in odd else "origin_not_allowed")
     drawn = edit(served.port, *parts, Origin="http://localhost:3000")
     assert drawn.status == 200 and "x-seed" in drawn.headers["access-control-expose-headers"]
     with serve(Settings(origins=("https://shop.example",))) as shop:

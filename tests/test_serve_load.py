@@ -81,6 +81,8 @@ def test_only_a_right_key_opens_the_api_and_health_needs_none():
             assert error.value.code == "invalid_api_key" and key not in error.value.message
         assert edit(served.port, *PARTS).error["code"] == "invalid_api_key"
         assert edit(served.port, *PARTS, Authorization="Basic cmlnaHQ=").status == 401
+        twice = head("GET", "/v1/models", Authorization="Bearer right", authorization="Bearer made-up")
+        assert raw(served.port, twice).status == 401
         for path in ("/health", "/healthz", "/readyz", "/metrics"):
             assert request(served.port, "GET", path).status == 200
 
@@ -100,6 +102,12 @@ def test_without_a_key_only_this_machine_is_served(monkeypatch):
         monkeypatch.setenv("DSD_API_KEY", broken)
         with pytest.raises(UserError, match="DSD_API_KEY"):
             keys_from_environment()
+
+
+@pytest.mark.parametrize("origin", ["shop.example", "https://shop.example/", "ftp://shop.example", ""])
+def test_an_origin_that_no_browser_sends_is_refused(origin):
+    with pytest.raises(UserError, match="allowed origin"):
+        Settings(origins=(origin,))
 
 
 def test_settings_do_not_show_their_keys():

@@ -88,18 +88,20 @@ def run(command: Serve) -> None:
 
 
 def _settings(command: Serve, keys: tuple[str, ...]) -> Settings:
-    model = command.model
     return Settings(
         names=command.served_name,
         limits=command.limits,
-        usual=Usual(
-            steps=model.steps, text_scale=model.text_scale, image_scale=model.image_scale, guidance=model.guidance
-        ),
+        usual=_usual(command),
         keys=keys,
         origins=command.allowed_origins,
         metadata=command.metadata,
         drain_seconds=command.drain_seconds,
     )
+
+
+def _usual(command: Serve) -> Usual:
+    model = command.model
+    return Usual(steps=model.steps, text_scale=model.text_scale, image_scale=model.image_scale, guidance=model.guidance)
 
 
 def _page_settings(command: Serve, keys: tuple[str, ...]) -> PageSettings:
@@ -110,9 +112,11 @@ def _page_settings(command: Serve, keys: tuple[str, ...]) -> PageSettings:
         dataset=command.dataset,
         may_type_folder=is_loopback(command.host) and not keys,
         key=(lambda given: number_of_key(given, keys) is not None) if keys else None,
-        most_bytes=command.limits.body_bytes,
+        limits=command.limits,
+        usual=_usual(command),
         model=command.served_name[0],
         metadata=command.metadata,
+        origins=command.allowed_origins,
     )
 
 

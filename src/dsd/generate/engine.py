@@ -174,7 +174,18 @@ class Engine:
         if not order.prompt.strip() and not order.references:
             raise UserError("the prompt is empty; say what the picture shall show")
         require_seeds("seed", order.seed)
+        self._require_use_of_negative(order)
         self.pipeline.check(_asked([order]))
+
+    def _require_use_of_negative(self, order: Order) -> None:
+        usual = self._facts.sampling
+        text = usual.text_scale if order.text_scale is None else order.text_scale
+        image = usual.image_scale if order.image_scale is None else order.image_scale
+        if order.negative_prompt and text == 1 and (image == 1 or not order.references):
+            raise UserError(
+                "a negative prompt has no effect while text_scale is 1, which is off; raise text_scale, or leave the "
+                "negative prompt out"
+            )
 
     def submit(
         self,

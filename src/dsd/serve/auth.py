@@ -6,16 +6,18 @@ import hmac
 import ipaddress
 import os
 import re
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from fastapi import Request
+from starlette.datastructures import Headers
 
 from dsd.errors import UserError
 from dsd.serve.errors import ApiError
 from dsd.serve.settings import Settings
 
 KEY_VARIABLE = "DSD_API_KEY"
-LOCAL_ORIGINS = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
+LOCAL_ORIGINS = re.compile(r"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?")
 
 
 def keys_from_environment() -> tuple[str, ...]:
@@ -57,7 +59,8 @@ def require_key(request: Request, keys: tuple[str, ...]) -> str:
     """
     if not keys:
         return request.client.host if request.client else ""
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    sent = request.headers.getlist("authorization")
+    scheme, _, given = ", ".join(sent).partition(" ")
     number = number_of_key(given.strip(), keys)
     if scheme.lower() != "bearer" or number is None:
         message = "no API key was given" if not given else "the API key is wrong"
@@ -82,11 +85,30 @@ def require_origin(request: Request, settings: Settings) -> None:
     Raises:
         ApiError: 403.
     """
-    origin = request.headers.get("origin")
-    if origin is None or "*" in settings.origins or origin in settings.origins or LOCAL_ORIGINS.fullmatch(origin):
-        return
-    if urlsplit(origin).netloc != request.headers.get("host"):
+    if is_foreign(request.headers, settings.origins, bool(settings.keys)):
         raise not_allowed()
+
+
+def is_foreign(headers: Headers, origins: Sequence[str], keyed: bool, local: bool = True) -> bool:
+    """Whether a page of another site sends a request.
+
+    Args:
+        headers: of the request.
+        origins: sites that may.
+        keyed: whether a key is asked for. Where none is, a page of the very host that was called is let in only from
+            this machine: anybody can point the name of a site at it.
+        local: whether pages from other ports of this machine may.
+    """
+    origin = headers.get("origin")
+    if origin is None or "*" in origins or origin in origins:
+        return False
+    is_local = LOCAL_ORIGINS.fullmatch(origin) is not None
+    try:
+        site = urlsplit(origin).netloc
+    except ValueError:
+        return True
+    same = site in (headers.get("host"), headers.get("x-forwarded-host"))
+    return not ((is_local and local) or (same and (keyed or is_local)))
 
 
 def not_allowed() -> ApiError:

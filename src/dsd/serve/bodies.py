@@ -15,6 +15,7 @@ from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 
 from dsd.errors import cut
+from dsd.serve import forms
 from dsd.serve.errors import ApiError, refused
 from dsd.serve.fields import Given, Variation, fields_of
 from dsd.serve.settings import Limits
@@ -43,10 +44,11 @@ async def read(kind: type[Given], request: Request, limits: Limits) -> AsyncIter
     if content_type == "application/json":
         yield _of_json(kind, await request.body())
     elif content_type == "multipart/form-data":
-        async with request.form(
-            max_files=MOST_FILES, max_fields=MOST_FIELDS, max_part_size=max(1 << 20, limits.body_bytes)
-        ) as form:
+        form = await forms.read(request, MOST_FILES, MOST_FIELDS, max(1 << 20, limits.body_bytes))
+        try:
             yield _of_form(kind, form)
+        finally:
+            await form.close()
     else:
         said = f'"{cut(content_type)}"' if content_type else "missing"
         raise ApiError(

@@ -13,7 +13,7 @@ from dsd.serve.errors import ApiError, refused
 
 LAST_SEED = (1 << 63) - 1
 
-Scale = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False, description="a number from 0 to 100")]
+Scale = Annotated[float | None, Field(ge=0, le=100, allow_inf_nan=False, description="a number from 0 to 100")]
 Text = Annotated[str, Field(description="text")]
 
 REFUSED = {
@@ -46,9 +46,9 @@ class Variation(BaseModel):
         int | None, Field(ge=0, le=LAST_SEED, description=f"a whole number from 0 to {LAST_SEED}")
     ] = None  # fmt: skip
     negative_prompt: Text = ""
-    text_scale: Scale | None = None
-    image_scale: Scale | None = None
-    guidance_scale: Scale | None = None
+    text_scale: Scale = None
+    image_scale: Scale = None
+    guidance_scale: Scale = None
     num_inference_steps: Annotated[int | None, Field(ge=1, description="a whole number from 1")] = None
     fit: Annotated[
         Literal["crop", "pad", "stretch"], Field(description='"crop", "pad" or "stretch"')

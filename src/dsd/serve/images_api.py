@@ -71,7 +71,7 @@ async def _drawn(kind: type[Given], event: Kind, request: Request, desk: Desk) -
             _require_model(fields.model, desk)
         check(fields, facts, settings, len(body.pictures))
         size = size_of(fields, facts, settings)
-        pixels = most_pixels(facts, settings) if size is None else size[0] * size[1]
+        pixels = most_pixels(facts, settings.limits) if size is None else size[0] * size[1]
         references = await desk.decoder.decode(body.pictures, pixels, as_is=size is None)
     orders = orders_of(fields, references, facts, settings)
     answer = _Answer(desk, fields, orders)

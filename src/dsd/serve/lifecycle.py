@@ -117,4 +117,9 @@ class Server(uvicorn.Server):
         while time.monotonic() < end and (self._desk.answering or engine.running or engine.waiting):
             await asyncio.sleep(0.05)
         self._desk.stop_engine()
+        end = time.monotonic() + LAST_SECONDS
+        while time.monotonic() < end and self._desk.answering:
+            await asyncio.sleep(0.05)
+        for connection in list(self.server_state.connections):  # of pages that listen, which are not told that they end
+            connection.transport.close()
         self.should_exit = True

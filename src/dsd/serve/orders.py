@@ -16,7 +16,7 @@ from dsd.serve.bodies import required
 from dsd.serve.errors import refused
 from dsd.serve.fields import Edit, Generation, Variation
 from dsd.serve.pictures import require_format
-from dsd.serve.settings import LARGER_THAN_TRAINED, UNSAID_PIXELS, Settings
+from dsd.serve.settings import LARGER_THAN_TRAINED, UNSAID_PIXELS, Limits, Settings
 
 _SIZE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
 _RANDOM_SEEDS = 1 << 32
@@ -34,17 +34,17 @@ def size_of(fields: Variation, facts: Facts, settings: Settings) -> tuple[int, i
     if found is None:
         raise refused("size", f'size is "{cut(fields.size)}", but must be "auto" or WIDTHxHEIGHT such as "512x512"')
     width, height = int(found[1]), int(found[2])
-    most = most_pixels(facts, settings)
+    most = most_pixels(facts, settings.limits)
     if width * height > most:
         trained = "" if facts.size is None else f"; the model was trained at {facts.size[1]}x{facts.size[0]}"
         raise refused("size", f"size is {fields.size}, but at most {most:,} pixels are drawn{trained}")
     return height, width
 
 
-def most_pixels(facts: Facts, settings: Settings) -> int:
+def most_pixels(facts: Facts, limits: Limits) -> int:
     """How many pixels a picture may have."""
     trained = UNSAID_PIXELS if facts.size is None else LARGER_THAN_TRAINED * facts.size[0] * facts.size[1]
-    return settings.limits.drawn_pixels or trained
+    return limits.drawn_pixels or trained
 
 
 def check(fields: Variation, facts: Facts, settings: Settings, pictures: int) -> None:
@@ -126,8 +126,13 @@ def _first(given: Any, usual: Any) -> Any:
 def _check_text(text: str, name: str, most: int) -> None:
     if len(text) > most:
         raise refused(name, f"the {name} has {len(text):,} characters, but at most {most:,} are read; shorten it")
-    if "\0" in text:
-        raise refused(name, f"the {name} holds a NUL character; leave it out")
+    if not is_text(text):
+        raise refused(name, f"the {name} holds characters that are no text, such as NUL; leave them out")
+
+
+def is_text(text: str) -> bool:
+    """Whether a picture's file can say it: without NUL and lone surrogates."""
+    return not re.search("[\0\ud800-\udfff]", text)
 
 
 def _check_number(fields: Variation, facts: Facts, pictures: int) -> None:

@@ -4,19 +4,26 @@ document.addEventListener("load", (event) => {
   if (image instanceof HTMLImageElement) image.classList.toggle("dsd-crisp", image.naturalWidth > 0 && image.naturalWidth <= 256);
 }, true);
 // What Gradio says for a moment in a corner stays readable where the page says all that went wrong.
+function tell(said) {
+  const place = document.querySelector("#dsd-message .prose, #dsd-message");
+  if (!place) return false;
+  const words = document.createElement("div");
+  words.className = "dsd-words dsd-wrong";
+  words.setAttribute("role", "alert");
+  words.textContent = said;
+  place.replaceChildren(words);
+  return true;
+}
 new MutationObserver((changes) => {
   for (const change of changes) for (const node of change.addedNodes) {
     const toast = node.nodeType === 1 && (node.matches(".toast-body.error") ? node : node.querySelector(".toast-body.error"));
-    const place = toast && document.querySelector("#dsd-message .prose, #dsd-message");
-    if (!place) continue;
-    const said = (toast.querySelector(".toast-text") || toast).textContent.trim();
-    const words = document.createElement("div");
-    words.className = "dsd-words dsd-wrong";
-    words.setAttribute("role", "alert");
-    words.textContent = /file type/i.test(said)
+    if (!toast) continue;
+    const said = (toast.querySelector(".toast-text") || toast).textContent.replace(/^\s*Error\s*×?\s*/, "").trim();
+    const told = tell(/file type/i.test(said)
       ? "That file is not a picture that can be read; give a PNG, JPEG or WebP file"
-      : said || "The server did not answer; try again";
-    place.replaceChildren(words);
+      : /connection/i.test(said) ? "The connection to the server was lost; wait a moment, or load the page again"
+      : said || "The server did not answer; try again");
+    if (!told) continue;
     toast.style.display = "none";
   }
 }).observe(document.documentElement, { childList: true, subtree: true });

@@ -11,11 +11,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import gradio as gr
 from fastapi import FastAPI
@@ -24,11 +23,13 @@ from starlette.routing import BaseRoute, Match, Mount
 from starlette.types import Scope
 
 from dsd.generate.engine import Engine
+from dsd.serve.auth import is_foreign
 from dsd.serve.examples import examples_for
 from dsd.serve.page_dataset import DatasetTab
 from dsd.serve.page_draw import QUIET, DrawTab
 from dsd.serve.page_model import Shown
 from dsd.serve.page_run import KEPT_SECONDS
+from dsd.serve.settings import Limits, Usual
 
 _PAGES = ("/", "/config", "/login", "/logout", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt")
 _BELOW = ("/assets/", "/static/", "/svelte/")
@@ -48,17 +49,21 @@ class PageSettings:
         may_type_folder: whether visitors may name another folder of this machine; only for a server that nobody else
             reaches.
         key: tells whether a visitor's key is right; None where no key is asked for.
-        most_bytes: of an uploaded file.
+        limits: what a visitor may ask for.
+        usual: how to sample to begin with.
         model: name that the model goes by; its base's where it is empty.
         metadata: whether pictures say in their file how they were made.
+        origins: under which the page is reached, besides the address that it is called by.
     """
 
     dataset: Path | None = None
     may_type_folder: bool = False
     key: Callable[[str], bool] | None = None
-    most_bytes: int = 20_000_000
+    limits: Limits = field(default_factory=Limits)
+    usual: Usual = field(default_factory=Usual)
     model: str = ""
     metadata: bool = True
+    origins: tuple[str, ...] = ()
 
 
 def mount(app: FastAPI, engine: Engine, settings: PageSettings) -> FastAPI:
@@ -85,7 +90,7 @@ def mount(app: FastAPI, engine: Engine, settings: PageSettings) -> FastAPI:
         auth_message="Any name will do; the password is the server's API key.",
         allowed_paths=[],
         show_error=False,
-        max_file_size=settings.most_bytes,
+        max_file_size=settings.limits.body_bytes,
         ssr_mode=False,
         enable_monitoring=False,
         pwa=False,
@@ -94,12 +99,12 @@ def mount(app: FastAPI, engine: Engine, settings: PageSettings) -> FastAPI:
         css=_beside("page.css"),
         head=f"<script>{_beside('page.js')}</script>",
     )
-    app.routes[-1] = _Page(app.routes[-1], app.routes[:-1])
+    app.routes[-1] = _Page(app.routes[-1], app.routes[:-1], settings)
     return app
 
 
 def _blocks(engine: Engine, settings: PageSettings, folder: Path) -> gr.Blocks:
-    shown = Shown.of(engine, settings.model)
+    shown = Shown.of(engine, settings.model, settings.usual, settings.limits)
     with gr.Blocks(
         title="Draw somebody again", analytics_enabled=False, delete_cache=(3600, KEPT_SECONDS), fill_width=True
     ) as blocks:
@@ -123,14 +128,19 @@ class _Page(Mount):
     Args:
         mounted: as Gradio mounted it.
         others: the routes that come first, whatever the method.
+        settings: of the page.
     """
 
-    def __init__(self, mounted: Any, others: list[BaseRoute]) -> None:
+    def __init__(self, mounted: Any, others: list[BaseRoute], settings: PageSettings) -> None:
         super().__init__("/", app=mounted.app)
-        self._others = others
+        self._others, self._settings = others, settings
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["type"] != "http" or not _is_of_the_page(scope["path"]) or _is_from_another_site(scope):
+        if (
+            scope["type"] != "http"
+            or not _is_of_the_page(scope["path"])
+            or _is_from_another_site(scope, self._settings)
+        ):
             return Match.NONE, {}
         if any(route.matches(scope)[0] is not Match.NONE for route in self._others):
             return Match.NONE, {}
@@ -145,11 +155,11 @@ def _is_of_the_page(path: str) -> bool:
     return path in _PAGES or path.startswith(_BELOW)
 
 
-def _is_from_another_site(scope: Scope) -> bool:
+def _is_from_another_site(scope: Scope, settings: PageSettings) -> bool:
     """Whether a page of another site sends this; browsers do that without asking."""
-    headers = Headers(scope=scope)
-    origin, hosts = headers.get("origin"), (headers.get("host"), headers.get("x-forwarded-host"))
-    return scope["method"] == "POST" and origin is not None and urlsplit(origin).netloc not in hosts
+    return scope["method"] == "POST" and is_foreign(
+        Headers(scope=scope), settings.origins, settings.key is not None, local=False
+    )
 
 
 def _private_folder() -> Path:

@@ -38,7 +38,7 @@ class Controls:
             visible=bool(examples.subjects) and not self._several,
         )  # fmt: skip
         self.prompt = gr.Textbox(
-            label="Prompt", value="", placeholder="Who it is, and the new scene", lines=2, max_lines=5, max_length=2000,
+            label="Prompt", value="", placeholder="Who it is, and the new scene", lines=2, max_lines=5,
             elem_id="dsd-prompt", submit_btn=False,
         )  # fmt: skip
         self.notes = gr.HTML(elem_id="dsd-notes")
@@ -85,7 +85,10 @@ class Controls:
 
     def _settings(self, shown: Shown, most: int) -> None:
         with gr.Accordion("Settings", open=False, elem_id="dsd-settings"):
-            self.count = gr.Slider(1, most, value=1, step=1, label="Pictures", elem_id="dsd-count")
+            most = min(most, shown.limits.pictures)
+            self.count = gr.Slider(
+                1, max(2, most), value=1, step=1, label="Pictures", visible=most > 1, elem_id="dsd-count"
+            )
             with gr.Row(elem_classes="dsd-open"):
                 self.seed = gr.Textbox(
                     label="Seed", value="", placeholder=RANDOM, max_lines=1, scale=3, min_width=160, elem_id="dsd-seed"
@@ -108,14 +111,17 @@ class Controls:
             self.guidance = gr.Slider(
                 0, 20, value=shown.sampling.guidance, step=0.1, label="Embedded guidance", visible=shown.takes_guidance
             )
-            self.steps = gr.Slider(1, 100, value=shown.sampling.steps, step=1, label="Steps", elem_id="dsd-steps")
+            most_steps = max(shown.limits.steps, shown.sampling.steps)
+            self.steps = gr.Slider(
+                1, most_steps, value=shown.sampling.steps, step=1, label="Steps", elem_id="dsd-steps"
+            )
             side: dict[str, Any] = {"minimum": shown.multiple, "maximum": shown.most_side, "step": shown.multiple}
             with gr.Row():
                 self.width = gr.Slider(**side, value=shown.width, label="Width", min_width=140)
                 self.height = gr.Slider(**side, value=shown.height, label="Height", min_width=140)
             self.fit = gr.Radio(_FITS, value="crop", label="A reference of other proportions")
             self.negative = gr.Textbox(
-                label="Not in the picture", value="", max_lines=2, max_length=2000, elem_id="dsd-negative",
+                label="Not in the picture", value="", max_lines=2, elem_id="dsd-negative",
                 info="A negative prompt; it needs “Follow the text” above 1",
             )  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from dsd.errors import UserError
+from dsd.errors import UserError, cut, reason_of
 from dsd.serve.page_pairs import KEPT, REJECTED, Pages
 from dsd.serve.page_words import error
 
@@ -110,6 +110,8 @@ def _opened(folder: Path | None) -> tuple[View, str]:
         return View(pages=Pages(folder)), ""
     except UserError as mistake:
         return View(), error(mistake)
+    except (OSError, ValueError) as mistake:
+        return View(), error(f'"{cut(str(folder))}" cannot be opened ({reason_of(mistake)}); give another folder')
 
 
 def _choices(view: View) -> list[tuple[str, str]]:

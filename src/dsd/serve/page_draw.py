@@ -80,8 +80,8 @@ class DrawTab:
     def _wire(self) -> None:
         asked: set[Any] = {*self.controls.inputs(), self._history, self._results}
         draw: dict[str, Any] = {"inputs": asked, "outputs": self._outputs, **QUIET}
-        gr.on([self.controls.draw.click, self.controls.prompt.submit], self._draw, **draw)
-        self.controls.stop.click(self._drop, None, None, **QUIET)
+        gr.on([self.controls.draw.click, self.controls.prompt.submit], self._draw, trigger_mode="once", **draw)
+        self.controls.stop.click(self._stop, self._results, self._outputs, **QUIET)
         self.controls.reference.upload(self._look, self.controls.reference, self._outputs, **QUIET)
         self.controls.prompt.blur(self._read, self.controls.prompt, self.controls.notes, **QUIET)
         for number, slot in enumerate(self._slots):
@@ -120,13 +120,15 @@ class DrawTab:
             raise UserError("the prompt is empty; say what the picture shall show")
         first = read_seed(values[controls.seed]) if values[controls.seed].strip() else random_seed()
         settings = controls.settings(values)
+        self._shown.require(prompt, settings["negative_prompt"], settings["height"], settings["width"])
         count = int(values[controls.count])
         return [Order(prompt=prompt, references=references, seed=first + number, **settings) for number in range(count)]
 
     def _reference(self, path: str) -> Image.Image:
         """A reference, one at a time (a decoded picture may be a thousand times its file), no larger than is of use."""
-        with self._decoding:
-            image = load_image(Path(path))
+        # Opened here: what is said of it then names no path of this machine.
+        with self._decoding, Path(path).open("rb") as file:
+            image = load_image(file, max_pixels=self._shown.limits.picture_pixels)
             most = LARGER * self._shown.most_side
             image.thumbnail((most, most), Image.Resampling.LANCZOS)
         return image
@@ -152,9 +154,11 @@ class DrawTab:
         finally:
             if not run.done:
                 run.cancel()
-            if self._runs.get(str(request.session_hash)) is run:
+            replaced = self._runs.get(str(request.session_hash)) is not run
+            if not replaced:
                 del self._runs[str(request.session_hash)]
-        yield self._ended(run, drawn, beside, values[self._history])
+        if not replaced:  # by another click, whose run the page shows now
+            yield self._ended(run, drawn, beside, values[self._history])
 
     def _begun(self, run: Run, beside: Sequence[Drawn], unsaid: str) -> dict[Any, Any]:
         changes: dict[Any, Any] = {
@@ -256,6 +260,12 @@ class DrawTab:
     def _read(self, prompt: str) -> str:
         words = unread(self._engine, prompt) if prompt.strip() else ""
         return words and note(words)
+
+    def _stop(self, results: list[Drawn], request: gr.Request) -> dict[Any, Any]:
+        """Drops the visitor's run, and makes the page ready for another, also where it lost sight of the run."""
+        self._drop(request)
+        status = "" if results else EMPTY
+        return {self._message: note("Stopped."), self._status: status, **self._shown_results(results)}
 
     def _drop(self, request: gr.Request) -> None:
         run = self._runs.get(str(request.session_hash))

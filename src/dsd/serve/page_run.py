@@ -38,7 +38,7 @@ class Drawn:
 
     def words(self) -> str:
         """The prompt and the seed, for below the picture."""
-        return f"{self.order.prompt} · seed {self.order.seed}"
+        return f"{cut(self.order.prompt, 400)} · seed {self.order.seed}"
 
 
 class Run:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from math import isfinite
+from typing import Any
 
-from dsd.errors import UserError
+from dsd.errors import UserError, cut
 
 LARGER_THAN_TRAINED = 4
 """How many times the pixels that the model was trained at may be drawn, unless told otherwise."""
@@ -73,6 +75,10 @@ class Usual:
     image_scale: float | None = None
     guidance: float | None = None
 
+    def said(self) -> dict[str, Any]:
+        """What is not left to the model, by name."""
+        return {one.name: value for one in fields(self) if (value := getattr(self, one.name)) is not None}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -100,5 +106,11 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.names or not all(name.strip() for name in self.names):
             raise UserError("the model is served under no name; give at least one, such as --served-name dsd")
+        for origin in self.origins:
+            if origin != "*" and not re.fullmatch(r"https?://[^/?#@\s]+", origin):
+                raise UserError(
+                    f'the allowed origin is "{cut(origin)}", but must be a site as browsers name it, such as '
+                    "https://shop.example, without anything after the host and port, or *"
+                )
         if not (isfinite(self.drain_seconds) and self.drain_seconds >= 0):
             raise UserError(f"drain_seconds is {self.drain_seconds}, but must be a number of seconds from 0")
