@@ -54,6 +54,7 @@ class Layers:
         feed_forward: Parts of names of the linear layers of the blocks' feed-forward networks.
         blocks: The lists of transformer blocks; a block is what is recomputed, compiled and sharded as a whole.
         not_matrices: Parts of names of parameters that are tables, embeddings or modulations: no matrices to Muon.
+        rotary: The module that makes a rotary embedding of position ids, where there is one.
         published: By hub id, class and config of each component of models whose configs cannot be read without leave.
     """
 
@@ -62,4 +63,5 @@ class Layers:
     feed_forward: tuple[str, ...]
     blocks: tuple[str, ...]
     not_matrices: tuple[str, ...]
+    rotary: str | None = None
     published: Mapping[str, Mapping[str, tuple[str, dict[str, Any]]]] = field(default_factory=dict)

@@ -9,6 +9,8 @@ from pathlib import Path
 from dsd.errors import UserError, reason_of
 from dsd.models import resolve
 
+SOURCE, BASE = "primecai/dsd_model", "black-forest-labs/FLUX.1-dev"
+"""The weights that the authors published, and what they change."""
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """What diffusers calls a LoRA file; the published layout has one beside the transformer's folder."""
 _TRANSFORMERS = ("transformer", "transformers")  # as the hub has it, and as its instructions say

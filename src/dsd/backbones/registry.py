@@ -104,15 +104,22 @@ def load_backbone(
     return load(resolve(name), device=device, dtype=dtype or torch.float32, transformer=transformer, text=text, vae=vae)
 
 
-def part_of(family: str, part: str) -> Any:
-    """A further file of a family's folder, which not every family has: ``controlnet`` or ``ip_adapter``.
+def part_of(family: str, part: str, what: str | None = None) -> Any:
+    """A further file of a family's folder, which not every family has, such as ``controlnet`` or ``comfy``.
+
+    Args:
+        family: By name.
+        part: The file.
+        what: It is for, in words.
 
     Raises:
         UserError: the family has no such file.
     """
     if importlib.util.find_spec(f"dsd.backbones.{family}.{part}") is None:
         having = [name for name in FAMILIES if importlib.util.find_spec(f"dsd.backbones.{name}.{part}")]
-        raise UserError(f'there is no {part} for models of the family "{family}" yet, only for: {", ".join(having)}')
+        raise UserError(
+            f'there is no {what or part} for models of the family "{family}" yet, only for: {", ".join(having)}'
+        )
     return _module(family, part)
 
 

@@ -32,6 +32,7 @@ class StockBackbone:
         pipeline_class: The family's stock text-to-image pipeline.
         vae_class: The class of its autoencoder.
         text_components: The pipeline's components that encode text.
+        optional_text: Those of them that it draws without.
         patch: Height and width in latents of one token.
         control_pipeline: The family's stock pipeline that reads an adapter by `load_lora_weights`, where there is one.
     """
@@ -41,6 +42,7 @@ class StockBackbone:
     pipeline_class: Any
     vae_class: Any
     text_components: tuple[str, ...]
+    optional_text: tuple[str, ...] = ()
     patch: int = 2
     control_pipeline: Any = None
 

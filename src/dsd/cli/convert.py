@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from dsd.backbones.published import BASE, SOURCE
 from dsd.sampling import Sampling
 
 _PUBLISHED_FILES = ("transformer*/*", "pytorch_lora_weights.safetensors")
@@ -16,16 +17,17 @@ _BASE_FILES = ("model_index.json", "transformer/*")
 
 @dataclass(frozen=True, kw_only=True)
 class Convert:
-    """Makes an adapter of the published Diffusion Self-Distillation weights, or of a control LoRA for FLUX.1.
+    """Makes an adapter of the published Diffusion Self-Distillation weights, or of a control LoRA.
 
     What it says of the adapter beside its weights is what the published model was trained and is drawn with, unless it
     is told otherwise.
     """
 
-    source: Annotated[str, tyro.conf.Positional] = "primecai/dsd_model"
+    source: Annotated[str, tyro.conf.Positional] = SOURCE
     """A folder or hub id in the published layout (transformer/ and pytorch_lora_weights.safetensors), such as
-    the authors' own; or a control LoRA, a safetensors file for FluxControlPipeline.load_lora_weights."""
-    base: str = "black-forest-labs/FLUX.1-dev"
+    the authors' own; or a control LoRA, a safetensors file for load_lora_weights of the
+    base's stock control pipeline."""
+    base: str = BASE
     """The model that it changes (embedded:NAME, a folder or a hub id)."""
     out: Path = Path("runs/converted")
     """The adapter's folder; an adapter that is there is replaced."""
@@ -56,7 +58,7 @@ def plan(command: Convert) -> list[str]:
 def run(command: Convert) -> None:
     from dsd.backbones.adapter import METADATA_FILE, AdapterMetadata
     from dsd.backbones.published import local, lora_file, published_folder
-    from dsd.backbones.registry import family_of
+    from dsd.backbones.registry import family_of, part_of
     from dsd.backbones.stock import MOST_TEXT_TOKENS
     from dsd.errors import UserError
     from dsd.files import require_apart, require_replaceable
@@ -74,10 +76,8 @@ def run(command: Convert) -> None:
         raise UserError(
             f"--max-sequence-length is {command.max_sequence_length}, but such models read at most {MOST_TEXT_TOKENS}"
         )
-    if (family := family_of(command.base)) != "flux":
-        raise UserError(
-            f'the base "{command.base}" is of the family "{family}", but such weights are for FLUX.1; give one'
-        )
+    family = family_of(command.base)
+    convert = part_of(family, "convert", "conversion")
     base, source = local(command.base, _BASE_FILES), local(command.source, _PUBLISHED_FILES)
     file = lora_file(source)
     if published_folder(source) is None and file is None:
@@ -85,8 +85,6 @@ def run(command: Convert) -> None:
             f'"{command.source}" is neither in the published layout (transformer/ and pytorch_lora_weights.safetensors)'
             " nor a LoRA in a safetensors file; give one of them, whole"
         )
-    from dsd.backbones.flux.convert import convert_lora, convert_published
-
     metadata = AdapterMetadata(
         family=family,
         base=command.base,
@@ -99,10 +97,10 @@ def run(command: Convert) -> None:
         encodes=command.encodes,
     )
     if published_folder(source) is not None:
-        done = convert_published(source, base, command.out, metadata)
+        done = convert.convert_published(source, base, command.out, metadata)
     else:
         assert file is not None
-        done = convert_lora(file, base, command.out, metadata)
+        done = convert.convert_lora(file, base, command.out, metadata)
     if done.different:
         console.print(
             f"note: {len(done.different)} tensor(s) differ from those of {command.base}, the first is "

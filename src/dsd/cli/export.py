@@ -26,8 +26,8 @@ class Export:
     form: Literal["transformer", "control-lora", "comfyui", "comfyui-lora"] = "transformer"
     """transformer: a folder for from_pretrained of the stock transformer; control-lora: one safetensors file for
     load_lora_weights of its control pipeline, where diffusers has one; comfyui: the transformer as one safetensors file
-    in the names of Black Forest Labs, for ComfyUI's Load Diffusion Model; comfyui-lora: one for its LoRA loader. The
-    last two are for FLUX.1."""
+    in its authors' names, for ComfyUI's Load Diffusion Model; comfyui-lora: one for its LoRA loader. The last two are
+    for families that ComfyUI draws so."""
     out: Path = Path("runs/export")
     """Folder to write; an earlier export that is there is replaced."""
     dry_run: bool = False
@@ -107,21 +107,21 @@ def _control_lora(trained: _Trained) -> Callable[[Path], Any]:
 def _comfyui(trained: _Trained) -> Callable[[Path], Any]:
     from safetensors.torch import save_file
 
-    from dsd.backbones.flux.comfy import MODEL_FILE, model_tensors
+    from dsd.backbones.registry import part_of
 
-    _require_flux(trained)
-    tensors = model_tensors(dict(_merged(trained).state_dict()))
-    return lambda out: save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out / MODEL_FILE)
+    comfy = part_of(trained.metadata.family, "comfy", "layout of ComfyUI")
+    tensors = comfy.model_tensors(dict(_merged(trained).state_dict()))
+    return lambda out: save_file({name: one.contiguous() for name, one in tensors.items()}, out / comfy.MODEL_FILE)
 
 
 def _comfyui_lora(trained: _Trained) -> Callable[[Path], Any]:
     from safetensors.torch import save_file
 
-    from dsd.backbones.flux.comfy import LORA_FILE, lora_tensors
+    from dsd.backbones.registry import part_of
 
-    _require_flux(trained)
-    tensors = lora_tensors(_updates(trained))
-    return lambda out: save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out / LORA_FILE)
+    comfy = part_of(trained.metadata.family, "comfy", "layout of ComfyUI")
+    tensors = comfy.lora_tensors(_updates(trained))
+    return lambda out: save_file({name: one.contiguous() for name, one in tensors.items()}, out / comfy.LORA_FILE)
 
 
 _FORMS = {
@@ -155,16 +155,6 @@ def _updates(trained: _Trained) -> Any:
     if is_full(trained.folder):
         raise UserError(f'"{trained.folder}" is a full fine-tune and has no LoRA; give --form transformer')
     return load_adapter(trained.folder)[0]
-
-
-def _require_flux(trained: _Trained) -> None:
-    from dsd.errors import UserError
-
-    if trained.metadata.family != "flux":
-        raise UserError(
-            f'the forms for ComfyUI are for FLUX.1, but "{trained.folder}" is for models of the family '
-            f'"{trained.metadata.family}"; give --form transformer'
-        )
 
 
 def _note(command: Export, trained: _Trained) -> str:

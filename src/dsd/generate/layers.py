@@ -13,18 +13,20 @@ from torch import Tensor, nn
 _MOST_KEPT = 16
 
 
-def hasten(transformer: nn.Module, device: torch.device) -> list[str]:
+def hasten(transformer: nn.Module, rotary: str | None, device: torch.device) -> list[str]:
     """Puts them in place.
 
     Args:
         transformer: Of any family.
+        rotary: See `dsd.backbones.protocol.Layers`.
         device: Where it computes.
 
     Returns:
         What was done, in sentences.
     """
     done = []
-    if keep_positions(transformer):
+    if rotary is not None:
+        keep_positions(transformer, rotary)
         done.append("The rotary embedding is computed once a size, and not in every step.")
     if device.type == "cpu":
         count = hasten_gelus(transformer)
@@ -102,19 +104,15 @@ class KeptPositions(nn.Module):
         return self._now[self._place - 1]
 
 
-def keep_positions(transformer: nn.Module) -> bool:
-    """Makes a transformer compute its rotary embedding once a size; False where it has none."""
-    embed = getattr(transformer, "pos_embed", None)
+def keep_positions(transformer: nn.Module, rotary: str) -> None:
+    """Makes a transformer compute its rotary embedding once a size."""
+    embed = transformer.get_submodule(rotary)
     if isinstance(embed, KeptPositions):
-        return True
-    if type(embed).__name__ not in ("FluxPosEmbed", "Flux2PosEmbed"):
-        return False
-    assert isinstance(embed, nn.Module)
-    transformer.pos_embed = KeptPositions(embed)
-    transformer.register_forward_pre_hook(_begin, with_kwargs=True)
-    return True
+        return
+    kept = KeptPositions(embed)
+    transformer.set_submodule(rotary, kept)
 
+    def begin(transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kept.begin(kwargs.get("img_ids"), kwargs.get("txt_ids"))
 
-def _begin(transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    if isinstance(transformer.pos_embed, KeptPositions):
-        transformer.pos_embed.begin(kwargs.get("img_ids"), kwargs.get("txt_ids"))
+    transformer.register_forward_pre_hook(begin, with_kwargs=True)

@@ -23,8 +23,8 @@ Kind = Literal["none", "model", "8bit", "4bit", "group", "sequential"]
 """From the quickest to the smallest, as `choose` goes."""
 Memory = Literal["auto", "none", "model", "group", "sequential", "8bit", "4bit"]
 WORKING = 2 * 2**30
-"""Bytes that drawing takes beside the weights, with some to spare: one H200 held 23.7 GiB for FLUX.1-dev's transformer
-and autoencoder, 22.3 GiB of weights, at a canvas of 512x1024."""
+"""Bytes that drawing takes beside the weights, with some to spare: one H200 held 23.7 GiB for a transformer and an
+autoencoder of 22.3 GiB of weights, at a canvas of 512x1024."""
 _GROUP = 128  # weights of a row that share a scale in 4 bits
 _BYTES = {"8bit": (1 + 1 / 1024, 1 + 1 / 1024), "4bit": (0.5 + 4 / _GROUP, 1 + 1 / 1024)}
 """Of a weight, with its scale: of the layers that multiply tokens, and of the modulation, which stays in 8 bits."""

@@ -51,7 +51,8 @@ def speed_up(
             raise UserError(f'{name} is "{given}", but must be one of {", ".join(get_args(known))}')
     device = pipeline.backbone.device
     step_cache.remove(pipeline)
-    done = layers.hasten(pipeline.backbone.transformer, device) + autoencoder.hasten(pipeline, device)
+    backbone = pipeline.backbone
+    done = layers.hasten(backbone.transformer, backbone.layers.rotary, device) + autoencoder.hasten(pipeline, device)
     if device.type == "cuda":
         around(pipeline, "advance", "attention", lambda: right_attention(device, backward=False))
         done.append("Attention runs in the kernels that this GPU gets right.")

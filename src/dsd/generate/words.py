@@ -86,7 +86,7 @@ def read(
 
 def _require_encoders(backbone: StockBackbone, text: Text | None) -> None:
     missing = [name for name in backbone.text_components if getattr(backbone.pipeline, name) is None]
-    if missing and missing != ["text_encoder_3", "tokenizer_3"]:  # Stable Diffusion 3 draws without T5
+    if set(missing) - set(backbone.optional_text):
         other = "prompt_embeds and negative_prompt_embeds" if text is None else "negative_prompt_embeds too"
         raise UserError(f"the model was loaded without its {missing[0]}, a text encoder's part; give {other}")
 

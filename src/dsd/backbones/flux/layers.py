@@ -29,6 +29,7 @@ LAYERS = Layers(
     feed_forward=(".ff.net.", ".ff_context.net."),
     blocks=("transformer_blocks", "single_transformer_blocks"),
     not_matrices=("x_embedder", "context_embedder", "transformer.proj_out", "time_text_embed", ".linear."),
+    rotary="pos_embed",
     published={
         "black-forest-labs/FLUX.1-dev": {
             **_OTHERS,

@@ -27,6 +27,7 @@ LAYERS = Layers(
     not_matrices=(
         "x_embedder", "context_embedder", "transformer.proj_out", "time_guidance_embed", "modulation", ".linear.",
     ),
+    rotary="pos_embed",
     published={
         "black-forest-labs/FLUX.2-klein-base-4B": _KLEIN_4B,
         "black-forest-labs/FLUX.2-klein-4B": _KLEIN_4B,

@@ -27,6 +27,7 @@ class SD3Backbone(StockBackbone):
     text_components = (
         "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3",
     )  # fmt: skip
+    optional_text = ("text_encoder_3", "tokenizer_3")
     patch = 2
 
     def _encoded(self, prompts: list[list[str]], max_tokens: int) -> Text:
