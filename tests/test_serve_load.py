@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import logging
 import os
 import re
 import signal
@@ -16,6 +18,7 @@ import zlib
 
 import openai
 import pytest
+from fastapi.responses import StreamingResponse
 from serve_parts import (
     LONG,
     PICTURE,
@@ -321,6 +324,24 @@ def test_what_does_not_finish_in_time_is_dropped():
         assert {answer.status for answer in load} == {503} and load[0].error["code"] == "stopping"
         until(lambda: not served.thread.is_alive())
         assert time.monotonic() - began < 5
+
+
+def test_who_listens_when_the_server_ends_is_let_go_without_a_traceback(caplog):
+    async def endless():
+        while True:
+            yield b"."
+            await asyncio.sleep(0.05)
+
+    with serve(Settings(drain_seconds=0.2)) as served:
+        logging.getLogger("uvicorn.error").addHandler(caplog.handler)
+        served.server.config.app.add_api_route("/listen", lambda: StreamingResponse(endless()))
+        with socket.create_connection(("127.0.0.1", served.port), timeout=10) as listening:
+            listening.sendall(head("GET", "/listen"))
+            assert b"200 OK" in listening.recv(1000)
+            served.stop()
+            until(lambda: not served.thread.is_alive(), 5)
+    logging.getLogger("uvicorn.error").removeHandler(caplog.handler)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_a_second_signal_ends_the_process_at_once(process):
