@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from diffusers.models.activations import GELU
 from torch import Tensor, nn
 
 _MOST_KEPT = 16
 
 
-def hasten(transformer: nn.Module, rotary: str | None, device: torch.device) -> list[str]:
+def hasten(transformer: nn.Module, rotary: str | None) -> list[str]:
     """Puts them in place.
 
     Args:
         transformer: Of any family.
         rotary: See `dsd.backbones.protocol.Layers`.
-        device: Where it computes.
 
     Returns:
         What was done, in sentences.
@@ -28,45 +24,7 @@ def hasten(transformer: nn.Module, rotary: str | None, device: torch.device) -> 
     if rotary is not None:
         keep_positions(transformer, rotary)
         done.append("The rotary embedding is computed once a size, and not in every step.")
-    if device.type == "cpu":
-        count = hasten_gelus(transformer)
-        if count:
-            done.append(f"{count} activations are computed by a sigmoid, which a CPU does faster than the tanh.")
     return done
-
-
-def gelu(x: Tensor) -> Tensor:
-    """GELU of the tanh form: 0.5 (1 + tanh u) is sigmoid(2u), and a sigmoid takes half the time of a tanh on a CPU."""
-    if torch.is_grad_enabled() or x.dtype != torch.float32 or torch.compiler.is_compiling():
-        return F.gelu(x, approximate="tanh")
-    inner = (x * x).mul_(2 * 0.7978845608028654 * 0.044715).add_(2 * 0.7978845608028654).mul_(x)
-    return inner.sigmoid_().mul_(x)
-
-
-class SigmoidGelu(nn.Module):
-    """`gelu` in the place of ``nn.GELU(approximate="tanh")``."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Of any shape."""
-        return gelu(x)
-
-
-def hasten_gelus(transformer: nn.Module) -> int:
-    """Puts `gelu` in the place of each GELU of the tanh form.
-
-    Returns:
-        How many there are.
-    """
-    count = 0
-    for module in list(transformer.modules()):
-        if isinstance(module, GELU) and module.approximate == "tanh":
-            module.gelu = gelu  # pyright: ignore[reportAttributeAccessIssue]
-            count += 1
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.GELU) and child.approximate == "tanh":
-                setattr(module, name, SigmoidGelu())
-            count += isinstance(getattr(module, name), SigmoidGelu)
-    return count
 
 
 class KeptPositions(nn.Module):

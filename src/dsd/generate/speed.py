@@ -52,7 +52,7 @@ def speed_up(
     device = pipeline.backbone.device
     step_cache.remove(pipeline)
     backbone = pipeline.backbone
-    done = layers.hasten(backbone.transformer, backbone.layers.rotary, device) + autoencoder.hasten(pipeline, device)
+    done = layers.hasten(backbone.transformer, backbone.layers.rotary) + autoencoder.hasten(pipeline, device)
     if device.type == "cuda":
         around(pipeline, "advance", "attention", lambda: right_attention(device, backward=False))
         done.append("Attention runs in the kernels that this GPU gets right.")
