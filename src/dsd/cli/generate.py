@@ -96,14 +96,14 @@ def run(command: Generate) -> None:
     if command.enhance is not None:
         jobs, more = _enhanced(command, jobs)
         bad += more
-    album, films = _planned(command, jobs)
+    album, films, sources = _planned(command, jobs)
     missing = [film.job for film in films if not film.drawn]
     if missing:
         pipeline = command.model.load()
         _tell_unread(pipeline, missing)
         fine, more = _checked(dict.fromkeys(missing), lambda job: command.model.check(pipeline, job))
         films, bad = [film for film in films if film.drawn or film.job in fine], bad + more
-        _draw(command, pipeline, [film for film in films if not film.drawn])
+        _draw(command, pipeline, [film for film in films if not film.drawn], sources or _sources(command.model))
     else:
         console.print("all is drawn already; for others give another --seed or --out, or a larger --n")
     for film in films:
@@ -212,8 +212,8 @@ def _tell_unread(pipeline: TwoFramePipeline, jobs: Sequence[Job]) -> None:
         console.print(f"the words that this model knows: {', '.join(known)}", soft_wrap=True, markup=False)
 
 
-def _planned(command: Generate, jobs: Sequence[Job]) -> tuple[Album | None, list[Planned]]:
-    """What is to be drawn and where, and the folder if it is one."""
+def _planned(command: Generate, jobs: Sequence[Job]) -> tuple[Album | None, list[Planned], dict[str, str]]:
+    """What is to be drawn and where, the folder if it is one, and what names the weights, which a folder goes by."""
     from dsd.files import make_folder
     from dsd.generate.album import Album, Planned
 
@@ -222,7 +222,7 @@ def _planned(command: Generate, jobs: Sequence[Job]) -> tuple[Album | None, list
         raise UserError(f'"{out}" ends in {out.suffix}, but pictures are written as PNG; give a name that ends in .png')
     if out.suffix.lower() != ".png":
         sources, album = _sources(command.model), Album(out)
-        return album, album.plan(jobs, sources)
+        return album, album.plan(jobs, sources), sources
     if len(jobs) > 1 or jobs[0].n > 1:
         raise UserError(f'"{out}" is one file, but several pictures were asked for; give --out a folder')
     if out.is_dir():
@@ -230,7 +230,7 @@ def _planned(command: Generate, jobs: Sequence[Job]) -> tuple[Album | None, list
     if any(path.resolve() == out.resolve() for path in jobs[0].image):
         raise UserError(f'"{out}" is the reference picture and would be lost; give another --out')
     make_folder(out.parent)
-    return None, [Planned.alone(jobs[0], out)]
+    return None, [Planned.alone(jobs[0], out)], {}
 
 
 def _sources(model: Model) -> dict[str, str]:
@@ -250,11 +250,11 @@ def _sources(model: Model) -> dict[str, str]:
     }
 
 
-def _draw(command: Generate, pipeline: TwoFramePipeline, films: Sequence[Planned]) -> None:
+def _draw(command: Generate, pipeline: TwoFramePipeline, films: Sequence[Planned], sources: Mapping[str, str]) -> None:
     """Draws films and keeps them, and says what was done to their references."""
     from dsd.log import console, progress
 
-    sources, notes = _sources(command.model), set()
+    notes = set()
     with progress(description="drawing", total=len(films)) as bar:
         for start in range(0, len(films), _AT_ONCE):
             chunk = films[start : start + _AT_ONCE]

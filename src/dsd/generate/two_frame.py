@@ -31,6 +31,7 @@ from dsd.backbones.adapter import (
     require_plain,
     warn_of_another_base,
 )
+from dsd.backbones.protocol import Text
 from dsd.backbones.registry import TWO_FRAME, backbone_class, drawing_of, family_of, family_of_class
 from dsd.backbones.stock import StockBackbone
 from dsd.config import did_you_mean

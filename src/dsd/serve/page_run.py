@@ -12,10 +12,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from dsd.errors import UserError, cut, reason_of
 from dsd.generate.engine import Engine, Order, Progress, QueueFull, Stopping
+from dsd.images import encode
 
 PREVIEW_EVERY = 0.5
 """Seconds between two partial pictures of a drawing; each has to be decoded, which takes the drawings' time."""
@@ -170,10 +171,7 @@ def save(picture: Image.Image, order: Order, folder: Path, model: str | None) ->
         folder: for such files; each gets a name that nobody guesses, and goes when `KEPT_SECONDS` are over.
         model: its name; None writes the picture alone.
     """
-    made = PngImagePlugin.PngInfo()
-    if model is not None:
-        for name, value in {"model": model, "prompt": order.prompt, "seed": order.seed}.items():
-            made.add_itxt(name, str(value))
+    made = None if model is None else {"model": model, "prompt": order.prompt, "seed": str(order.seed)}
     inside = folder / "drawn" / secrets.token_hex(16)
     inside.mkdir(parents=True)
     for old in inside.parent.iterdir():
@@ -181,5 +179,5 @@ def save(picture: Image.Image, order: Order, folder: Path, model: str | None) ->
             shutil.rmtree(old, ignore_errors=True)
     words = re.sub(r"[^a-z0-9]+", "-", order.prompt.lower()).strip("-")[:40] or "picture"
     file = inside / f"{words}-{order.seed}.png"
-    picture.save(file, format="PNG", pnginfo=made)
+    file.write_bytes(encode(picture, "png", made))
     return Drawn(order=order, file=file)
