@@ -17,10 +17,10 @@ from dsd.backbones.adapter import LowRank, save_adapter
 from dsd.backbones.cost import shape_of
 from dsd.backbones.registry import load_backbone
 from dsd.backbones.stock import widened
-from dsd.cli.drawing import Model
 from dsd.cli.main import main
 from dsd.errors import UserError
 from dsd.generate.jobs import Job
+from dsd.generate.orders import draw
 from dsd.train.cost import training_cost
 
 
@@ -188,4 +188,4 @@ def test_a_seed_that_no_generator_takes_is_refused(seed: str, tmp_path: Path, ca
     assert f"--seed is {seed}, but must be from 0 to {(1 << 63) - 2}" in capsys.readouterr().err
     asked: Any = None
     with pytest.raises(UserError, match="seed is 9223372036854775808, but must be from 0"):
-        Model(adapter="any").draw(asked, [(Job(), 1 << 63)])
+        draw(asked, [Job().order(1 << 63)])

@@ -15,7 +15,8 @@ import torch
 from dsd.backbones.adapter import save_adapter
 from dsd.backbones.registry import load_backbone
 from dsd.errors import UserError
-from dsd.generate.engine import Engine, Order, Progress, QueueFull, Stopping
+from dsd.generate.engine import Engine, Progress, QueueFull, Stopping
+from dsd.generate.orders import Order
 from dsd.generate.two_frame import TwoFramePipeline
 
 
@@ -52,7 +53,7 @@ def test_orders_of_all_kinds_are_drawn_as_the_pipeline_draws_them(engine: Engine
             one.prompt, one.references[0], width=one.width, num_inference_steps=one.steps, text_scale=one.text_scale,
             generator=torch.Generator().manual_seed(one.seed),
         ).images  # fmt: skip
-        drawn = future.result(timeout=60)
+        (drawn,) = future.result(timeout=60).pictures
         assert np.abs(np.asarray(drawn, dtype=float) - np.asarray(wanted, dtype=float)).max() <= 1
 
 
@@ -76,7 +77,7 @@ def test_who_has_left_is_dropped_between_steps_and_the_others_go_on(engine: Engi
 
     leaver = engine.submit(order(steps=500), on_step=on_step, gone=left.is_set)
     stayer = engine.submit(order(seed=2))
-    assert stayer.result(timeout=60).size == (32, 32)
+    assert stayer.result(timeout=60).pictures[0].size == (32, 32)
     with pytest.raises(CancelledError):
         leaver.result(timeout=60)
     assert len(steps) < 5
@@ -113,7 +114,7 @@ def test_the_order_that_fails_is_told_and_the_others_are_drawn(engine: Engine) -
     bad, good = engine.submit(order(), on_step=on_step), engine.submit(order(seed=2))
     with pytest.raises(ValueError, match="who watches"):
         bad.result(timeout=60)
-    assert good.result(timeout=60).size == (32, 32)
+    assert good.result(timeout=60).pictures[0].size == (32, 32)
     late = engine.submit(order(width=12))  # not checked
     with pytest.raises(UserError, match="multiples"):
         late.result(timeout=60)
@@ -141,12 +142,12 @@ def test_stopping_finishes_what_it_can_and_drops_the_rest(pipeline: TwoFramePipe
     engine = Engine(pipeline, most_at_once=2)
     short, endless = engine.submit(order()), engine.submit(order(steps=10_000))
     engine.stop(finish_within=2)
-    assert short.result(timeout=1).size == (32, 32)
+    assert short.result(timeout=1).pictures[0].size == (32, 32)
     assert endless.cancelled() and not engine.is_alive
     with pytest.raises(Stopping):
         engine.submit(order())
 
 
 def test_words_alone_are_drawn_too(engine: Engine) -> None:
-    assert engine.submit(order(references=())).result(timeout=60).size == (32, 32)
+    assert engine.submit(order(references=())).result(timeout=60).pictures[0].size == (32, 32)
     assert engine.facts.size == (32, 32) and engine.facts.multiple == 8 and engine.facts.references == 1

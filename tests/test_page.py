@@ -17,7 +17,8 @@ from playwright.sync_api import Browser, Page
 from starlette.datastructures import Headers
 
 from dsd.errors import UserError
-from dsd.generate.engine import Engine, Order
+from dsd.generate.engine import Engine
+from dsd.generate.orders import Order
 from dsd.generate.two_frame import TwoFramePipeline
 from dsd.images import load_image
 from dsd.serve.auth import is_foreign

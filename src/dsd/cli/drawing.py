@@ -1,36 +1,12 @@
-"""The settings that `dsd generate` and `dsd serve` share, the loading of their model, and how the first draws."""
+"""The settings that `dsd generate` and `dsd serve` share, and the loading of their model."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-from dsd.config import require_seeds
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from dsd.generate.asked import Asked
-    from dsd.generate.jobs import Job
     from dsd.generate.two_frame import TwoFramePipeline
-    from dsd.sampling import Sampling
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """A film.
-
-    Attributes:
-        pictures: Its frames.
-        sampling: How it was drawn.
-        notes: What was done to its references to make them fit, in words.
-    """
-
-    pictures: list[Image.Image]
-    sampling: Sampling
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,63 +71,3 @@ class Model:
         for sentence in () if usual and device == "cpu" else (plan.sentence, *done):
             console.print(sentence, soft_wrap=True, markup=False)
         return pipeline
-
-    def check(self, pipeline: TwoFramePipeline, job: Job) -> None:
-        """Finds what this model cannot draw of a job, before any work.
-
-        Raises:
-            UserError: It cannot be drawn.
-        """
-        pipeline.check(self._asked([(job, 0)]))
-
-    def draw(self, pipeline: TwoFramePipeline, asked: Sequence[tuple[Job, int]]) -> list[Drawn]:
-        """Draws films together; one does not depend on the others.
-
-        Args:
-            pipeline: As `load` returned it.
-            asked: A job and a seed a film.
-
-        Raises:
-            UserError: One cannot be drawn.
-        """
-        for _, seed in asked:
-            require_seeds("seed", seed)
-        groups = [list(group) for _, group in itertools.groupby(asked, key=lambda one: self._alike(one[0]))]
-        drawings = [pipeline.begin(self._asked(group)) for group in groups]
-        while unfinished := [drawing for group in drawings for drawing in group if not drawing.is_finished]:
-            pipeline.advance(unfinished)
-        return [
-            Drawn(
-                pictures=pictures if isinstance(pictures, list) else [pictures],
-                sampling=drawing.sampling,
-                notes=drawing.notes,
-            )
-            for group in drawings
-            for drawing, pictures in zip(group, pipeline.finish(group), strict=True)
-        ]
-
-    def _alike(self, job: Job) -> tuple[Any, ...]:
-        """What jobs share that are begun in one call."""
-        scales = (job.steps, job.text_scale, job.image_scale, job.guidance)
-        return (job.image, job.height, job.width, job.fit, job.frames, *scales)
-
-    def _asked(self, films: Sequence[tuple[Job, int]]) -> Asked:
-        import torch
-
-        from dsd.generate.asked import Asked
-
-        first = films[0][0]
-        return Asked(
-            prompt=[job.prompt for job, _ in films],
-            image=[list(job.references()) for job, _ in films],
-            negative_prompt=[job.negative_prompt for job, _ in films],
-            num_frames=first.frames,
-            height=first.height,
-            width=first.width,
-            fit=first.fit,
-            num_inference_steps=first.steps,
-            text_scale=first.text_scale,
-            image_scale=first.image_scale,
-            guidance_scale=first.guidance,
-            generator=[torch.Generator().manual_seed(seed) for _, seed in films],
-        )

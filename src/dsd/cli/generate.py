@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dsd.cli.drawing import Drawn, Model
+from dsd.cli.drawing import Model
 from dsd.config import require_seeds
 from dsd.errors import UserError
 from dsd.recipes.recipe import Recipe
@@ -16,6 +16,7 @@ from dsd.recipes.registry import first_and_named
 if TYPE_CHECKING:
     from dsd.generate.album import Album, Planned
     from dsd.generate.jobs import Job
+    from dsd.generate.orders import DrawnFilm
     from dsd.generate.two_frame import TwoFramePipeline
 
 _AT_ONCE = 8
@@ -99,9 +100,11 @@ def run(command: Generate) -> None:
     album, films, sources = _planned(command, jobs)
     missing = [film.job for film in films if not film.drawn]
     if missing:
+        from dsd.generate.orders import check
+
         pipeline = command.model.load()
         _tell_unread(pipeline, missing)
-        fine, more = _checked(dict.fromkeys(missing), lambda job: command.model.check(pipeline, job))
+        fine, more = _checked(dict.fromkeys(missing), lambda job: check(pipeline, job.order(0)))
         films, bad = [film for film in films if film.drawn or film.job in fine], bad + more
         _draw(command, pipeline, [film for film in films if not film.drawn], sources or _sources(command.model))
     else:
@@ -252,13 +255,14 @@ def _sources(model: Model) -> dict[str, str]:
 
 def _draw(command: Generate, pipeline: TwoFramePipeline, films: Sequence[Planned], sources: Mapping[str, str]) -> None:
     """Draws films and keeps them, and says what was done to their references."""
+    from dsd.generate.orders import draw
     from dsd.log import console, progress
 
     notes = set()
     with progress(description="drawing", total=len(films)) as bar:
         for start in range(0, len(films), _AT_ONCE):
             chunk = films[start : start + _AT_ONCE]
-            drawn = command.model.draw(pipeline, [(film.job, film.seed) for film in chunk])
+            drawn = draw(pipeline, [film.job.order(film.seed) for film in chunk])
             for film, result in zip(chunk, drawn, strict=True):
                 film.keep(result.pictures, _told(film, result, sources) if command.metadata else None)
                 notes |= {*result.notes}
@@ -267,7 +271,7 @@ def _draw(command: Generate, pipeline: TwoFramePipeline, films: Sequence[Planned
         console.print(f"reference {note}", soft_wrap=True, markup=False)
 
 
-def _told(film: Planned, drawn: Drawn, sources: Mapping[str, str]) -> dict[str, Any]:
+def _told(film: Planned, drawn: DrawnFilm, sources: Mapping[str, str]) -> dict[str, Any]:
     """What a picture was made from."""
     from importlib.metadata import version
 

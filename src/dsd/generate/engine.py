@@ -13,16 +13,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from PIL import Image
 
-from dsd.config import require_seeds
 from dsd.errors import UserError
-from dsd.generate.asked import Asked
+from dsd.generate import orders
+from dsd.generate.orders import DrawnFilm, Order
 from dsd.generate.two_frame import FilmDrawing, TwoFramePipeline
-from dsd.images import Fit
 from dsd.sampling import Sampling
 
 
@@ -32,42 +29,6 @@ class QueueFull(Exception):
 
 class Stopping(Exception):
     """No more orders are taken."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Order:
-    """One picture.
-
-    Attributes:
-        prompt: What it shall show.
-        references: Who is to be drawn, RGB, as many as the model was trained with; none draws after words alone.
-        seed: Of its noise, from 0 to 2^63 - 1.
-        height: In pixels; what the model was trained at by default.
-        width: Likewise.
-        fit: What is done to references of other proportions; see `dsd.images.fit`.
-        negative_prompt: What guidance by the text leads away from.
-        steps: See `dsd.sampling.Sampling`, as the next three; what the model was trained to be drawn with by default.
-        text_scale: See above.
-        image_scale: See above.
-        guidance: See above.
-    """
-
-    prompt: str
-    references: tuple[Image.Image, ...]
-    seed: int
-    height: int | None = None
-    width: int | None = None
-    fit: Fit = "crop"
-    negative_prompt: str = ""
-    steps: int | None = None
-    text_scale: float | None = None
-    image_scale: float | None = None
-    guidance: float | None = None
-
-    def alike(self) -> tuple[Any, ...]:
-        """What orders share that begin together."""
-        scales = (self.text_scale, self.image_scale, self.guidance)
-        return (self.height, self.width, self.fit, self.steps, *scales, len(self.references))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +72,16 @@ class Facts:
 @dataclass(kw_only=True, eq=False)
 class _Job:
     order: Order
-    future: Future[Image.Image]
+    future: Future[DrawnFilm]
     on_step: Callable[[Progress], None] | None
     gone: Callable[[], bool] | None
     drawing: FilmDrawing | None = None
+
+    @property
+    def begun(self) -> FilmDrawing:
+        """Its drawing, of one that was admitted."""
+        assert self.drawing is not None
+        return self.drawing
 
     @property
     def is_wanted(self) -> bool:
@@ -173,9 +140,8 @@ class Engine:
         """
         if not order.prompt.strip() and not order.references:
             raise UserError("the prompt is empty; say what the picture shall show")
-        require_seeds("seed", order.seed)
         self._require_use_of_negative(order)
-        self.pipeline.check(_asked([order]))
+        orders.check(self.pipeline, order)
 
     def _require_use_of_negative(self, order: Order) -> None:
         usual = self._facts.sampling
@@ -193,7 +159,7 @@ class Engine:
         *,
         on_step: Callable[[Progress], None] | None = None,
         gone: Callable[[], bool] | None = None,
-    ) -> Future[Image.Image]:
+    ) -> Future[DrawnFilm]:
         """Puts an order into the queue; safe from any thread.
 
         Args:
@@ -210,18 +176,18 @@ class Engine:
 
     def submit_all(
         self,
-        orders: Sequence[Order],
+        ordered: Sequence[Order],
         *,
         on_step: Callable[[Progress], None] | None = None,
         gone: Callable[[], bool] | None = None,
-    ) -> list[Future[Image.Image]]:
+    ) -> list[Future[DrawnFilm]]:
         """Puts orders into the queue together, all or none; see `submit`."""
         with self._changed:
             if self._stopping or not self.is_alive:
                 raise Stopping
-            if len(self._waiting) + len(orders) > self.most_waiting:
+            if len(self._waiting) + len(ordered) > self.most_waiting:
                 raise QueueFull
-            jobs = [_Job(order=order, future=Future(), on_step=on_step, gone=gone) for order in orders]
+            jobs = [_Job(order=order, future=Future(), on_step=on_step, gone=gone) for order in ordered]
             self._waiting.extend(jobs)
             self._changed.notify_all()
         return [job.future for job in jobs]
@@ -272,55 +238,45 @@ class Engine:
 
     def _begin(self, admitted: Sequence[_Job]) -> None:
         """Encodes orders, those that are alike together."""
-        groups: dict[tuple[Any, ...], list[_Job]] = {}
-        for job in admitted:
-            groups.setdefault(job.order.alike(), []).append(job)
-        for group in groups.values():
+        for group in orders.grouped(admitted, lambda job: job.order.alike()):
             failed = self._fails(group, lambda jobs=group: self._start(jobs))
             with self._changed:
                 self._running.extend([] if failed else group)
                 self._beginning -= len(group)
 
     def _start(self, jobs: Sequence[_Job]) -> None:
-        orders = [job.order for job in jobs]
-        generators = [torch.Generator().manual_seed(order.seed) for order in orders]
-        for job, drawing in zip(jobs, self.pipeline.begin(_asked(orders, generators)), strict=True):
+        for job, drawing in zip(jobs, orders.begin(self.pipeline, [job.order for job in jobs]), strict=True):
             job.drawing = drawing
 
     def _step(self) -> None:
         """One step of all; where they fail together, each is tried alone."""
-        drawings = [job.drawing for job in self._running if job.drawing is not None]
+        drawings = [job.begun for job in self._running]
         before = [drawing.step for drawing in drawings]
         if drawings and self._fails((), lambda: self.pipeline.advance(drawings)):
             for job, drawing, step in zip(list(self._running), drawings, before, strict=True):
                 if drawing.step == step:
                     self._fails([job], lambda one=drawing: self.pipeline.advance([one]))
         for job in list(self._running):
-            if job.on_step is not None and job.drawing is not None:
+            if job.on_step is not None:
                 self._fails([job], lambda one=job: self._tell(one))
 
     def _tell(self, job: _Job) -> None:
-        drawing = job.drawing
-        assert drawing is not None and job.on_step is not None
+        drawing = job.begun
+        assert job.on_step is not None
         preview = lambda: self.pipeline.preview(drawing)  # noqa: E731
         job.on_step(Progress(step=drawing.step, steps=drawing.steps, preview=preview))
 
     def _finish(self) -> None:
-        finished = [job for job in self._running if job.drawing is not None and job.drawing.is_finished]
+        finished = [job for job in self._running if job.begun.is_finished]
         with self._changed:
             self._running = [job for job in self._running if job not in finished]
-        groups: dict[torch.Size, list[_Job]] = {}
-        for job in finished:
-            assert job.drawing is not None
-            groups.setdefault(job.drawing.latents.shape, []).append(job)
-        for group in groups.values():
+        for group in orders.grouped(finished, lambda job: job.begun.latents.shape):
             self._fails(group, lambda jobs=group: self._hand_over(jobs))
 
     def _hand_over(self, jobs: Sequence[_Job]) -> None:
-        pictures = self.pipeline.finish([job.drawing for job in jobs if job.drawing is not None])
-        for job, picture in zip(jobs, pictures, strict=True):
+        for job, drawn in zip(jobs, orders.finish(self.pipeline, [job.begun for job in jobs]), strict=True):
             if job.future.set_running_or_notify_cancel():
-                job.future.set_result(picture[0] if isinstance(picture, list) else picture)
+                job.future.set_result(drawn)
 
     def _fails(self, jobs: Sequence[_Job], work: Callable[[], None]) -> bool:
         """Does something for some orders; where it fails they are told, and the others are drawn on."""
@@ -333,24 +289,6 @@ class Engine:
                 self._running = [job for job in self._running if job not in jobs]
             return True
         return False
-
-
-def _asked(orders: Sequence[Order], generators: Sequence[torch.Generator] | None = None) -> Asked:
-    """Orders that are alike as one call."""
-    first = orders[0]
-    return Asked(
-        prompt=[order.prompt for order in orders],
-        image=[list(order.references) for order in orders],
-        negative_prompt=[order.negative_prompt for order in orders],
-        height=first.height,
-        width=first.width,
-        fit=first.fit,
-        text_scale=first.text_scale,
-        image_scale=first.image_scale,
-        num_inference_steps=first.steps,
-        guidance_scale=first.guidance,
-        generator=generators,
-    )
 
 
 def _facts_of(pipeline: TwoFramePipeline) -> Facts:

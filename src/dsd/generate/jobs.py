@@ -8,14 +8,18 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
 from dsd.config import did_you_mean, require_seeds, require_text
 from dsd.data.tables import rows_of
 from dsd.errors import UserError, cut
+from dsd.generate.wanted import Wanted
 from dsd.images import FITS, Fit, load_image
+
+if TYPE_CHECKING:
+    from dsd.generate.orders import Order
 
 T = TypeVar("T")
 
@@ -28,24 +32,14 @@ MOST = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Job(Wanted):
     """Pictures of one prompt.
 
     Attributes:
         where: What to call it in messages, such as 'row 3 of "jobs.csv"'; "" where it is the only one.
         image: Files of the references, as many as the model was trained with.
-        prompt: What the pictures shall show.
         n: How many.
         seed: Of the first one, the others count up from it; None takes a random one for each.
-        height: Of a picture in pixels; what the model was trained at by default.
-        width: Likewise.
-        fit: What is done to references of other proportions; see `dsd.images.fit`.
-        negative_prompt: What guidance by the text leads away from.
-        steps: See `dsd.sampling.Sampling`, as the next three; what the command or the model says by default.
-        text_scale: See above.
-        image_scale: See above.
-        guidance: See above.
-        frames: Pictures that are drawn together; what the model was trained at by default.
         asked: The words that a chat model made the prompt of; "" where it is the user's own.
         subject: What that model calls the subject.
         enhanced_by: That model.
@@ -53,18 +47,8 @@ class Job:
 
     where: str = ""
     image: tuple[Path, ...] = ()
-    prompt: str = ""
     n: int = 1
     seed: int | None = None
-    height: int | None = None
-    width: int | None = None
-    fit: Fit = "crop"
-    negative_prompt: str = ""
-    steps: int | None = None
-    text_scale: float | None = None
-    image_scale: float | None = None
-    guidance: float | None = None
-    frames: int | None = None
     asked: str = ""
     subject: str = ""
     enhanced_by: str = ""
@@ -76,6 +60,16 @@ class Job:
             UserError: One cannot be read.
         """
         return tuple(_read(path, _stamp(path)) for path in self.image)
+
+    def order(self, seed: int) -> Order:
+        """One of its films, for the pipeline.
+
+        Raises:
+            UserError: A reference cannot be read.
+        """
+        from dsd.generate.orders import Order
+
+        return Order(**self.wanted(), references=self.references(), seed=seed)
 
     def check(self) -> None:
         """Finds what is wrong with it that can be known without the model.

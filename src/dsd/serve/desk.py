@@ -15,7 +15,8 @@ from PIL import Image
 from starlette.requests import ClientDisconnect
 
 from dsd.errors import UserError
-from dsd.generate.engine import Engine, Order, Progress, QueueFull, Stopping
+from dsd.generate.engine import Engine, Progress, QueueFull, Stopping
+from dsd.generate.orders import DrawnFilm, Order
 from dsd.serve.errors import ApiError, busy, internal, stopping
 from dsd.serve.limits import Bodies, Rates
 from dsd.serve.metrics import Metrics
@@ -32,7 +33,7 @@ class Job:
     """The pictures of one request. `leave` drops them, also while they are drawn."""
 
     orders: list[Order]
-    futures: list[Future[Image.Image]] = field(default_factory=list)
+    futures: list[Future[DrawnFilm]] = field(default_factory=list)
     left: threading.Event = field(default_factory=threading.Event)
 
     def leave(self) -> None:
@@ -127,15 +128,15 @@ class Desk:
         """Drops what is still drawn, without waiting for it."""
         threading.Thread(target=self.engine.stop, kwargs={"finish_within": 0.0}, daemon=True).start()
 
-    def picture(self, result: Image.Image | BaseException) -> Image.Image:
+    def picture(self, result: DrawnFilm | BaseException) -> Image.Image:
         """The picture, or the error that a client is told.
 
         Raises:
             ApiError: 503 when the server stops, 500 when drawing failed.
             UserError: What the model cannot draw.
         """
-        if isinstance(result, Image.Image):
-            return result
+        if isinstance(result, DrawnFilm):
+            return result.pictures[0]
         if isinstance(result, asyncio.CancelledError | CancelledError | Stopping):
             raise stopping() from result
         if isinstance(result, UserError):
@@ -143,7 +144,7 @@ class Desk:
         logger.error("drawing failed", exc_info=result)
         raise internal() from result
 
-    def _submit(self, job: Job, number: int, order: Order, on_step: OnStep | None) -> Future[Image.Image]:
+    def _submit(self, job: Job, number: int, order: Order, on_step: OnStep | None) -> Future[DrawnFilm]:
         began = time.monotonic()
 
         def step(progress: Progress) -> None:
@@ -151,7 +152,7 @@ class Desk:
             if on_step is not None:
                 on_step(number, progress)
 
-        def done(future: Future[Image.Image]) -> None:
+        def done(future: Future[DrawnFilm]) -> None:
             if not future.cancelled() and future.exception() is None:
                 self.metrics.finished(time.monotonic() - began)
 

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from dsd.errors import UserError
 from dsd.generate.engine import Progress
+from dsd.generate.orders import DrawnFilm
 from dsd.serve.desk import Desk, Job
 from dsd.serve.errors import ApiError
 
@@ -32,7 +33,7 @@ class Stream:
     def __init__(self, partial_images: int) -> None:
         self._partial_images = partial_images
         self._loop = asyncio.get_running_loop()
-        self._told: asyncio.Queue[tuple[int, int, Image.Image | BaseException]] = asyncio.Queue()
+        self._told: asyncio.Queue[tuple[int, int, Image.Image | DrawnFilm | BaseException]] = asyncio.Queue()
 
     def on_step(self, number: int, progress: Progress) -> None:
         """For `Desk.order`; runs in the engine's thread."""
@@ -40,7 +41,7 @@ class Stream:
         if index is not None:
             self._tell(number, index, progress.preview())
 
-    async def told(self, job: Job) -> AsyncIterator[tuple[int, int | None, Image.Image | BaseException]]:
+    async def told(self, job: Job) -> AsyncIterator[tuple[int, int | None, Image.Image | DrawnFilm | BaseException]]:
         """Pictures as they come: (number, index of a partial picture or None for the last, picture or what failed)."""
         for number, future in enumerate(job.futures):
             future.add_done_callback(lambda future, number=number: self._finish(number, future))
@@ -50,11 +51,11 @@ class Stream:
             left -= index < 0
             yield number, None if index < 0 else index, picture
 
-    def _finish(self, number: int, future: Future[Image.Image]) -> None:
+    def _finish(self, number: int, future: Future[DrawnFilm]) -> None:
         cancelled = asyncio.CancelledError() if future.cancelled() else None
         self._tell(number, -1, cancelled or future.exception() or future.result())
 
-    def _tell(self, number: int, index: int, picture: Image.Image | BaseException) -> None:
+    def _tell(self, number: int, index: int, picture: Image.Image | DrawnFilm | BaseException) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._told.put_nowait, (number, index, picture))
 
@@ -98,7 +99,7 @@ async def events(desk: Desk, job: Job, stream: Stream, kind: Kind, describe: Any
     """
     try:
         async for number, index, told in stream.told(job):
-            picture = desk.picture(told)
+            picture = told if isinstance(told, Image.Image) else desk.picture(told)
             name = f"{kind}.{'completed' if index is None else 'partial_image'}"
             said = await asyncio.to_thread(describe, number, picture, index is None)
             more = {} if index is None else {"partial_image_index": index}

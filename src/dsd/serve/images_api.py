@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from PIL import Image
 
 from dsd.errors import cut
-from dsd.generate.engine import Order
+from dsd.generate.orders import Order
 from dsd.serve.auth import require_key, require_origin
 from dsd.serve.bodies import read
 from dsd.serve.desk import Desk

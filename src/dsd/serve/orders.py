@@ -11,7 +11,8 @@ from PIL import Image
 
 from dsd.config import require_seeds
 from dsd.errors import cut
-from dsd.generate.engine import Facts, Order
+from dsd.generate.engine import Facts
+from dsd.generate.orders import Order
 from dsd.serve.bodies import required
 from dsd.serve.errors import refused
 from dsd.serve.fields import Edit, Generation, Variation

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from dsd.generate.engine import Order
+from dsd.generate.orders import Order
 from dsd.serve.examples import Examples
 from dsd.serve.page_model import Shown
 

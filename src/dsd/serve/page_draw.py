@@ -13,7 +13,8 @@ import gradio as gr
 from PIL import Image
 
 from dsd.errors import UserError
-from dsd.generate.engine import Engine, Order
+from dsd.generate.engine import Engine
+from dsd.generate.orders import Order
 from dsd.images import load_image
 from dsd.serve.examples import Examples
 from dsd.serve.page_controls import RANDOM, Controls
@@ -187,7 +188,7 @@ class DrawTab:
         drawn = []
         for part in run.parts:
             if not part.future.cancelled() and part.future.exception() is None:
-                drawn.append(self._save(part.future.result(), part.order))
+                drawn.append(self._save(part.future.result().pictures[0], part.order))
         return drawn
 
     def _save(self, picture: Image.Image, order: Order) -> Drawn:

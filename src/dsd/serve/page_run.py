@@ -15,7 +15,8 @@ from pathlib import Path
 from PIL import Image
 
 from dsd.errors import UserError, cut, reason_of
-from dsd.generate.engine import Engine, Order, Progress, QueueFull, Stopping
+from dsd.generate.engine import Engine, Progress, QueueFull, Stopping
+from dsd.generate.orders import DrawnFilm, Order
 from dsd.images import encode
 
 PREVIEW_EVERY = 0.5
@@ -117,7 +118,7 @@ class Part:
 
     def __init__(self, order: Order) -> None:
         self.order = order
-        self.future: Future[Image.Image] = Future()
+        self.future: Future[DrawnFilm] = Future()
         self.step = self.steps = 0
         self.preview: Image.Image | None = None
         self._next_preview = 0.0
