@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
-from dsd.config import how_it_runs, require_seeds
+from dsd.config import how_it_runs, require_seeds, require_text
 from dsd.curate.tasks.registry import DEFAULT, find, task_of
 from dsd.errors import UserError
+
+if TYPE_CHECKING:  # imported where it is used: `dsd --help` is quick
+    from dsd.data.rows import Pictures
 
 JUDGED_BY = (
     "judge",
@@ -17,6 +21,8 @@ JUDGED_BY = (
     "targets",
     "sheets_from",
     "near_copy_threshold",
+    "image_format",
+    "image_quality",
 )
 """Settings that decide nothing about the sheets."""
 
@@ -57,6 +63,9 @@ class CurateConfig:
             same but for those of `JUDGED_BY`. Empty to draw.
         near_copy_threshold: two panels are the same picture, and rejected, when the mean absolute difference of
             their pixels is below this share of the full range, and their perceptual hashes agree too.
+        image_format: of the panels in the dataset; PNG keeps all pixels, WebP and JPEG are smaller and lossy. Sheets
+            are PNG.
+        image_quality: of WebP and JPEG, from 1 to 100; None for 95, and for PNG, which has none.
         seed: of everything random.
     """
 
@@ -83,6 +92,8 @@ class CurateConfig:
     targets: int = 1
     sheets_from: str = ""
     near_copy_threshold: float = 0.03
+    image_format: Literal["png", "webp", "jpeg"] = "png"
+    image_quality: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -117,8 +128,32 @@ class CurateConfig:
             raise UserError("one of the subjects or themes is empty; give words for each")
         if not 0 <= self.near_copy_threshold < 1:
             raise UserError(f"near_copy_threshold is {self.near_copy_threshold}, but must be a share in [0, 1)")
+        for name in ("captions", "chat", "judge", "templates", "teacher", "sheets_from"):
+            require_text(name, getattr(self, name))
+        for name in ("subjects", "themes"):
+            require_text(f"one of the {name}", "".join(getattr(self, name)))
+        if self.image_quality is not None and not 1 <= self.image_quality <= 100:
+            raise UserError(f"image_quality is {self.image_quality}, but must be from 1 to 100")
+        if self.image_quality is not None and self.image_format == "png":
+            raise UserError(
+                f"image_quality is {self.image_quality}, but PNG keeps all pixels; leave it out, or give webp or jpeg "
+                "as image_format"
+            )
 
     @property
     def frames(self) -> int:
         """Of an example, references and targets together."""
         return self.references + self.targets
+
+    @property
+    def pictures(self) -> Pictures:
+        """How pictures of panels are written."""
+        from dsd.data.rows import PNG, Pictures
+
+        return Pictures(self.image_format, PNG.quality if self.image_quality is None else self.image_quality)
+
+    def claimed(self) -> CurateConfig:
+        """What decides what is made: where the chat models are served does not."""
+        from dsd.chat.registry import claimed_name
+
+        return replace(self, chat=claimed_name(self.chat), judge=claimed_name(self.judge))
