@@ -24,7 +24,9 @@ def card(rows: Mapping[Kind, int], trained_on: Kind) -> str:
     from huggingface_hub import DatasetCardData
 
     kinds: list[Kind] = [kind for kind in get_args(Kind) if kind != "films" or trained_on == "films"]
-    held: list[Kind] = [kind for kind in kinds if rows.get(kind)]  # `datasets` cannot read a configuration without files
+    held: list[Kind] = [
+        kind for kind in kinds if rows.get(kind)
+    ]  # `datasets` cannot read a configuration without files
     header = DatasetCardData(
         license="unknown",
         task_categories=["text-to-image", "image-to-image"],
