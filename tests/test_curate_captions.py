@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dsd.curate.captions import MAX_CHARACTERS, CaptionFile, clean
 from dsd.errors import UserError
 
+
 def read(path: str | Path, limit: int = 100) -> tuple[list[str], dict[str, int]]:
     """The texts taken of a file, and what was skipped."""
     file = CaptionFile(str(path), limit)
