@@ -1,4 +1,4 @@
-"""Phases 1 and 2: captions to a dataset of judged pairs, unit by unit; first all sheets are drawn, then judged.
+"""Phases 1 and 2: captions to a dataset of judged pairs, unit by unit.
 
 Run it again to go on: finished units are skipped, the others give the bytes they would have given.
 """
@@ -19,13 +19,13 @@ from dsd.config import to_json
 from dsd.curate.captions import Captions, read_captions
 from dsd.curate.config import JUDGED_BY, CurateConfig
 from dsd.curate.executors.local import Local
-from dsd.curate.executors.protocol import Executor, Record, Work
+from dsd.curate.executors.protocol import Executor
 from dsd.curate.funnel import Funnel
-from dsd.curate.models import Models
+from dsd.curate.models import JUDGE, Models
 from dsd.curate.prompts import repeated
 from dsd.curate.tasks.registry import task_of
 from dsd.curate.units import FOLDER, Unit, UnitLedger, UnitRecord, split_into_units
-from dsd.curate.work import Drawing, Judging
+from dsd.curate.work import Curation
 from dsd.data.records import Caption
 from dsd.data.rows import Kind
 from dsd.data.store import MANIFEST, DatasetReader, DatasetWriter, Shard
@@ -64,15 +64,10 @@ def curate(config: CurateConfig, out: Path, executor: Executor | None = None) ->
     if config.sheets_from:
         _check_drawn(config, drawn, units)
     models, ledger, executor = Models(config), UnitLedger(out), executor or Local()
-    drawing = Drawing(units=units, models=models, ledger=ledger)
-    judging = Judging(units=units, models=models, ledger=ledger, drawn=drawn)
-    if not begun:
-        models.require_servers()
-    if not begun or any(judging.find(number) is None for number in range(len(units))):
-        _claim(config, captions, models.sources(), out)
-    if not config.sheets_from:
-        _run(executor, drawing, units, "drawing sheets")
-    records = _run(executor, judging, units, "judging sheets")
+    work = Curation(units=units, models=models, ledger=ledger, drawn=drawn)
+    if not begun or any(work.find(JUDGE, number) is None for number in range(len(units))):
+        _claim(config, captions, models.sources(executor.sources(work, trying=not begun)), out)
+    records = _run(executor, work)
     funnel = _finish(records, captions, config, out)
     _show(funnel, out)
     return funnel
@@ -144,12 +139,12 @@ def _claim(config: CurateConfig, captions: Captions, sources: dict[str, str], ou
     runs.claim(out, config, sources, "a dataset")
 
 
-def _run(executor: Executor, work: Work[Record], units: Sequence[Unit], description: str) -> list[Record]:
+def _run(executor: Executor, work: Curation) -> list[UnitRecord]:
     """Has the work done, and shows how far it is, in captions."""
-    sizes = [len(unit.captions) for unit in units]
-    left = [size if work.find(number) is None else 0 for number, size in enumerate(sizes)]
+    sizes = [len(unit.captions) for unit in work.units]
+    left = [size if work.find(JUDGE, number) is None else 0 for number, size in enumerate(sizes)]
     records = []
-    with progress(description=description, total=sum(sizes), completed=sum(sizes) - sum(left)) as bar:
+    with progress(description="drawing and judging", total=sum(sizes), completed=sum(sizes) - sum(left)) as bar:
         for record, size in zip(executor.run(work), left, strict=True):
             records.append(record)
             bar.advance(size)
