@@ -301,14 +301,31 @@ def test_questions_are_asked_inside_a_running_event_loop_too(chat: OpenAIChat) -
 
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", JUDGED, "error", "length", "\ud800"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(
-            ["choices", "message", "content", "error", "code", "type", "text", "refusal", "finish_reason", "logprobs"]
-        ),
-        inner,
-        max_size=4,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["", JUDGED, "error", "length", "\ud800"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "choices",
+                    "message",
+                    "content",
+                    "error",
+                    "code",
+                    "type",
+                    "text",
+                    "refusal",
+                    "finish_reason",
+                    "logprobs",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=12,
 )

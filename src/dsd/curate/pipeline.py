@@ -1,4 +1,4 @@
-"""Phases 1 and 2: captions to a dataset of judged pairs, unit by unit; first all sheets are drawn, then judged.
+"""Phases 1 and 2: captions to a dataset of judged pairs, unit by unit.
 
 Run it again to go on: finished units are skipped, the others give the bytes they would have given.
 """
@@ -14,12 +14,12 @@ from dsd.curate.claimed import INDEX, Captions, CaptionSource
 from dsd.curate.config import JUDGED_BY, CurateConfig
 from dsd.curate.ending import ask_again, finish, finished, say, show
 from dsd.curate.executors.local import Local
-from dsd.curate.executors.protocol import Executor, Record, Work
+from dsd.curate.executors.protocol import Executor
 from dsd.curate.funnel import Funnel
-from dsd.curate.models import Models
+from dsd.curate.models import JUDGE, Models
 from dsd.curate.prompts import repeated
-from dsd.curate.units import FOLDER, UnitLedger, Units
-from dsd.curate.work import Drawing, Judging
+from dsd.curate.units import FOLDER, UnitLedger, UnitRecord, Units
+from dsd.curate.work import Curation
 from dsd.data.rows import Kind
 from dsd.data.store import MANIFEST
 from dsd.errors import UserError
@@ -29,6 +29,7 @@ from dsd.log import progress
 from dsd.places import Place, Where
 
 CAPTIONS = f"{FOLDER}/{INDEX}"
+_DIGEST = "captions"  # a source of the claim
 
 
 def curate(config: CurateConfig, out: Where, executor: Executor | None = None) -> Funnel:
@@ -61,21 +62,15 @@ def _curate(config: CurateConfig, out: Place, executor: Executor) -> Funnel:
     if begun:
         out.sweep()
     drawn = Place.of(config.sheets_from or out)
-    models, ledger = Models(config), UnitLedger(out, config.pictures)
     source = _captions(config, drawn, begun, out)
     if config.sheets_from:
         _check_drawn(config, drawn)
-    if not begun:
-        models.require_servers()
-    captions = _claim(config, source, models, ledger, out)
-    units = Units(captions=captions, config=config)
-    drawing = Drawing(units=units, models=models, ledger=ledger)
-    judging = Judging(units=units, models=models, ledger=ledger, drawn=drawn)
+    units = Units(captions=source if isinstance(source, Captions) else Captions.of(()), config=config)
+    ledger = UnitLedger(out, config.pictures)
+    work = Curation(units=units, models=Models(config), ledger=ledger, drawn=drawn)
+    work = _resumed(work, executor, out) if begun else _claimed(work, source, executor, out)
     (out / MANIFEST).remove()  # of a dataset that is no longer whole
-    if not config.sheets_from:
-        _run(executor, drawing, units, "drawing sheets")
-    records = _run(executor, judging, units, "judging sheets")
-    return finish(records, captions.skipped, config, out)
+    return finish(_run(executor, work), work.units.captions.skipped, config, out)
 
 
 def _begun(config: CurateConfig, out: Place) -> bool:
@@ -130,37 +125,41 @@ def _captions(config: CurateConfig, drawn: Place, begun: bool, out: Place) -> Ca
 def _taken(out: Place) -> Captions:
     """The captions that the first start took."""
     captions = Captions.find(out / FOLDER)
-    if runs.sources_of(out).get("captions", captions.digest) != captions.digest:
+    if runs.sources_of(out).get(_DIGEST, captions.digest) != captions.digest:
         raise DamagedFile(f'"{out / CAPTIONS}" is not what was written; bring it back, or curate in another folder')
     return captions
 
 
-def _claim(config: CurateConfig, source: CaptionSource, models: Models, ledger: UnitLedger, out: Place) -> Captions:
-    """Takes the folder, once everything that the config names has been found; or checks that nothing changed since."""
-    if isinstance(source, Captions) and source.folder == out / FOLDER:
-        units = len(Units(captions=source, config=config))
-        ask_again(ledger, units, draws=not config.sheets_from)
-        if any(ledger.find(number) is None for number in range(units)):
-            kept = {name: digest for name, digest in runs.sources_of(out).items() if name == "captions"}
-            runs.claim(out, config, models.sources() | kept, "a dataset")
-        return source
-    sources, wanted = models.sources(), config.units * config.unit_size
+def _claimed(work: Curation, source: CaptionSource, executor: Executor, out: Place) -> Curation:
+    """The work on the captions that it takes, once everything that its config names has been found."""
+    config, wanted = work.models.config, work.models.config.units * work.models.config.unit_size
+    sources = work.models.sources(executor.sources(work, trying=True))
     captions = Captions.keep(source, out / FOLDER)
     if captions.count < wanted:
         say(
             f"warning: {config.captions} gives {captions.count:,} captions, not the {wanted:,} of "
             f"{config.units:,} units; the curation takes those"
         )
-    runs.claim(out, config, sources | {"captions": captions.digest}, "a dataset")
-    return captions
+    runs.claim(out, config, sources | {_DIGEST: captions.digest}, "a dataset")
+    return replace(work, units=Units(captions=captions, config=config))
 
 
-def _run(executor: Executor, work: Work[Record], units: Units, description: str) -> list[Record]:
+def _resumed(work: Curation, executor: Executor, out: Place) -> Curation:
+    """The work, once it is sure that what is left of it will be done as it was begun."""
+    ask_again(work.ledger, len(work), draws=not work.models.config.sheets_from)
+    if any(work.find(JUDGE, number) is None for number in range(len(work))):
+        kept = {name: digest for name, digest in runs.sources_of(out).items() if name == _DIGEST}
+        sources = work.models.sources(executor.sources(work, trying=False)) | kept
+        runs.claim(out, work.models.config, sources, "a dataset")
+    return work
+
+
+def _run(executor: Executor, work: Curation) -> list[UnitRecord]:
     """Has the work done, and shows how far it is, in captions."""
-    sizes = [units.size(number) for number in range(len(units))]
-    left = [size if work.find(number) is None else 0 for number, size in enumerate(sizes)]
+    sizes = [work.units.size(number) for number in range(len(work))]
+    left = [size if work.find(JUDGE, number) is None else 0 for number, size in enumerate(sizes)]
     records = []
-    with progress(description=description, total=sum(sizes), completed=sum(sizes) - sum(left)) as bar:
+    with progress(description="drawing and judging", total=sum(sizes), completed=sum(sizes) - sum(left)) as bar:
         for record, size in zip(executor.run(work), left, strict=True):
             records.append(record)
             bar.advance(size)
