@@ -34,9 +34,11 @@ def plan(command: Curate) -> list[str]:
     how = "describing both subjects before deciding" if config.chain_of_thought else "by a direct verdict"
     if config.votes > 1:
         how += f", by the majority of {config.votes} votes"
+    if config.min_score:
+        how += f", kept from a score of {config.min_score:g} on"
     prompts = [
         f"read {count:,} captions of {config.captions}, in {config.units:,} units of {config.unit_size}",
-        f"let {config.chat} write a grid prompt from each (templates: {config.templates})",
+        f"let {config.chat} write a grid prompt from each (templates: {config.written_with})",
     ]
     if config.subjects:
         prompts = [
@@ -51,7 +53,8 @@ def plan(command: Curate) -> list[str]:
     films = f"films of {config.references} references and {config.targets} targets, " if config.frames > 2 else ""
     return [
         *sheets,
-        f"cut the sheets, and let {config.judge} judge their panels for the task {config.task}, {how}",
+        f"cut the sheets, and let {config.judge} judge their panels for the task {config.task}, {how} "
+        f"(templates: {config.templates})",
         f"write kept pairs, {films}rejects with their reasons, and the funnel to {command.out}",
     ]
 

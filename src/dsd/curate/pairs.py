@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dsd.chat.protocol import ChatFailure
 from dsd.curate.judge import Candidate
 from dsd.data.records import Model, Pair, Reject, Verdict, content_id
 
 NEAR_COPY = "nearly the same picture"
 DIFFERENT = "not the same individual"
+BELOW = "below min_score"
+NO_SCORE = "no score"
 
 
 def undescribed(candidate: Candidate) -> ChatFailure | None:
@@ -26,22 +30,54 @@ def copied(candidate: Candidate, judge: Model) -> Reject:
     return Reject(pair=_pair(candidate, None, judge), outcome="rejected", reason=NEAR_COPY)
 
 
-def settle(candidate: Candidate, verdict: Verdict | ChatFailure, judge: Model) -> tuple[Pair, Pair] | Reject:
-    """What a judged candidate becomes: pairs in both orders, or a reject."""
+def settle(
+    candidate: Candidate, verdict: Verdict | ChatFailure, judge: Model, min_score: float = 0.0
+) -> tuple[Pair, Pair] | Reject:
+    """What a judged candidate becomes: pairs in both orders, or a reject.
+
+    Args:
+        candidate: that was judged.
+        verdict: or why there is none.
+        judge: who judged.
+        min_score: from which on it is kept, where it was judged the same.
+    """
     if isinstance(verdict, ChatFailure):
         pair = _pair(candidate, None, judge)
         return Reject(pair=pair, outcome="failed", reason=f"no verdict: {verdict.reason}", words=_words(verdict))
     pair = _pair(candidate, verdict, judge)
     if not verdict.same:
         return Reject(pair=pair, outcome="rejected", reason=DIFFERENT)
-    turned = Verdict(
-        common_subject=verdict.common_subject,
-        first_details=verdict.second_details,
-        second_details=verdict.first_details,
-        comparison=verdict.comparison,
-        same=True,
+    return held_against(pair, min_score)
+
+
+def held_against(pair: Pair, min_score: float) -> tuple[Pair, Pair] | Reject:
+    """What a pair becomes that was judged the same: it and its turn where its score is high enough, or a reject.
+
+    Args:
+        pair: of the candidate, in its first order.
+        min_score: in [0, 1]; 0 keeps pairs without a score too.
+    """
+    if not min_score or (pair.score is not None and pair.score >= min_score):
+        return pair, turned(pair)
+    if pair.score is None:
+        return Reject(pair=pair, outcome="failed", reason=NO_SCORE)
+    return Reject(pair=pair, outcome="rejected", reason=BELOW)
+
+
+def turned(pair: Pair) -> Pair:
+    """The same pair in the other order; turned twice it is what it was."""
+    return replace(
+        pair,
+        id=content_id("pair", pair.target_panel, pair.reference_panel),
+        reference_panel=pair.target_panel,
+        target_panel=pair.reference_panel,
+        reference=pair.target,
+        target=pair.reference,
+        reference_caption=pair.target_caption,
+        target_caption=pair.reference_caption,
+        first_details=pair.second_details,
+        second_details=pair.first_details,
     )
-    return pair, _pair(Candidate(candidate.second, candidate.first), turned, judge)
 
 
 def _pair(candidate: Candidate, verdict: Verdict | None, judge: Model) -> Pair:
@@ -60,6 +96,9 @@ def _pair(candidate: Candidate, verdict: Verdict | None, judge: Model) -> Pair:
         second_details=verdict.second_details if verdict else "",
         comparison=verdict.comparison if verdict else "",
         judge=judge,
+        score=verdict.score if verdict else None,
+        agreement=verdict.agreement if verdict else None,
+        votes=verdict.votes if verdict else None,
     )
 
 
