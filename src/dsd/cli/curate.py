@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from dsd.cli import calibrate, rescore
 from dsd.curate.config import CurateConfig
 from dsd.recipes.registry import all_recipes
 
@@ -21,14 +23,21 @@ class Curate:
     """Print the resolved config and the plan, and do nothing."""
 
 
-def variants() -> dict[str, tuple[str, Curate]]:
-    return {
+def variants() -> dict[str, tuple[str, Any]]:
+    recipes = {
         name: (recipe.summary, Curate(out=Path("runs") / name / "dataset", curate=recipe.curate))
         for name, recipe in all_recipes().items()
     }
+    return {
+        **recipes,
+        "calibrate": ("how far a judge can be trusted, on labelled pairs", calibrate.default()),
+        "rescore": ("another min_score for a finished dataset, without asking again", rescore.default()),
+    }
 
 
-def plan(command: Curate) -> list[str]:
+def plan(command: Any) -> list[str]:
+    if not isinstance(command, Curate):
+        return _owner(command).plan(command)
     config = command.curate
     count = config.units * config.unit_size
     how = "describing both subjects before deciding" if config.chain_of_thought else "by a direct verdict"
@@ -59,7 +68,15 @@ def plan(command: Curate) -> list[str]:
     ]
 
 
-def run(command: Curate) -> None:
+def run(command: Any) -> None:
+    if not isinstance(command, Curate):
+        _owner(command).run(command)
+        return
     from dsd.curate.pipeline import curate
 
     curate(command.curate, command.out)
+
+
+def _owner(command: Any) -> Any:
+    """The module of a command that makes no dataset of captions."""
+    return calibrate if isinstance(command, calibrate.Calibrate) else rescore

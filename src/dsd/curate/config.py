@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from dsd.config import how_it_runs, require_seeds
 from dsd.curate.tasks.registry import DEFAULT, find, task_of
@@ -146,3 +147,34 @@ class CurateConfig:
         same_writer = self.writer_templates in ("", other.written_with)
         own = other.writer_templates if same_writer else self.writer_templates
         return replace(self, **{name: getattr(other, name) for name in JUDGED_BY}, writer_templates=own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateConfig:
+    """What a judge is asked to find out how far it can be trusted.
+
+    Attributes:
+        pairs: table, or folder with one, of labelled pairs; see `dsd.curate.labelled`.
+        judge: as in `CurateConfig`, and so are ``templates``, ``chain_of_thought``, ``votes`` and ``chat_batch``.
+        precision: share of the same that is wanted among what is kept.
+        surely: want the lower end of the precision's 95 % interval to reach it, not the estimate alone.
+        seed: of everything random.
+    """
+
+    pairs: Path
+    judge: str
+    templates: str
+    chain_of_thought: bool = True
+    votes: int = 1
+    precision: float = how_it_runs(0.95)
+    surely: bool = how_it_runs(False)
+    chat_batch: int = how_it_runs(64)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("votes", "chat_batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if not 0 < self.precision <= 1:
+            raise UserError(f"precision is {self.precision}, but must be a share in (0, 1], such as 0.95")
+        require_seeds("seed", self.seed)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from dsd.chat.protocol import ChatFailure
 from dsd.curate.judge import Candidate
@@ -12,6 +14,15 @@ NEAR_COPY = "nearly the same picture"
 DIFFERENT = "not the same individual"
 BELOW = "below min_score"
 NO_SCORE = "no score"
+NO_DESCRIPTION = "no description: "
+_BOTH = (
+    ("reference", "target"),
+    ("reference_panel", "target_panel"),
+    ("reference_caption", "target_caption"),
+    ("first_details", "second_details"),
+)
+_OTHER = dict(_BOTH) | {two: one for one, two in _BOTH}
+"""What takes the place of what in the other order."""
 
 
 def undescribed(candidate: Candidate) -> ChatFailure | None:
@@ -22,7 +33,7 @@ def undescribed(candidate: Candidate) -> ChatFailure | None:
 def without_description(candidate: Candidate, failure: ChatFailure, judge: Model) -> Reject:
     """A candidate that could not be captioned, so it was not judged."""
     pair = _pair(candidate, None, judge)
-    return Reject(pair=pair, outcome="failed", reason=f"no description: {failure.reason}", words=_words(failure))
+    return Reject(pair=pair, outcome="failed", reason=f"{NO_DESCRIPTION}{failure.reason}", words=_words(failure))
 
 
 def copied(candidate: Candidate, judge: Model) -> Reject:
@@ -47,43 +58,40 @@ def settle(
     pair = _pair(candidate, verdict, judge)
     if not verdict.same:
         return Reject(pair=pair, outcome="rejected", reason=DIFFERENT)
-    return held_against(pair, min_score)
+    if refusal := refused(pair.score, min_score):
+        return Reject(pair=pair, outcome=refusal.outcome, reason=refusal.reason)
+    return pair, replace(pair, **turned({name: getattr(pair, name) for name in _OTHER}))
 
 
-def held_against(pair: Pair, min_score: float) -> tuple[Pair, Pair] | Reject:
-    """What a pair becomes that was judged the same: it and its turn where its score is high enough, or a reject.
+@dataclass(frozen=True)
+class Refusal:
+    """Why a candidate is not kept that was judged the same."""
 
-    Args:
-        pair: of the candidate, in its first order.
-        min_score: in [0, 1]; 0 keeps pairs without a score too.
-    """
-    if not min_score or (pair.score is not None and pair.score >= min_score):
-        return pair, turned(pair)
-    if pair.score is None:
-        return Reject(pair=pair, outcome="failed", reason=NO_SCORE)
-    return Reject(pair=pair, outcome="rejected", reason=BELOW)
+    outcome: Literal["rejected", "failed"]
+    reason: str
 
 
-def turned(pair: Pair) -> Pair:
-    """The same pair in the other order; turned twice it is what it was."""
-    return replace(
-        pair,
-        id=content_id("pair", pair.target_panel, pair.reference_panel),
-        reference_panel=pair.target_panel,
-        target_panel=pair.reference_panel,
-        reference=pair.target,
-        target=pair.reference,
-        reference_caption=pair.target_caption,
-        target_caption=pair.reference_caption,
-        first_details=pair.second_details,
-        second_details=pair.first_details,
-    )
+def refused(score: float | None, min_score: float) -> Refusal | None:
+    """Holds the score of what was judged the same against the one that it must have; 0 asks for none."""
+    if not min_score or (score is not None and score >= min_score):
+        return None
+    return Refusal("failed", NO_SCORE) if score is None else Refusal("rejected", BELOW)
+
+
+def turned(pair: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, or columns, that are others when a pair is in the other order."""
+    fields = {name: pair[other] for name, other in _OTHER.items()}
+    return fields | {"id": _id(fields["reference_panel"], fields["target_panel"])}
+
+
+def _id(reference: str, target: str) -> str:
+    return content_id("pair", reference, target)
 
 
 def _pair(candidate: Candidate, verdict: Verdict | None, judge: Model) -> Pair:
     reference, target = candidate.first.panel, candidate.second.panel
     return Pair(
-        id=content_id("pair", reference.id, target.id),
+        id=_id(reference.id, target.id),
         grid=reference.grid,
         reference_panel=reference.id,
         target_panel=target.id,

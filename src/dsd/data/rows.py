@@ -15,7 +15,7 @@ from dsd.data.records import Caption, Description, Grid, GridPrompt, Model, Pair
 from dsd.images import encode_png, load_image
 
 Kind = Literal["pairs", "rejects", "grids", "films"]
-Row = Pair | Reject | Sheet | PanelFilm
+Row = Pair | Reject | Sheet | PanelFilm | dict[str, Any]
 
 ROW_GROUP = 64
 _MODEL = ("", "_revision", "_template")
@@ -101,7 +101,9 @@ def to_parquet(kind: Kind, records: Sequence[Row]) -> bytes:
 
 
 def to_row(record: Row) -> dict[str, Any]:
-    """The columns of a record."""
+    """The columns of a record; a row passes as it is, with the bytes of its pictures."""
+    if isinstance(record, dict):
+        return record
     if isinstance(record, Sheet):
         return _sheet_row(record)
     if isinstance(record, PanelFilm):
