@@ -18,6 +18,7 @@ from PIL import Image
 
 from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest, Decision, Reply
 from dsd.chat.templates import Template, Templates
+from dsd.curate.contradiction import CONTRADICTION, contradiction
 from dsd.curate.panels import Described
 from dsd.curate.schemas import DirectVerdict, PairVerdict
 from dsd.curate.seeds import derive_seed
@@ -86,9 +87,9 @@ def judge_pairs(
         For each pair the verdict, with the reasons of a vote that the majority shares, or why there is none.
     """
     asked = questions(pairs, templates, chain_of_thought=chain_of_thought, seed=seed, votes=votes)
-    replies = judge.reply(asked)
+    replies, tolerated = judge.reply(asked), _template(templates, chain_of_thought).tolerated
     return [
-        elected([_verdict(pair, reply) for reply in replies[row * votes : (row + 1) * votes]])
+        elected([_verdict(pair, reply, tolerated) for reply in replies[row * votes : (row + 1) * votes]])
         for row, pair in enumerate(pairs)
     ]
 
@@ -143,11 +144,10 @@ def questions(
     """What `judge_pairs` asks: as many questions a pair as there are votes, one after the other."""
     template = _template(templates, chain_of_thought)
     return [
-        ChatRequest(
-            messages=(template.message({"first": p.first.panel.image, "second": p.second.panel.image}),),
-            schema=PairVerdict if chain_of_thought else DirectVerdict,
+        template.request(
+            {"first": p.first.panel.image, "second": p.second.panel.image},
+            PairVerdict if chain_of_thought else DirectVerdict,
             seed=derive_seed(seed, "judge", p.first.panel.id, p.second.panel.id, *([str(vote)] if votes > 1 else [])),
-            max_tokens=template.max_tokens,
             temperature=VOTING_TEMPERATURE if votes > 1 else 0.0,
             decides="same",
         )
@@ -166,11 +166,13 @@ def _template(templates: Templates, chain_of_thought: bool) -> Template:
     return templates["judge" if chain_of_thought else "judge_direct"]
 
 
-def _verdict(pair: Candidate, reply: Reply) -> Verdict | ChatFailure:
+def _verdict(pair: Candidate, reply: Reply, tolerated: float) -> Verdict | ChatFailure:
     if isinstance(reply, ChatFailure):
         return reply
     score = cast(Decision, reply).probability
     if isinstance(reply, PairVerdict):
+        if reply.same and (wrong := contradiction(reply, tolerated)):
+            return ChatFailure(CONTRADICTION, wrong, reply.model_dump_json())
         return Verdict(**reply.model_dump(), score=score)
     first, second = pair.first.panel.description, pair.second.panel.description
     return Verdict(
