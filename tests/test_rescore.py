@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,23 @@ class Voters(ChatServer):
     def same(self, _: Any) -> None:
         pass
 
+    @contextmanager
+    def running(self) -> Iterator[Voters]:
+        """Runs it until the block ends."""
+        thread = threading.Thread(target=self.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.shutdown()
+            self.server_close()
+            thread.join()
+
 
 @pytest.fixture(scope="module")
 def voters() -> Iterator[Voters]:
-    server = Voters()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with Voters().running() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -154,10 +154,15 @@ class CalibrateConfig:
     """What a judge is asked to find out how far it can be trusted.
 
     Attributes:
-        pairs: table, or folder with one, of labelled pairs; see `dsd.curate.labelled`.
-        judge: as in `CurateConfig`, and so are ``templates``, ``chain_of_thought``, ``votes`` and ``chat_batch``.
+        pairs: table (.csv, .tsv, .jsonl or .parquet) with the columns first, second (pictures, or names of files beside
+            the table) and same (true or false), or a folder with one called metadata.
+        judge: who is asked, as in a curation.
+        templates: prompts for the judge, as in a curation.
+        chain_of_thought: describe both subjects before deciding; otherwise decide at once.
+        votes: how often each pair is judged.
         precision: share of the same that is wanted among what is kept.
         surely: want the lower end of the precision's 95 % interval to reach it, not the estimate alone.
+        chat_batch: questions asked at once of a local model, or in flight to a server.
         seed: of everything random.
     """
 
