@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from dsd_world.judge_quality import candidate_pairs, judged
 
 _BIASED = {True: '", "same": true}', False: '{"same": true}'}
 """The token of tiny-vlm that accepts a pair, with chain of thought and without."""
+_LEAST = 5e-7
 
 
 def best_threshold(confidence: Sequence[float], same: Sequence[bool]) -> float:
@@ -31,11 +33,17 @@ def best_threshold(confidence: Sequence[float], same: Sequence[bool]) -> float:
     return float((edges[cut] + edges[cut + 1]) / 2)
 
 
+def _inside(score: float) -> float:
+    """A score of finite log-odds: the last of its digits apart from 0 and 1."""
+    return min(max(score, _LEAST), 1 - _LEAST)
+
+
 def calibrate(folder: Path, pairs: Pairs) -> dict[str, float]:
     """Sets tiny-vlm's decisions to the threshold that is right most often on these pairs, in both forms.
 
     The threshold is written into the model's ``generation_config.json``, as a bias on the token that accepts, so every
-    program that generates with the folder decides alike. Calibrating again changes nothing.
+    program that generates with the folder decides alike, and its probability of "same" is one half at the threshold.
+    Calibrating again changes nothing.
 
     Args:
         folder: of tiny-vlm.
@@ -46,14 +54,15 @@ def calibrate(folder: Path, pairs: Pairs) -> dict[str, float]:
     """
     judge, templates = LocalChat(str(folder)), IDENTITY.load_templates("compact")
     asked = candidate_pairs(pairs)
+    config = GenerationConfig.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    numbers = {token: tokenizer.convert_tokens_to_ids(token) for token in _BIASED.values()}
+    before = {number: bias for (number,), bias in config.sequence_bias or ()}
     biases = {}
     for chain_of_thought, token in _BIASED.items():
         found = judged(judge, templates, asked, chain_of_thought=chain_of_thought)
-        biases[token] = -best_threshold(found.confidence, pairs.same)
-    config = GenerationConfig.from_pretrained(folder)
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    config.sequence_bias = [
-        [[tokenizer.convert_tokens_to_ids(token)], round(bias, 3)] for token, bias in biases.items()
-    ]
+        odds = [log(score / (1 - score)) for score in map(_inside, found.confidence)]
+        biases[token] = before.get(numbers[token], 0.0) - best_threshold(odds, pairs.same)
+    config.sequence_bias = [[[numbers[token]], round(bias, 3)] for token, bias in biases.items()]
     config.save_pretrained(folder)
     return {"bias_chain_of_thought": biases[_BIASED[True]], "bias_direct": biases[_BIASED[False]]}
