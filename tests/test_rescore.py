@@ -146,9 +146,8 @@ def test_rescoring_goes_on_after_a_stop_and_refuses_what_is_in_the_way(
         rescore(curated["all"], 0.5, out)
     with pytest.raises(UserError, match="lies in the dataset's folder"):
         rescore(curated["all"], 0.5, curated["all"] / "out")
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds something else"):
+    (tmp_path / "other" / "pairs").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds a dataset that was made elsewhere"):
         rescore(curated["all"], 0.5, tmp_path / "other")
 
 

@@ -37,6 +37,15 @@ def load_chat(name: str, *, batch_size: int = 64) -> ChatModel:
     return LocalChat(name, batch_size=batch_size)
 
 
+def claimed_name(name: str) -> str:
+    """A model's name without where it is served: ``openai:MODEL@BASE_URL#VARIABLE`` becomes ``openai:MODEL``."""
+    kind, _, rest = name.partition(":")
+    if kind != "openai":
+        return name
+    model, at, _ = rest.rpartition("@")
+    return f"openai:{model}" if at else name
+
+
 def require_connection(chat: ChatModel) -> None:
     """Tries a model that is behind a server, before anything is made that counts on it.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from dsd import runs
@@ -17,6 +16,7 @@ from dsd.curate.tasks.registry import task_of
 from dsd.curate.tasks.task import Task
 from dsd.errors import UserError
 from dsd.log import quiet_libraries
+from dsd.places import Place
 
 _OF_SHEETS = ("chat", "teacher", "templates/grid_prompt", "templates/sheet")
 
@@ -82,11 +82,11 @@ class Models:
         labels = {f"templates/{kind}": template.label for kind, template in self.templates.items()}
         judge = self.judge.revision
         if self.config.sheets_from:
-            before = runs.sources_of(Path(self.config.sheets_from))
+            before = runs.sources_of(self.config.sheets_from)
             if lacking := [name for name in _OF_SHEETS if name not in before]:
                 raise UserError(
-                    f'"{Path(self.config.sheets_from) / runs.SOURCES}" does not name the {lacking[0]} of its sheets; '
-                    "bring the file back, or draw in another folder"
+                    f'"{Place.of(self.config.sheets_from) / runs.SOURCES}" does not name the {lacking[0]} of its '
+                    "sheets; bring the file back, or draw in another folder"
                 )
             drawn = {name: before[name] for name in _OF_SHEETS}
         else:

@@ -6,78 +6,83 @@ Run it again to go on: finished units are skipped, the others give the bytes the
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, get_args
 
-import pyarrow.parquet as pq
-
 from dsd import runs
-from dsd.config import to_json
 from dsd.curate.captions import Captions, read_captions
 from dsd.curate.config import CurateConfig
+from dsd.curate.ending import ask_again, finish, finished, say, show
 from dsd.curate.executors.local import Local
 from dsd.curate.executors.protocol import Executor, Record, Work
 from dsd.curate.funnel import Funnel
 from dsd.curate.models import Models
 from dsd.curate.prompts import repeated
-from dsd.curate.tasks.registry import task_of
-from dsd.curate.units import FOLDER, Unit, UnitLedger, UnitRecord, split_into_units
+from dsd.curate.units import FOLDER, Unit, UnitLedger, split_into_units
 from dsd.curate.work import Drawing, Judging
 from dsd.data.records import Caption
 from dsd.data.rows import Kind
-from dsd.data.store import MANIFEST, DatasetReader, DatasetWriter, Shard
+from dsd.data.store import MANIFEST
 from dsd.errors import UserError
-from dsd.files import make_folder, read_json, sweep, write_atomic
-from dsd.log import console, progress
+from dsd.files import DamagedFile, read_json
+from dsd.locks import held
+from dsd.log import progress
+from dsd.places import Place, Where
 
 CAPTIONS = f"{FOLDER}/captions.json"
 
 
-def curate(config: CurateConfig, out: Path, executor: Executor | None = None) -> Funnel:
+def curate(config: CurateConfig, out: Where, executor: Executor | None = None) -> Funnel:
     """Makes a dataset, or finishes one.
 
     Args:
         config: settings; the same for every start.
-        out: folder of the dataset.
+        out: folder of the dataset, local or at an address that fsspec knows.
         executor: where units are worked on; by default in this process.
 
     Returns:
         What became of the captions.
 
     Raises:
-        UserError: the folder holds a dataset with other settings or of other models, or something in the config
-            cannot be used; finished units stay.
+        NoPairs: nothing was kept; what failed is asked again by the next start.
+        UserError: the folder holds a dataset with other settings or of other models, another process works in it, or
+            something in the config cannot be used; finished units stay.
     """
-    begun = _begun(config, make_folder(out))
-    if (out / MANIFEST).exists():
-        funnel = Funnel.from_dict(DatasetReader(out).funnel())
-        _show(funnel, out)
-        return funnel
+    out = Place.of(out)
+    funnel = finished(out) if _begun(config, out) else None
+    if funnel is None:
+        with held(out, "a dataset"):
+            funnel = _curate(config, out, executor or Local())
+    show(funnel, out)
+    return funnel
+
+
+def _curate(config: CurateConfig, out: Place, executor: Executor) -> Funnel:
+    begun = _begun(config, out)
     if begun:
-        sweep(out)
-    drawn = Path(config.sheets_from) if config.sheets_from else out
+        out.sweep()
+    drawn = Place.of(config.sheets_from or out)
     captions = _captions(config, drawn, begun)
     units = split_into_units(captions.taken, config)
     if config.sheets_from:
         _check_drawn(config, drawn, units)
-    models, ledger, executor = Models(config), UnitLedger(out), executor or Local()
+    models, ledger = Models(config), UnitLedger(out, config.pictures)
+    if begun:
+        ask_again(ledger, len(units), draws=not config.sheets_from)
     drawing = Drawing(units=units, models=models, ledger=ledger)
     judging = Judging(units=units, models=models, ledger=ledger, drawn=drawn)
     if not begun:
         models.require_servers()
     if not begun or any(judging.find(number) is None for number in range(len(units))):
         _claim(config, captions, models.sources(), out)
+    (out / MANIFEST).remove()  # of a dataset that is no longer whole
     if not config.sheets_from:
         _run(executor, drawing, units, "drawing sheets")
     records = _run(executor, judging, units, "judging sheets")
-    funnel = _finish(records, captions, config, out)
-    _show(funnel, out)
-    return funnel
+    return finish(records, captions.skipped, config, out)
 
 
-def _begun(config: CurateConfig, out: Path) -> bool:
+def _begun(config: CurateConfig, out: Place) -> bool:
     """Whether this dataset was begun in the folder; refuses one with other settings."""
     try:
         begun = runs.begun(out, config, "a dataset")
@@ -85,10 +90,12 @@ def _begun(config: CurateConfig, out: Path) -> bool:
         raise UserError(f"{error}{_judged_anew(config, out)}") from error
     if not begun and any((out / name).exists() for name in (MANIFEST, *get_args(Kind))):
         raise UserError(f'"{out}" holds a dataset that was made elsewhere; give another folder')
+    if begun and not (out / runs.SOURCES).exists():
+        raise DamagedFile(f'"{out / runs.SOURCES}" is missing; bring it back, or give another folder')
     return begun
 
 
-def _judged_anew(config: CurateConfig, out: Path) -> str:
+def _judged_anew(config: CurateConfig, out: Place) -> str:
     """The way on with the sheets of a folder, where they are those that this config would draw."""
     before = runs.config_of(out, CurateConfig)
     try:
@@ -98,7 +105,7 @@ def _judged_anew(config: CurateConfig, out: Path) -> str:
     return f"; to judge its sheets in this way, give --curate.sheets-from {before.sheets_from or out} --out OTHER"
 
 
-def _check_drawn(config: CurateConfig, drawn: Path, units: Sequence[Unit]) -> None:
+def _check_drawn(config: CurateConfig, drawn: Place, units: Sequence[Unit]) -> None:
     """Refuses sheets that other settings would have drawn, or that are not all drawn yet."""
     before = runs.config_of(drawn, CurateConfig)
     runs.begun(drawn, config.judged_as(before), "sheets")
@@ -109,10 +116,10 @@ def _check_drawn(config: CurateConfig, drawn: Path, units: Sequence[Unit]) -> No
         )
 
 
-def _captions(config: CurateConfig, drawn: Path, begun: bool) -> Captions:
+def _captions(config: CurateConfig, drawn: Place, begun: bool) -> Captions:
     """The captions of all units; a later start goes on with those that the first one took."""
     path = drawn / CAPTIONS
-    if config.sheets_from and not (drawn / runs.CONFIG).is_file():
+    if config.sheets_from and not (drawn / runs.CONFIG).exists():
         raise UserError(f'there are no sheets in "{drawn}"; give a folder that `dsd curate` wrote as sheets_from')
     if config.sheets_from or (begun and path.exists()):
         return read_json(path, _taken, "bring it back, or curate in another folder")
@@ -121,7 +128,7 @@ def _captions(config: CurateConfig, drawn: Path, begun: bool) -> Captions:
         return Captions(taken=repeated(config.subjects, wanted), skipped={})
     captions = read_captions(config.captions, wanted)
     if len(captions.taken) < wanted:
-        _say(
+        say(
             f"warning: {config.captions} gives {len(captions.taken):,} captions, not the {wanted:,} of "
             f"{config.units:,} units; the curation takes those"
         )
@@ -136,10 +143,10 @@ def _taken(content: Any) -> Captions:
     return Captions(taken=tuple(Caption(text=text) for text in texts), skipped=dict(content["skipped"]))
 
 
-def _claim(config: CurateConfig, captions: Captions, sources: dict[str, str], out: Path) -> None:
+def _claim(config: CurateConfig, captions: Captions, sources: dict[str, str], out: Place) -> None:
     """Takes the folder, once everything that the config names has been found; or checks that nothing changed since."""
     taken = {"taken": [caption.text for caption in captions.taken], "skipped": captions.skipped}
-    write_atomic(out / CAPTIONS, json.dumps(taken, indent=0, ensure_ascii=False) + "\n")
+    (out / CAPTIONS).write_atomic(json.dumps(taken, indent=0, ensure_ascii=False) + "\n")
     runs.claim(out, config, sources, "a dataset")
 
 
@@ -153,49 +160,3 @@ def _run(executor: Executor, work: Work[Record], units: Sequence[Unit], descript
             records.append(record)
             bar.advance(size)
     return records
-
-
-def _finish(records: Sequence[UnitRecord], captions: Captions, config: CurateConfig, out: Path) -> Funnel:
-    funnel = sum((record.funnel for record in records), Funnel(captions_skipped=captions.skipped))
-    shards = [shard for record in records for shard in record.shards]
-    funnel.reconcile(task_of(config.task).candidates)
-    _reconcile_rows(funnel, out, shards)
-    recipe: dict[str, Any] = json.loads(to_json(config))
-    recipe["revisions"] = runs.sources_of(out)
-    DatasetWriter(out).finish(shards, recipe, funnel.to_dict())
-    return funnel
-
-
-def _reconcile_rows(funnel: Funnel, out: Path, shards: Sequence[Shard]) -> None:
-    """Proves that the rows on disk are those of the funnel, and that none to train on is there twice.
-
-    Raises:
-        RuntimeError: they are not.
-    """
-    ids: list[str] = []
-    outcomes: Counter[tuple[str, str]] = Counter()
-    counts: Counter[Kind] = Counter()
-    for shard in shards:
-        columns = ["id", "outcome", "reason"] if shard.kind == "rejects" else ["id"]
-        rows = pq.read_table(out / shard.path, columns=columns).to_pylist()
-        counts[shard.kind] += len(rows)
-        if shard.kind == "rejects":
-            outcomes.update((row["outcome"], row["reason"]) for row in rows)
-        if shard.kind != "grids":
-            ids += [row["id"] for row in rows]
-    expected = {("rejected", reason): count for reason, count in funnel.rejected.items()}
-    expected |= {("failed", reason): count for reason, count in funnel.failed.items()}
-    found = counts["pairs"], counts["films"], counts["grids"]
-    if dict(outcomes) != expected or found != (funnel.pairs, funnel.films or 0, funnel.captions):
-        raise RuntimeError(f'the rows in "{out}" are not those of the funnel: {dict(outcomes)} against {expected}')
-    if len(set(ids)) != len(ids):
-        raise RuntimeError(f'"{out}" holds {len(ids) - len(set(ids))} rows twice')
-
-
-def _show(funnel: Funnel, out: Path) -> None:
-    for line in (*funnel.lines(), f"in {out}"):
-        _say(line)
-
-
-def _say(line: str) -> None:
-    console.print(line, soft_wrap=True, markup=False)

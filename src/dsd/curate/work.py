@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from PIL import Image
 
@@ -24,6 +23,7 @@ from dsd.curate.units import Unit, UnitLedger, UnitRecord
 from dsd.data.records import Caption, Grid, GridPrompt, Reject, Sheet
 from dsd.data.rows import Kind, Row, to_sheet
 from dsd.data.store import read_shard, shard_path
+from dsd.places import Place
 
 Cut = list[Image.Image] | RefusedSheet
 _NO_PROMPT = "no grid prompt: "
@@ -46,11 +46,11 @@ class Drawing:
     def __len__(self) -> int:
         return len(self.units)
 
-    def find(self, number: int) -> Path | None:
+    def find(self, number: int) -> Place | None:
         """The file of a unit's sheets, if they are drawn."""
         return self.ledger.find_sheets(number)
 
-    def do(self, number: int) -> Path:
+    def do(self, number: int) -> Place:
         """Has the sheets of a unit written and drawn."""
         return self.ledger.commit_sheets(number, draw(self.units[number], self.models))
 
@@ -69,7 +69,7 @@ class Judging:
     units: Sequence[Unit]
     models: Models
     ledger: UnitLedger
-    drawn: Path
+    drawn: Place
 
     def __len__(self) -> int:
         return len(self.units)
