@@ -200,3 +200,17 @@ def test_a_dataset_that_no_curation_wrote_is_refused(curated: dict[str, Path], t
     (other / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=r"is not as `dsd curate` wrote it .*made_from"):
         rescore(other, 0.5, tmp_path / "out")
+
+
+def test_films_of_which_none_is_left_are_refused(curated: dict[str, Path], tmp_path: Path) -> None:
+    def one_sure(table: Any) -> Any:
+        surest = table["reference_panel"].to_pylist()[0] if "outcome" not in table.column_names else ""
+        pairs = zip(table["reference_panel"].to_pylist(), table["target_panel"].to_pylist(), strict=True)
+        scores = [0.99 if surest == one else 0.5 for one, _ in pairs]
+        at = table.schema.get_field_index("score")
+        return table.set_column(at, table.schema.field("score"), [scores])
+
+    few = copy_of(curated["triples"], tmp_path / "few", one_sure)
+    with pytest.raises(UserError, match=r"no film of 3 panels is left from a score of 0\.9 on"):
+        rescore(few, 0.9, tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()

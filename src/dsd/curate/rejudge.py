@@ -91,6 +91,10 @@ def _write(reader: DatasetReader, config: CurateConfig, out: Place) -> Funnel:
         shards.append(shard)
         outcomes.update((row["outcome"], row["reason"]) for row in unit.rejects)
     funnel = _funnel(reader, shards, outcomes, config)
+    if funnel.films == 0:
+        raise UserError(
+            f"no film of {config.frames} panels is left from a score of {config.min_score:g} on; give a lower one"
+        )
     recipe: dict[str, Any] = json.loads(to_json(config.claimed()))
     writer.finish(shards, recipe | {"revisions": runs.sources_of(out)}, funnel.to_dict())
     return funnel
