@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import log
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from dsd.chat.local import LocalChat
+from dsd.chat.protocol import Decision
+from dsd.curate.judge import questions
 from dsd.curate.tasks.identity import IDENTITY
 from dsd_world.examined_pairs import Pairs
-from dsd_world.judge_quality import candidate_pairs, judged
+from dsd_world.judge_quality import candidate_pairs
 
 _BIASED = {True: '", "same": true}', False: '{"same": true}'}
 """The token of tiny-vlm that accepts a pair, with chain of thought and without."""
-_LEAST = 5e-7
+_LEAST = 1e-7
+"""How far a probability in float32 can be told from 0 and 1."""
 
 
 def best_threshold(confidence: Sequence[float], same: Sequence[bool]) -> float:
@@ -33,9 +36,10 @@ def best_threshold(confidence: Sequence[float], same: Sequence[bool]) -> float:
     return float((edges[cut] + edges[cut + 1]) / 2)
 
 
-def _inside(score: float) -> float:
-    """A score of finite log-odds: the last of its digits apart from 0 and 1."""
-    return min(max(score, _LEAST), 1 - _LEAST)
+def _odds(probability: float | None) -> float:
+    """The log-odds of a decision; even where none are known."""
+    inside = min(max(0.5 if probability is None else probability, _LEAST), 1 - _LEAST)
+    return log(inside / (1 - inside))
 
 
 def calibrate(folder: Path, pairs: Pairs) -> dict[str, float]:
@@ -60,8 +64,8 @@ def calibrate(folder: Path, pairs: Pairs) -> dict[str, float]:
     before = {number: bias for (number,), bias in config.sequence_bias or ()}
     biases = {}
     for chain_of_thought, token in _BIASED.items():
-        found = judged(judge, templates, asked, chain_of_thought=chain_of_thought)
-        odds = [log(score / (1 - score)) for score in map(_inside, found.confidence)]
+        replies = judge.reply(questions(asked, templates, chain_of_thought=chain_of_thought, seed=0))
+        odds = [_odds(cast(Decision, reply).probability) if isinstance(reply, Decision) else 0.0 for reply in replies]
         biases[token] = before.get(numbers[token], 0.0) - best_threshold(odds, pairs.same)
     config.sequence_bias = [[[numbers[token]], round(bias, 3)] for token, bias in biases.items()]
     config.save_pretrained(folder)
