@@ -11,7 +11,7 @@ from typing import get_args
 from dsd import runs
 from dsd.curate.captions import CaptionFile
 from dsd.curate.claimed import INDEX, Captions, CaptionSource
-from dsd.curate.config import JUDGED_BY, CurateConfig
+from dsd.curate.config import CurateConfig
 from dsd.curate.ending import ask_again, finish, finished, say, show
 from dsd.curate.executors.local import Local
 from dsd.curate.executors.protocol import Executor
@@ -90,7 +90,7 @@ def _judged_anew(config: CurateConfig, out: Place) -> str:
     """The way on with the sheets of a folder, where they are those that this config would draw."""
     before = runs.config_of(out, CurateConfig)
     try:
-        runs.begun(out, replace(config, **{name: getattr(before, name) for name in JUDGED_BY}))
+        runs.begun(out, config.judged_as(before))
     except UserError:
         return ""
     return f"; to judge its sheets in this way, give --curate.sheets-from {before.sheets_from or out} --out OTHER"
@@ -99,7 +99,7 @@ def _judged_anew(config: CurateConfig, out: Place) -> str:
 def _check_drawn(config: CurateConfig, drawn: Place) -> None:
     """Refuses sheets that other settings would have drawn, or that are not all drawn yet."""
     before = runs.config_of(drawn, CurateConfig)
-    runs.begun(drawn, replace(config, **{name: getattr(before, name) for name in JUDGED_BY}), "sheets")
+    runs.begun(drawn, config.judged_as(before), "sheets")
     units, ledger = len(Units(captions=Captions.find(drawn / FOLDER), config=config)), UnitLedger(drawn)
     missing = sum(ledger.find_sheets(number) is None for number in range(units))
     if missing:

@@ -97,6 +97,11 @@ class Description:
     caption: str = ""
 
 
+def panel_id(grid: str, number: int) -> str:
+    """The id of a panel by its sheet's and its place there."""
+    return content_id("panel", grid, number)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Panel:
     """One picture of a sheet (an id).
@@ -113,7 +118,7 @@ class Panel:
 
     @property
     def id(self) -> str:
-        return content_id("panel", self.grid, self.number)
+        return panel_id(self.grid, self.number)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # imported where it is used: it is slow
     import datasets
 
 Kind = Literal["pairs", "rejects", "grids", "films"]
-Row = Pair | Reject | Sheet | PanelFilm
+Row = Pair | Reject | Sheet | PanelFilm | dict[str, Any]
 
 ROW_GROUP = 64
 _MODEL = ("", "_revision", "_template")
@@ -145,7 +145,9 @@ def to_parquet(kind: Kind, records: Sequence[Row], pictures: Pictures = PNG) -> 
 
 
 def to_row(record: Row, pictures: Pictures = PNG) -> dict[str, Any]:
-    """The columns of a record."""
+    """The columns of a record; a row passes as it is, with the bytes of its pictures."""
+    if isinstance(record, dict):
+        return record
     if isinstance(record, Sheet):
         return _sheet_row(record)
     if isinstance(record, PanelFilm):
@@ -234,8 +236,8 @@ def _vote_columns(votes: Votes | None) -> dict[str, int | None]:
 
 
 def _to_votes(row: dict[str, Any]) -> Votes | None:
-    same, other, failed = (row.get(name) for name in _VOTES)
-    return None if same is None else Votes(same=same, other=other, failed=failed)
+    counts: list[Any] = [row.get(name) for name in _VOTES]
+    return None if counts[0] is None else Votes(same=counts[0], other=counts[1], failed=counts[2])
 
 
 def _cell(value: Any, pictures: Pictures) -> Any:
