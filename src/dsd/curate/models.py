@@ -42,7 +42,7 @@ class Models:
     @cached_property
     def templates(self) -> Templates:
         """Of all questions and of the sheets."""
-        return self.task.load_templates(self.config.templates)
+        return self.task.load_templates(self.config.templates, self.config.writer_templates)
 
     @cached_property
     def judge(self) -> ChatModel:

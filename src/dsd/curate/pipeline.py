@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 from dsd import runs
 from dsd.config import to_json
 from dsd.curate.captions import Captions, read_captions
-from dsd.curate.config import JUDGED_BY, CurateConfig
+from dsd.curate.config import CurateConfig
 from dsd.curate.executors.local import Local
 from dsd.curate.executors.protocol import Executor, Record, Work
 from dsd.curate.funnel import Funnel
@@ -93,7 +92,7 @@ def _judged_anew(config: CurateConfig, out: Path) -> str:
     """The way on with the sheets of a folder, where they are those that this config would draw."""
     before = runs.config_of(out, CurateConfig)
     try:
-        runs.begun(out, replace(config, **{name: getattr(before, name) for name in JUDGED_BY}))
+        runs.begun(out, config.judged_as(before))
     except UserError:
         return ""
     return f"; to judge its sheets in this way, give --curate.sheets-from {before.sheets_from or out} --out OTHER"
@@ -102,7 +101,7 @@ def _judged_anew(config: CurateConfig, out: Path) -> str:
 def _check_drawn(config: CurateConfig, drawn: Path, units: Sequence[Unit]) -> None:
     """Refuses sheets that other settings would have drawn, or that are not all drawn yet."""
     before = runs.config_of(drawn, CurateConfig)
-    runs.begun(drawn, replace(config, **{name: getattr(before, name) for name in JUDGED_BY}), "sheets")
+    runs.begun(drawn, config.judged_as(before), "sheets")
     missing = sum(UnitLedger(drawn).find_sheets(unit.number) is None for unit in units)
     if missing:
         raise UserError(

@@ -117,7 +117,10 @@ def judge(sheets: Sequence[Sheet], seed: int, models: Models) -> tuple[dict[Kind
     cuts = [cut(grid, config.panel_size, task.layout) for grid in grids]
     described = _describe(grids, cuts, models, seed)
     settings = JudgeSettings(
-        chain_of_thought=config.chain_of_thought, votes=config.votes, near_copy_threshold=config.near_copy_threshold
+        chain_of_thought=config.chain_of_thought,
+        votes=config.votes,
+        min_score=config.min_score,
+        near_copy_threshold=config.near_copy_threshold,
     )
     outcomes = task.judge(described, models.judge, models.templates, settings, seed)
     rows = iter(zip(cuts, described, strict=True))
