@@ -20,7 +20,7 @@ from dsd.curate.models import Models
 from dsd.curate.panels import Described, RefusedSheet, cut, describe
 from dsd.curate.prompts import fixed_grid_prompts, write_grid_prompts
 from dsd.curate.tasks.task import JudgeSettings
-from dsd.curate.units import Unit, UnitLedger, UnitRecord
+from dsd.curate.units import Unit, UnitLedger, UnitRecord, Units
 from dsd.data.records import Caption, Grid, GridPrompt, Reject, Sheet
 from dsd.data.rows import Kind, Row, to_sheet
 from dsd.data.store import read_shard, shard_path
@@ -39,7 +39,7 @@ class Drawing:
         ledger: of the dataset.
     """
 
-    units: Sequence[Unit]
+    units: Units
     models: Models
     ledger: UnitLedger
 
@@ -66,7 +66,7 @@ class Judging:
         drawn: folder of the dataset whose sheets are judged.
     """
 
-    units: Sequence[Unit]
+    units: Units
     models: Models
     ledger: UnitLedger
     drawn: Path
@@ -81,7 +81,7 @@ class Judging:
     def do(self, number: int) -> UnitRecord:
         """Has the sheets of a unit described and judged."""
         sheets = list(read_shard(shard_path(self.drawn, "grids", number), to_sheet))
-        return self.ledger.commit(number, *judge(sheets, self.units[number].seed, self.models))
+        return self.ledger.commit(number, *judge(sheets, self.units.seed(number), self.models))
 
 
 def draw(unit: Unit, models: Models) -> list[Sheet]:
