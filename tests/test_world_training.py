@@ -17,6 +17,7 @@ from dsd.errors import UserError
 from dsd.models import resolve
 from dsd.train import checkpoint, loop
 from dsd_world.models import teacher
+from dsd_world.models.face import FaceTask
 from dsd_world.models.siblings import trained
 from dsd_world.training import RECIPES, train_model
 
@@ -132,6 +133,21 @@ def test_all_models_are_trained_in_an_order_that_lets_them_build_on_each_other(
     assert all(folder == tmp_path / name / "model" for name, _, folder in asked)
     with pytest.raises(UserError, match="give --hours"):
         train_model("all", steps=10, run=tmp_path)
+
+
+def test_a_finished_model_is_seen_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(self: FaceTask, folder: Path, card: str) -> None:
+        (folder / "landmarks").mkdir(parents=True)
+        (folder / "landmarks" / "config.json").write_text('{"half')
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FaceTask, "export", half)
+        with pytest.raises(KeyboardInterrupt):
+            train_model("face", steps=2, run=tmp_path)
+    assert not (tmp_path / "model").exists()
+    train_model("face", steps=2, run=tmp_path)
+    assert json.loads((tmp_path / "model" / "landmarks" / "config.json").read_text())
 
 
 def test_models_of_runs_beside_come_first(tmp_path: Path) -> None:

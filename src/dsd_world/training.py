@@ -15,6 +15,7 @@ from dsd.attention import in_right_attention
 from dsd.config import did_you_mean
 from dsd.devices import mixed_precision
 from dsd.errors import UserError
+from dsd.files import atomic_folder
 from dsd.log import console
 from dsd.models import resolve
 from dsd.train import checkpoint, environment, loop
@@ -132,7 +133,8 @@ def _train_recipe(
         if best is not None:
             recipe.restore(best[1])
         figures = recipe.evaluate(best[0] if best is not None else budget.steps)
-    recipe.export(folder, _card(name, budget, figures, time.perf_counter() - started))
+    with atomic_folder(folder, known_by="README.md") as temporary:
+        recipe.export(temporary, _card(name, budget, figures, time.perf_counter() - started))
     console.print(f"{name}: {json.dumps(figures)} -> {folder}")
 
 

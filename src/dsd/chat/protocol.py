@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from PIL import Image
-from pydantic import BaseModel
+from pydantic import BaseModel, PrivateAttr
 
 RETRY_TEMPERATURE = 0.7
 """At which a question is asked again whose reply did not parse."""
@@ -38,6 +38,20 @@ class Message:
     parts: tuple[Part, ...]
 
 
+class Decision(BaseModel):
+    """A reply that decides something: base of schemas with a boolean field that `ChatRequest.decides` may name.
+
+    The probability is what the model itself gave its decision; it is neither in the JSON schema nor read from a reply.
+    """
+
+    _probability: float | None = PrivateAttr(default=None)
+
+    @property
+    def probability(self) -> float | None:
+        """Of the deciding field being true, in [0, 1]; None where the model gives none."""
+        return self._probability
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChatRequest:
     """One question.
@@ -45,6 +59,8 @@ class ChatRequest:
     Attributes:
         messages: the conversation so far; the reply continues it.
         schema: the pydantic model that the reply must hold as JSON.
+        example: an exchange that shows what is wanted, put before the question; empty where a model needs none.
+        decides: boolean field of the schema, a `Decision`, whose probability is wanted; empty for none.
         seed: decides every random choice of the answer, together with the model.
         max_tokens: of the reply; a longer one is cut and then fails to parse.
         temperature: of the first attempt; 0 takes the likeliest word each time. Further attempts sample in any case.
@@ -52,6 +68,8 @@ class ChatRequest:
 
     messages: tuple[Message, ...]
     schema: type[BaseModel]
+    example: tuple[Message, ...] = ()
+    decides: str = ""
     seed: int = 0
     max_tokens: int = 512
     temperature: float = 0.0

@@ -9,6 +9,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
+from dsd.chat.protocol import Decision
+
 Words = Annotated[str, StringConstraints(min_length=1, max_length=2000, strip_whitespace=True)]
 
 
@@ -44,7 +46,7 @@ class PanelDescription(_Reply):
     caption: Words
 
 
-class PairVerdict(_Reply):
+class PairVerdict(_Reply, Decision):
     """Chain of thought over two panels: common subject, details of each, comparison point by point, decision."""
 
     common_subject: Words
@@ -54,7 +56,7 @@ class PairVerdict(_Reply):
     same: bool
 
 
-class DirectVerdict(_Reply):
+class DirectVerdict(_Reply, Decision):
     """The decision alone."""
 
     same: bool

@@ -85,6 +85,10 @@ class Ingredients:
             return DecodedTruth(drawn=self.drawn, base=budget.base)
         return registry.build(row.method, self._setting(row, seed, budget))
 
+    def make_shared(self) -> None:
+        """Makes what all rows are measured with, so that processes find it and do not make it at the same time."""
+        _ = self.faces
+
     def share(self, row: Row, budget: TrainConfig) -> None:
         """Makes what a row has in common with others: the pairs and their latents, the face pack.
 

@@ -38,6 +38,8 @@ def make(ingredients: Ingredients, jobs: Sequence[Job], budget: TrainConfig, wor
             continue
         ingredients.share(row, budget)
         together.setdefault(f"{ingredients.key(row, budget)}-{seed}", []).append((row, seed))  # one training, one job
+    if together:
+        ingredients.make_shared()
     pool = pool_of(workers)
     try:
         made_of = (ingredients.config, ingredients.out)
