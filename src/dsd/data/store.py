@@ -23,7 +23,9 @@ from dsd.files import read_json, sha256_of, write_atomic
 
 Record = TypeVar("Record")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, SCHEMA_VERSION)
+"""Version 1 has no columns of scores and votes (`dsd.data.rows.SINCE_2`), which are then read as None."""
 MANIFEST = "manifest.json"
 FUNNEL = "funnel.json"
 
@@ -198,10 +200,10 @@ def _read_manifest(folder: Path) -> Manifest:
 
     def read(content: Any) -> Manifest:
         version = content["schema_version"]
-        if version != SCHEMA_VERSION:
+        if version not in READABLE:
             raise UserError(
                 f'"{folder}" is a dataset of schema version {version}, but this version of dsd reads '
-                f"{SCHEMA_VERSION}; curate it again, or use the dsd that wrote it"
+                f"{' and '.join(map(str, READABLE))}; curate it again, or use the dsd that wrote it"
             )
         shards = tuple(Shard(**shard) for shard in content["shards"])
         return Manifest(schema_version=version, recipe=content["recipe"], shards=shards)
