@@ -14,7 +14,7 @@ from dsd.audit.folder import Folder, open_folder, units_of
 from dsd.audit.rows import rows_of, schema_of
 from dsd.curate.funnel import Funnel
 from dsd.curate.tasks.registry import DEFAULT, task_of
-from dsd.data.rows import Kind, arrow_schema
+from dsd.data.rows import SINCE_2, Kind, arrow_schema
 from dsd.data.store import FUNNEL, MANIFEST, Shard
 from dsd.errors import UserError
 from dsd.files import sha256_of
@@ -54,7 +54,7 @@ def check_dataset(path: Path, *, pictures: bool = True) -> tuple[Findings, list[
             findings.wrong(shard.path, str(error))
     examined.finish()
     whole = len(readable) == len(folder.shards) + len(folder.drawn)
-    _sums(folder, examined.funnel() if whole else None, findings)
+    _sums(folder, examined.sums.funnel() if whole else None, findings)
     return findings, _summary(folder, examined, findings)
 
 
@@ -76,12 +76,14 @@ def _file(folder: Folder, shard: Shard, findings: Findings) -> bool:
         return False
     if rows != shard.rows and shard.rows >= 0:
         findings.wrong(shard.path, f"the file has {rows:,} rows, not the {shard.rows:,} that were recorded")
-    return _schema(schema, shard, findings)
+    return _schema(schema, shard, folder.schema_version, findings)
 
 
-def _schema(schema: pa.Schema, shard: Shard, findings: Findings) -> bool:
+def _schema(schema: pa.Schema, shard: Shard, version: int, findings: Findings) -> bool:
     wanted, fine = arrow_schema(shard.kind), True
     for field in wanted:
+        if field.name not in schema.names and version == 1 and field.name in SINCE_2:
+            continue
         if field.name not in schema.names:
             findings.wrong(shard.path, f'the column "{field.name}" is missing')
             fine = False
@@ -135,7 +137,7 @@ def _sums(folder: Folder, found: Funnel | None, findings: Findings) -> None:
 
 
 def _summary(folder: Folder, examined: Examined, findings: Findings) -> list[str]:
-    counts: Sequence[str] = [f"{count:,} {kind}" for kind, count in examined.counts.items()]
+    counts: Sequence[str] = [f"{count:,} {kind}" for kind, count in examined.sums.rows.items()]
     decoded = f", {examined.decoded:,} different pictures decoded" if examined.pictures else ", pictures not decoded"
     state = "finished"
     if not folder.finished:

@@ -9,13 +9,12 @@ from typing import Any
 
 from dsd.audit.findings import Findings
 from dsd.audit.rows import PICTURES, pictures_in
-from dsd.curate.funnel import Funnel
+from dsd.audit.sums import Sums
 from dsd.data.records import content_id
-from dsd.data.rows import COLUMNS, Kind
+from dsd.data.rows import COLUMNS, SINCE_2, Kind
 from dsd.errors import UserError
 from dsd.images import load_image
 
-NO_PROMPT = "no grid prompt: "
 STUCK = 0.5
 """A caption of so many of all panels, or more, says that whoever wrote captions repeats itself."""
 _FEW = 8
@@ -39,13 +38,13 @@ class Examined:
         pictures: whether pictures are decoded.
 
     Attributes:
-        counts: rows by kind.
+        sums: of the rows.
         decoded: different pictures that were decoded.
     """
 
     def __init__(self, findings: Findings, *, pictures: bool) -> None:
         self.pictures = pictures
-        self.counts: Counter[Kind] = Counter()
+        self.sums = Sums()
         self.decoded = 0
         self._findings = findings
         self._ids: dict[str, str] = {}
@@ -54,15 +53,12 @@ class Examined:
         self._seen: set[bytes] = set()
         self._broken: set[bytes] = set()
         self._captions: dict[str, str] = {}
-        self._sheets: Counter[str] = Counter()
-        self._kept: set[frozenset[str]] = set()
-        self._outcomes: Counter[tuple[str, str]] = Counter()
 
     def row(self, kind: Kind, row: dict[str, Any], where: str) -> None:
         """Looks at a row."""
-        self.counts[kind] += 1
+        self.sums.add(kind, row)
         for column in COLUMNS[kind]:
-            if row.get(column) is None and column not in _MAY_LACK[kind] and not _is_new(column):
+            if row.get(column) is None and column not in _MAY_LACK[kind] and column not in SINCE_2:
                 self._findings.wrong(where, f'the column "{column}" is empty')
         self._id(kind, row, where)
         self._pictures(kind, row, where)
@@ -70,10 +66,7 @@ class Examined:
             self._sheet(row)
         else:
             self._traced(kind, row, where)
-        if kind == "rejects":
-            self._outcomes[row["outcome"] or "", row["reason"] or ""] += 1
-        elif kind == "pairs":
-            self._kept.add(frozenset((row["reference_panel"] or "", row["target_panel"] or "")))
+        if kind == "pairs":
             self._captioned(row, where)
         elif kind == "films":
             for caption in (*(row["reference_captions"] or ()), *(row["target_captions"] or ())):
@@ -93,26 +86,6 @@ class Examined:
             several = sum(repeated.values())
             self._findings.note("captions", f"{several:,} kept panels share their caption with another; {share}")
 
-    def funnel(self) -> Funnel:
-        """What the rows add up to."""
-        unwritten = {name.removeprefix(NO_PROMPT): n for name, n in self._sheets.items() if name.startswith(NO_PROMPT)}
-        refused = {n: count for n, count in self._sheets.items() if n and not n.startswith(NO_PROMPT)}
-        rejected = {reason: count for (outcome, reason), count in self._outcomes.items() if outcome == "rejected"}
-        failed = {reason: count for (outcome, reason), count in self._outcomes.items() if outcome != "rejected"}
-        return Funnel(
-            captions=self._sheets.total(),
-            grid_prompts=self._sheets.total() - sum(unwritten.values()),
-            prompts_failed=unwritten,
-            sheets=self._sheets[""],
-            sheets_refused=refused,
-            candidates=len(self._kept) + self._outcomes.total(),
-            kept=len(self._kept),
-            rejected=rejected,
-            failed=failed,
-            pairs=self.counts["pairs"],
-            films=self.counts["films"] or None,
-        )
-
     def _id(self, kind: Kind, row: dict[str, Any], where: str) -> None:
         identity = row["id"]
         if identity is None:
@@ -126,7 +99,6 @@ class Examined:
         if grid is not None:
             self._grids.add(grid)
             self._panels.update(content_id("panel", grid, number) for number in range(len(row["panel_captions"] or ())))
-        self._sheets[row["reason"] or ""] += 1
 
     def _traced(self, kind: Kind, row: dict[str, Any], where: str) -> None:
         """Whether what a row was made of is among the sheets."""
@@ -177,11 +149,6 @@ class Examined:
             self._findings.wrong(where, "a caption to train on is empty")
             return False
         return True
-
-
-def _is_new(column: str) -> bool:
-    """Columns that datasets of earlier versions lack."""
-    return column in ("score", "agreement")
 
 
 def _one(kind: Kind) -> str:

@@ -130,6 +130,15 @@ def plan(command: Command) -> list[str]:
 def run(command: Command) -> None:
     if isinstance(command, Check):
         _check(command)
+        return
+    from dsd.audit import edit
+
+    if isinstance(command, Merge):
+        edit.merge_datasets(command.folders, command.out)
+    elif isinstance(command, Filter):
+        edit.filter_dataset(command.folder, command.where, command.out)
+    elif isinstance(command, Split):
+        edit.split_dataset(command.folder, command.validation, command.by, command.out)
 
 
 def _check(command: Check) -> None:
