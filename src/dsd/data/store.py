@@ -124,10 +124,17 @@ class DatasetWriter:
         name = path.relative_to(self.folder).as_posix()
         return Shard(path=name, kind=kind, rows=len(records), sha256=sha256_of(path))
 
-    def finish(self, shards: Sequence[Shard], recipe: Mapping[str, Any], funnel: Mapping[str, Any]) -> None:
+    def finish(
+        self,
+        shards: Sequence[Shard],
+        recipe: Mapping[str, Any],
+        funnel: Mapping[str, Any],
+        *,
+        schema_version: int = SCHEMA_VERSION,
+    ) -> None:
         """Writes funnel, card and manifest; with the last the dataset is complete."""
         shards = [shard for kind in get_args(Kind) for shard in shards if shard.kind == kind]
-        manifest = Manifest(schema_version=SCHEMA_VERSION, recipe=recipe, shards=tuple(shards))
+        manifest = Manifest(schema_version=schema_version, recipe=recipe, shards=tuple(shards))
         write_atomic(self.folder / FUNNEL, _json(funnel))
         write_atomic(self.folder / "README.md", _card(manifest))
         write_atomic(self.folder / MANIFEST, _json(asdict(manifest)))
