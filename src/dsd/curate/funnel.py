@@ -96,7 +96,9 @@ class Funnel:
             f"{self.captions:>8,} captions" + _aside("skipped", self.captions_skipped),
             f"{self.grid_prompts:>8,} grid prompts" + _aside("failed", self.prompts_failed),
             f"{self.sheets:>8,} sheets cut" + _aside("refused", self.sheets_refused),
-            f"{self.candidates:>8,} candidates" + _aside("rejected", self.rejected) + _aside("failed", self.failed)
+            f"{self.candidates:>8,} candidates"
+            + _aside("rejected", self.rejected)
+            + _aside("failed", self.failed)
             + _aside("left out", self.left_out or {}),
             f"{self.kept:>8,} kept{share}, {self.pairs:,} pairs{films} to train on",
         ]
