@@ -2,8 +2,8 @@
 
     python benchmarks/picture_formats.py --dataset runs/demo/dataset
 
-An own similarity is that of a panel with itself as it was written (cosine, 1 where nothing is lost); a pair loses what its
-two panels are less alike than before.
+An own similarity is that of a panel with itself as it was written (cosine, 1 where nothing is lost); a pair loses what
+its two panels are less alike than before.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def main(settings: Settings) -> int:
         half = 1.96 * lost.std().item() / len(pairs) ** 0.5
         name = pictures.format if pictures.format == "png" else f"{pictures.format} {pictures.quality}"
         print(
-            f"| {name} | {size / len(pairs):,.0f} | {1000 * seconds / len(pairs):.1f} | {own.mean():.4f}, {own.min():.3f} "
-            f"| {lost.mean():.4f} ± {half:.4f} |",
+            f"| {name} | {size / len(pairs):,.0f} | {1000 * seconds / len(pairs):.1f} "
+            f"| {own.mean():.4f}, {own.min():.3f} | {lost.mean():.4f} ± {half:.4f} |",
             flush=True,
         )
     return 0
