@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cached_property
+from functools import cache, cached_property
 
 import httpx
 
@@ -17,6 +18,7 @@ from dsd.chat.openai_faults import Fault, one_line
 
 _ERROR_BYTES = 1 << 16
 _GZIP = ("gzip", "x-gzip", "deflate")
+_LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Line:
     def open(self) -> httpx.AsyncClient:
         """A client; a proxy is used for other machines only."""
         headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "dsd"}
+        _keep_out_of_logs(self.key)
         if self.key.secret:
             headers["Authorization"] = f"Bearer {self.key.secret}"
         return httpx.AsyncClient(
@@ -107,7 +110,7 @@ class Line:
             if status < 300:
                 raise Fault("odd", "reply broken off", said) from None
             body = b""
-        if self.key.secret:
+        if self.key.is_secret:
             body = body.replace(self.key.secret.encode(), b"[key]")
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         return Spoken(status, kind, body, _seconds_to_wait(response.headers))
@@ -120,6 +123,23 @@ class Line:
         except httpx.InvalidURL:
             return f"status {response.status_code}"
         return one_line(self.key.redacted(f"status {response.status_code}, to {there.scheme}://{there.host}"))
+
+
+class _Redacting(logging.Filter):
+    def __init__(self, key: Key) -> None:
+        super().__init__()
+        self._key = key
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = self._key.redacted(record.getMessage()), None
+        return True
+
+
+@cache
+def _keep_out_of_logs(key: Key) -> None:
+    """Libraries log what a server says, which may be the key that it was sent."""
+    for name in _LOGGERS if key.secret else ():
+        logging.getLogger(name).addFilter(_Redacting(key))
 
 
 async def read_bounded(chunks: AsyncIterator[bytes], encoding: str, most: int) -> bytes:
