@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsd.curate.captions import MAX_CHARACTERS, CaptionFile, clean
+from dsd.curate.captions import CaptionFile
+from dsd.curate.cleaning import MAX_CHARACTERS, clean
 from dsd.errors import UserError
 
 
