@@ -97,14 +97,17 @@ class CaptionFile:
 
     def _new(self, rows: Iterator[tuple[str, list[str]]]) -> Iterator[str]:
         """Texts that are not said twice, as many as wanted; `skipped` is up to date with each, and at the end."""
-        said, counts = Said(NEAR_DUPLICATE, BANDS, BAND), Counter[str]()
+        said, counts, told = Said(NEAR_DUPLICATE, BANDS, BAND), Counter[str](), 0
         left = size = self.limit
         while batch := list(islice(rows, min(size, _BATCH))):
             new = iter(said.new([text for text, _ in batch if text]))
             for text, reasons in batch:
-                counts.update(reasons)
+                if reasons:
+                    counts.update(reasons)
                 if text and next(new):
-                    self.skipped = {reason: counts[reason] for reason in REASONS if counts[reason]}
+                    if (total := counts.total()) != told:
+                        self.skipped = {reason: counts[reason] for reason in REASONS if counts[reason]}
+                        told = total
                     left -= 1
                     yield text
                     if not left:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import compress
 
 import numpy as np
+import pyarrow as pa
 from datasketch import MinHash
 from datasketch.hashfunc import sha1_hash32
 
@@ -51,61 +52,70 @@ class Said:
     def __init__(self, threshold: float, bands: int, rows: int) -> None:
         self._threshold, self._bands, self._rows = threshold, bands, rows
         self._words = np.zeros(0, np.uint64)
-        self._old, self._new = _Generation(bands), _Generation(bands)
+        self._old, self._new = _Generation(), _Generation()
 
     def new(self, texts: Sequence[str]) -> list[bool]:
         """Whether each says something new, in order; those that do now have been said."""
+        if not texts:
+            return []
         plains = [plain(text) for text in texts]
         words = np.array([_number(text) for text in plains], np.uint64)
-        at = np.searchsorted(self._words, words).clip(max=max(0, len(self._words) - 1))
-        known = self._words[at] == words if len(self._words) else np.zeros(len(words), bool)
         keys = _band_keys(plains, self._bands, self._rows)
         now: set[int] = set()
         found = []
-        for text, number, before, row in zip(plains, words.tolist(), known.tolist(), keys.tolist(), strict=True):
+        for text, number, before, row in zip(
+            plains, words.tolist(), self._known(words).tolist(), keys.tolist(), strict=True
+        ):
             fresh = not (before or number in now or self._nearly(text, row))
             found.append(fresh)
             if fresh:
                 now.add(number)
                 self._keep(text, row)
-        self._words = np.sort(np.concatenate([self._words, np.array(sorted(now), np.uint64)]), kind="stable")
+        self._words = np.sort(np.concatenate([self._words, np.array([*now], np.uint64)]), kind="stable")
         return found
 
+    def _known(self, words: np.ndarray) -> np.ndarray:
+        """Which texts were said in the same words before."""
+        if not len(self._words):
+            return np.zeros(len(words), bool)
+        at = np.searchsorted(self._words, words).clip(max=len(self._words) - 1)
+        return self._words[at] == words
+
     def _nearly(self, text: str, row: Sequence[int]) -> bool:
-        others = {one: None for generation in (self._old, self._new) for one in generation.sharing(row)}
+        if self._old.by_key.keys().isdisjoint(row) and self._new.by_key.keys().isdisjoint(row):
+            return False
+        others = {*self._old.sharing(row), *self._new.sharing(row)}
         return any(alike(text, other) >= self._threshold for other in others)
 
     def _keep(self, text: str, row: Sequence[int]) -> None:
         if len(self._new.texts) == WINDOW:
-            self._old, self._new = self._new, _Generation(self._bands)
+            self._old, self._new = self._new, _Generation()
         self._new.add(text, row)
 
 
 class _Generation:
     """Plain texts by the keys of their bands."""
 
-    def __init__(self, bands: int) -> None:
+    def __init__(self) -> None:
         self.texts: list[str] = []
-        self._by_key: list[dict[int, int | list[int]]] = [{} for _ in range(bands)]
+        self.by_key: dict[int, int | list[int]] = {}
 
     def add(self, text: str, row: Sequence[int]) -> None:
         number = len(self.texts)
         self.texts.append(text)
-        for key, by_key in zip(row, self._by_key, strict=True):
-            before = by_key.setdefault(key, number)
+        for key in row:
+            before = self.by_key.setdefault(key, number)
             if isinstance(before, list):
                 before.append(number)
             elif before != number:
-                by_key[key] = [before, number]
+                self.by_key[key] = [before, number]
 
-    def sharing(self, row: Sequence[int]) -> list[str]:
+    def sharing(self, row: Sequence[int]) -> Iterator[str]:
         """Texts that have one of the keys."""
-        found: dict[int, None] = {}
-        for key, by_key in zip(row, self._by_key, strict=True):
-            numbers = by_key.get(key)
-            if numbers is not None:
-                found |= dict.fromkeys(numbers if isinstance(numbers, list) else (numbers,))
-        return [self.texts[number] for number in found]
+        for key in row:
+            numbers = self.by_key.get(key, ())
+            for number in (numbers,) if isinstance(numbers, int) else numbers:
+                yield self.texts[number]
 
 
 def _pieces(text: str) -> set[str]:
@@ -119,7 +129,7 @@ def _number(text: str) -> int:
 def _band_keys(plains: Sequence[str], bands: int, rows: int) -> np.ndarray:
     """A number for each band of each text's sketch, (texts, bands)."""
     sketches = _sketches(plains, bands * rows).astype(np.uint64).reshape(len(plains), bands, rows)
-    keys = np.zeros((len(plains), bands), np.uint64)
+    keys = np.tile(np.arange(bands, dtype=np.uint64), (len(plains), 1))  # those of two bands are not the same
     for row in range(rows):
         keys = (keys ^ sketches[:, :, row]) * np.uint64(_MIX)
         keys ^= keys >> np.uint64(29)
@@ -150,8 +160,9 @@ def _hashes(plains: Sequence[str]) -> tuple[np.ndarray, list[int]]:
     inside = np.ones(len(units), bool)
     for at in range(1, _PIECE):
         inside[np.cumsum(lengths) - at] = False
-    distinct, places = np.unique(numbers[inside[: len(numbers)]], return_inverse=True)
-    known = np.array([_hash_of_number(number) for number in distinct.tolist()], np.uint32)[places]
+    found = pa.array(numbers[inside[: len(numbers)]]).dictionary_encode()
+    hashes = np.array([_hash_of_number(number) for number in found.dictionary.to_pylist()], np.uint32)
+    known = hashes[found.indices.to_numpy()]
     parts, counts, begun = [], [], 0
     for text, is_even in zip(plains, even, strict=True):
         if is_even:
