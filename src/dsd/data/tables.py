@@ -7,7 +7,7 @@ of the caption "1984", nothing of "NA", and ends at a comma too many.
 In CSV a quote that begins a cell has to be closed, perhaps lines later. TSV comes in two kinds that no name tells
 apart: without any quoting, where a cell may begin with a quote as it may with any letter, and with quotes around cells
 that hold tabs, quotes or line ends. So a row of TSV is a line, unless reading the quotes as quotes gives a row of the
-header's length, and reading the lines as rows does not.
+header's length, and reading the lines as rows does not. Where both do, the rows before tell which kind the file is.
 """
 
 from __future__ import annotations
@@ -192,19 +192,23 @@ def _csv(lines: _Lines) -> Iterator[list[str] | DamagedRow]:
 
 
 def _tsv(lines: _Lines) -> Iterator[list[str] | DamagedRow]:
-    width = 0
+    width, exported = 0, None  # whether a program has put the quotes, as soon as a row tells
     for line in lines:
         if not line.strip("\r\n"):
             continue
         plain = line.rstrip("\r\n").split("\t")
-        cells, read = plain, []
+        cells = plain
         if '"' in line:
             cells, read = _strict(line, lines, "\t")
-            if (
-                isinstance(cells, DamagedRow)
-                or (width and len(cells) != width)
-                or (read and all(one.count("\t") + 1 == width for one in (line, *read)))
+            is_row = not isinstance(cells, DamagedRow) and len(cells) == (width or len(cells))
+            are_rows = all(one.count("\t") + 1 == width for one in (line, *read))
+            if isinstance(cells, DamagedRow) or (
+                not read and any('"' in cell[1:] and cell[0] != '"' for cell in plain)
             ):
+                exported = False
+            elif is_row and not are_rows and exported is None:
+                exported = True
+            if not is_row or (read and are_rows and not exported):
                 lines.push(read)
                 cells = [_unquoted(cell) for cell in plain]
         width = width or len(cells)
