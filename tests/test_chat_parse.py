@@ -1,8 +1,9 @@
-"""Claims about reading replies: what models wrap around JSON is skipped, what is wrong inside it is never repaired."""
+"""Claims about reading replies: only a reply that is the object is read, and nothing wrong inside it is repaired."""
 
 from __future__ import annotations
 
 import json
+import time
 from typing import Annotated
 
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from dsd.chat.parse import ATTEMPTS, ask_until_parsed, parse_reply
-from dsd.chat.protocol import ChatFailure, ChatRequest
+from dsd.chat.objects import LONGEST_REPLY
+from dsd.chat.parse import ATTEMPTS, CutText, ask_until_parsed, parse_reply
+from dsd.chat.protocol import ChatFailure, ChatRequest, Message, TextPart
 from dsd.curate.schemas import DirectVerdict, GridPromptReply, PairVerdict, PanelDescription
 
 VERDICT = {
@@ -24,20 +26,28 @@ VERDICT = {
 GOOD = json.dumps(VERDICT)
 
 
+THOUGHT = '<think>The first is {"same": true}, or is it?</think>'
+
+
 @pytest.mark.parametrize(
     "text",
     [
         GOOD,
         f"```json\n{GOOD}\n```",
-        f"```\n{GOOD}\n```\n\nI hope this helps!",
-        f"Sure! Here is the verdict:\n\n{json.dumps(VERDICT, indent=4)}",
-        f'<think>The first is {{"same": true}}, or is it?</think>{GOOD}',
-        f"{GOOD}\n{GOOD}",
-        f"The set {{red, striped}} differs. {GOOD}<|im_end|>",
+        f"```JSON\n{GOOD}\n```\n\n",
+        f"```{GOOD}```",
+        f"~~~\n{GOOD}\n~~~",
+        f"`{GOOD}`",
+        f"\n{json.dumps(VERDICT, indent=4)}\n",
+        f"{THOUGHT}{GOOD}",
+        f"<Reasoning>\n{GOOD}</REASONING>\n\n<thinking></thinking>```json\n{GOOD}```",
+        f"<think>İ{GOOD}</think>{GOOD}",
+        f"{GOOD}<|im_end|>",
         "\ufeff" + GOOD,
+        "```\n\ufeff" + GOOD + "\n```",
     ],
 )
-def test_wrapping_is_skipped(text: str) -> None:
+def test_code_fences_and_closed_thoughts_are_set_aside(text: str) -> None:
     assert parse_reply(text, PairVerdict) == PairVerdict(**VERDICT)
 
 
@@ -51,6 +61,26 @@ def test_wrapping_is_skipped(text: str) -> None:
         (GOOD.replace('"', "'"), "no JSON object"),
         (GOOD[:-1] + ",}", "no JSON object"),
         (json.dumps([1, 2]), "no JSON object"),
+        (json.dumps([VERDICT]), "no JSON object"),
+        (json.dumps(GOOD), "words around the object"),
+        (f"Sure! Here is the verdict:\n\n{GOOD}", "words around the object"),
+        (f"```\n{GOOD}\n```\n\nI hope this helps!", "words around the object"),
+        (f"```json\n{GOOD}", "words around the object"),
+        (f"```python\n{GOOD}\n```", "words around the object"),
+        (f"The set {{red, striped}} differs. {GOOD}", "words around the object"),
+        (f"{GOOD} Wait, they are NOT the same", "words around the object"),
+        (f"{GOOD}{THOUGHT}", "several JSON objects"),
+        (f"{GOOD}<think>no</think>", "words around the object"),
+        (f"<think>{GOOD}", "unclosed thought"),
+        (f"<think>{GOOD}</thinking>", "unclosed thought"),
+        (f"<think>a<think>b</think>{GOOD}</think>", "words around the object"),
+        (f"so: {GOOD}</think>{GOOD}", "words around the object"),
+        (f"{GOOD}\n{GOOD}", "several JSON objects"),
+        (json.dumps(VERDICT | {"comparison": "..."}), "says nothing"),
+        (json.dumps(VERDICT | {"comparison": "<the points>"}), "says nothing"),
+        (json.dumps(VERDICT | {"comparison": "12:30"}), "not in the schema"),
+        (json.dumps(VERDICT | {"comparison": "half \ud83d"}), "no text"),
+        (json.dumps(VERDICT | {"comparison": "a\0b"}), "no text"),
         (GOOD.replace("false", "NaN"), "no JSON object"),
         ("{" * 5000, "no JSON object"),
         (f"{GOOD} wait: {GOOD.replace('false', 'true')}", "several JSON objects"),
@@ -83,6 +113,40 @@ def test_a_failure_names_the_field() -> None:
 def test_a_grid_prompt_has_four_different_scenes(scenes: object) -> None:
     found = parse_reply(json.dumps({"subject": "a cat", "scenes": scenes}), GridPromptReply)
     assert isinstance(found, ChatFailure)
+
+
+@pytest.mark.parametrize("piece", ["{", '{"a":', "[{", "<think>", "<think></think>", "`", '"', "\\", "\n"])
+def test_a_megabyte_is_read_in_a_moment(piece: str) -> None:
+    started = time.perf_counter()
+    for size in (1 << 20, LONGEST_REPLY):
+        assert isinstance(parse_reply((piece * size)[:size], DirectVerdict), ChatFailure)
+    assert time.perf_counter() - started < 1
+
+
+def test_what_cannot_be_stored_is_not_in_a_failure() -> None:
+    for said, kept in (
+        ("\ud83d and \0", "\ufffd and \ufffd"),
+        (GOOD.replace("a cat", "\0"), GOOD.replace("a cat", "\ufffd")),
+    ):
+        found = parse_reply(said, PairVerdict)
+        assert isinstance(found, ChatFailure)
+        assert found.text == kept
+    assert len(getattr(parse_reply("{" * 300_000, PairVerdict), "text", "")) < 300_000
+
+
+def test_spelling_does_not_matter() -> None:
+    class Rated(BaseModel):
+        words: str
+        score: int
+
+    for text in (
+        '{"words": "a\nb\tc", "score": 3.0}',
+        '{"words": "a\\nb\\tc", "score": 3e0}',
+        ' {"words":"\\u0061\\nb\\tc","score":3}\r\n',
+    ):
+        assert parse_reply(text, Rated) == Rated(words="a\nb\tc", score=3)
+    for number in ("3.5", "NaN", "Infinity", "1e999", '"3"', "true", "03", "+3", "3."):
+        assert isinstance(parse_reply(f'{{"words": "a", "score": {number}}}', Rated), ChatFailure)
 
 
 def test_words_are_stripped() -> None:
@@ -118,6 +182,62 @@ def test_only_unparsed_replies_are_asked_for_again() -> None:
     assert [getattr(reply, "reason", "") for reply in replies] == ["no JSON object", "", "no JSON object"]
     assert asked == [(0, 3), (1, 3), (2, 2)]
     assert len(asked) == ATTEMPTS
+
+
+def asked_with(answers: list, **changes: object) -> tuple[list, list[ChatRequest]]:
+    """Replies, and the questions as they read at each attempt."""
+    seen: list[ChatRequest] = []
+
+    def ask(requests, attempt):
+        seen.extend(requests)
+        return [answers[attempt]]
+
+    question = Message("user", (TextPart("same?"),))
+    request = ChatRequest(messages=(question,), schema=DirectVerdict, **changes)  # pyright: ignore[reportArgumentType]
+    return ask_until_parsed([request], ask), seen
+
+
+def words_of(request: ChatRequest) -> list[tuple[str, str]]:
+    return [(m.role, p.text) for m in request.messages for p in m.parts if isinstance(p, TextPart)]
+
+
+def test_a_retry_shows_the_reply_and_what_was_wrong_with_it() -> None:
+    replies, seen = asked_with(["I think so.", '{"same": "yes"}', '{"same": true}'])
+    assert replies == [DirectVerdict(same=True)]
+    assert [words_of(request)[:1] for request in seen] == [[("user", "same?")]] * 3
+    assert [len(request.messages) for request in seen] == [1, 3, 3]
+    assert words_of(seen[1])[1] == ("assistant", "I think so.")
+    assert "no JSON object" in words_of(seen[1])[2][1]
+    assert words_of(seen[2])[1] == ("assistant", '{"same": "yes"}')
+    assert "same: Input should be a valid boolean" in words_of(seen[2])[2][1]
+
+
+def test_a_model_that_knows_one_question_is_asked_it_again() -> None:
+    _, seen = asked_with(["no"] * ATTEMPTS, correction="")
+    assert [words_of(request) for request in seen] == [[("user", "same?")]] * ATTEMPTS
+
+
+def test_an_example_stands_before_the_question_from_the_attempt_on_that_it_is_for() -> None:
+    example = (Message("user", (TextPart("such?"),)), Message("assistant", (TextPart('{"same": false}'),)))
+    for first in (0, 1):
+        _, seen = asked_with(["no"] * ATTEMPTS, example=example, example_from=first)
+        shown = [words_of(request)[0] == ("user", "such?") for request in seen]
+        assert shown == [attempt >= first for attempt in range(ATTEMPTS)]
+
+
+def test_a_reply_that_says_its_example_again_is_none() -> None:
+    said = {"subject": "a cat", "details": "red", "caption": "a red cat"}
+    example = (Message("user", (TextPart("?"),)), Message("assistant", (TextPart(json.dumps(said)),)))
+    request = ChatRequest(messages=(), schema=PanelDescription, example=example)
+    for fresh, reason in (({}, "repeats the example"), (dict.fromkeys(said, "a dog"), "")):
+        (reply,) = ask_until_parsed([request], lambda _, __, fresh=fresh: [json.dumps(said | fresh)])
+        assert getattr(reply, "reason", "") == reason
+
+
+def test_a_cut_reply_fails_whatever_it_holds() -> None:
+    (reply,), _ = asked_with([CutText('{"same": true}')] * ATTEMPTS)
+    assert isinstance(reply, ChatFailure)
+    assert reply.reason == "cut off"
 
 
 def test_what_is_asked_in_vain_is_not_asked_again() -> None:

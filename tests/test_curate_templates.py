@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -56,9 +55,8 @@ def test_large_templates_show_both_pictures_and_the_schema() -> None:
         "judge_direct": schemas.DirectVerdict,
     }
     for name, schema in asked.items():
-        example = json.loads(re.findall(r"^\{.*\}$", large[name].text, re.MULTILINE)[-1])
-        assert list(example) == list(schema.model_fields)
-        schema.model_validate_json(json.dumps(example))
+        shown = re.findall(r"^\{.*\}$", large[name].text, re.MULTILINE)[-1]
+        assert re.findall(r'"(\w+)": ', shown) == list(schema.model_fields)
 
 
 def test_labels_name_set_and_version() -> None:

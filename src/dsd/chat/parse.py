@@ -1,25 +1,22 @@
-"""From what a model wrote to a typed reply, strictly: one JSON object of the schema, or a failure that says why.
-
-Models wrap JSON in fences, thoughts and pleasantries; those are skipped. Nothing inside the object is repaired: a
-missing key, a number for a word or `"true"` for `true` is a failure, and so are two different objects.
-"""
+"""From what a model wrote to a typed reply, strictly; and asking again, with a word on what was wrong."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from pydantic import BaseModel, ValidationError
 
-from dsd.chat.protocol import ChatFailure, ChatRequest, Reply
+from dsd.chat.objects import object_of
+from dsd.chat.protocol import ChatFailure, ChatRequest, Message, Reply, TextPart
 
 ATTEMPTS = 3
 """How often a question is asked before its failure counts."""
-
-_THOUGHTS = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
+_QUOTED = 2000
+"""Characters of a reply that a retry shows again."""
+_ERROR = "{error}"
 
 
 @dataclass(frozen=True)
@@ -38,24 +35,19 @@ def parse_reply(text: str, schema: type[BaseModel]) -> Reply:
 
     Args:
         text: as the model wrote it.
-        schema: what it must hold.
+        schema: what it must be: the whole of it, code fences and closed thoughts aside.
 
     Returns:
-        An instance of the schema, or a failure whose reason is ``empty reply``, ``no JSON object``,
-        ``several JSON objects``, ``repeated key`` or ``not in the schema``.
+        An instance of the schema, or a failure whose reason is ``empty reply``, ``reply too long``, ``unclosed
+        thought``, ``no JSON object``, ``words around the object``, ``several JSON objects``, ``repeated key``, ``no
+        text`` (a string holds half a character or a NUL), ``says nothing`` (a string is ``...`` or a place to fill) or
+        ``not in the schema``.
     """
-    if not text.strip():
-        return ChatFailure("empty reply", text=text)
+    found = object_of(text)
+    if isinstance(found, ChatFailure):
+        return found
     try:
-        objects = _objects(_THOUGHTS.sub("", text))
-    except _RepeatedKey as error:
-        return ChatFailure("repeated key", f'the key "{error}" occurs twice', text)
-    if not objects:
-        return ChatFailure("no JSON object", text=text)
-    if any(other != objects[0] for other in objects[1:]):
-        return ChatFailure("several JSON objects", f"{len(objects)} different objects", text)
-    try:
-        return schema.model_validate_json(json.dumps(objects[0]), strict=True)
+        return schema.model_validate_json(json.dumps(found), strict=True)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'object'}: {e['msg']}" for e in error.errors())
         return ChatFailure("not in the schema", problems, text)
@@ -68,15 +60,17 @@ def ask_until_parsed(
 
     Args:
         requests: the questions.
-        ask: given questions and the number of the attempt (from 0), gives the answer to each.
+        ask: given questions, as they read at an attempt, and its number (from 0), gives the answer to each.
 
     Returns:
-        The replies in order. One that is cut short and does not parse fails with the reason ``cut off``.
+        The replies in order. One that is cut short fails with the reason ``cut off`` whatever it holds, and one that
+        says again what its example says with ``repeats the example``.
     """
     replies: list[Reply] = [ChatFailure("not asked")] * len(requests)
     waiting = list(range(len(requests)))
     for attempt in range(ATTEMPTS):
-        answers = ask([requests[index] for index in waiting], attempt) if waiting else ()
+        asked = [_asked(requests[index], attempt, replies[index]) for index in waiting]
+        answers = ask(asked, attempt) if asked else ()
         for index, answer in zip(waiting, answers, strict=True):
             replies[index] = _read(answer, requests[index])
         in_vain = {index for index, answer in zip(waiting, answers, strict=True) if isinstance(answer, ChatFailure)}
@@ -84,45 +78,39 @@ def ask_until_parsed(
     return replies
 
 
+def _asked(request: ChatRequest, attempt: int, before: Reply) -> ChatRequest:
+    """The question as it reads at an attempt: after its example, and before what was wrong with the last reply."""
+    messages = request.messages
+    if attempt >= request.example_from:
+        messages = request.example + messages
+    if attempt and request.correction and isinstance(before, ChatFailure):
+        wrong = before.reason + (f" ({before.detail})" if before.detail else "")
+        messages += (
+            Message("assistant", (TextPart(before.text.strip()[:_QUOTED] or "(nothing)"),)),
+            Message("user", (TextPart(request.correction.replace(_ERROR, wrong)),)),
+        )
+    return replace(request, messages=messages, example=())
+
+
 def _read(answer: Answer, request: ChatRequest) -> Reply:
     if isinstance(answer, ChatFailure):
         return answer
-    if isinstance(answer, str):
-        return parse_reply(answer, request.schema)
-    reply = parse_reply(answer.text, request.schema)
+    if isinstance(answer, CutText):
+        return ChatFailure("cut off", f"no whole reply within {request.max_tokens} tokens", answer.text)
+    reply = parse_reply(answer, request.schema)
     if isinstance(reply, ChatFailure):
-        return replace(reply, reason="cut off", detail=f"no whole reply within {request.max_tokens} tokens")
+        return reply
+    if repeated := _repeated(reply.model_dump(), request.example):
+        return ChatFailure("repeats the example", f'"{repeated}" is that of the example', answer)
     return reply
 
 
-class _RepeatedKey(Exception):
-    pass
-
-
-def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in items:
-        if key in found:
-            raise _RepeatedKey(key)
-        found[key] = value
-    return found
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
-
-
-def _objects(text: str) -> list[dict[str, Any]]:
-    """All JSON objects that stand in the text, outermost ones only."""
-    objects, place = [], text.find("{")
-    while place >= 0:
-        try:
-            value, place = _DECODER.raw_decode(text, place)
-            objects.append(value)
-        except (ValueError, RecursionError):
-            place += 1
-        place = text.find("{", place)
-    return objects
+def _repeated(reply: dict[str, Any], example: Sequence[Message]) -> str:
+    """The field of a reply that says what it says in an example; empty where none does."""
+    for message in example if reply else ():
+        texts = [part.text for part in message.parts if isinstance(part, TextPart)]
+        shown = object_of("\n".join(texts)) if message.role == "assistant" else {}
+        for name, value in shown.items() if isinstance(shown, dict) else ():
+            if isinstance(value, (str, list)) and reply.get(name) == value:
+                return name
+    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
@@ -11,6 +12,14 @@ from pydantic import BaseModel, PrivateAttr
 
 RETRY_TEMPERATURE = 0.7
 """At which a question is asked again whose reply did not parse."""
+CORRECTION = (
+    "That reply cannot be used: {error}. Reply once more to the same question, with one JSON object as asked for and "
+    "nothing else: no words before or after it."
+)
+"""What is said after a reply that cannot be used, where a template says nothing else."""
+LONGEST_FAILURE = 10_000
+"""Characters that a failure keeps of a reply."""
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -59,16 +68,22 @@ class ChatRequest:
     Attributes:
         messages: the conversation so far; the reply continues it.
         schema: the pydantic model that the reply must hold as JSON.
-        example: an exchange that shows what is wanted, put before the question; empty where a model needs none.
+        example: an exchange that shows what is wanted, put before the question; empty where a model needs none. A reply
+            that says the same is none.
+        example_from: attempt, numbered from 0, from which on the example is shown.
+        correction: what is said after a reply that cannot be used, with what was wrong in place of ``{error}``; empty
+            to ask the same once more, of models that know one question only.
         decides: boolean field of the schema, a `Decision`, whose probability is wanted; empty for none.
         seed: decides every random choice of the answer, together with the model.
-        max_tokens: of the reply; a longer one is cut and then fails to parse.
+        max_tokens: of the reply; a longer one is cut, and what is cut is no reply.
         temperature: of the first attempt; 0 takes the likeliest word each time. Further attempts sample in any case.
     """
 
     messages: tuple[Message, ...]
     schema: type[BaseModel]
     example: tuple[Message, ...] = ()
+    example_from: int = 0
+    correction: str = CORRECTION
     decides: str = ""
     seed: int = 0
     max_tokens: int = 512
@@ -86,12 +101,16 @@ class ChatFailure:
     Attributes:
         reason: a few fixed words, to count by.
         detail: what exactly was wrong at the last attempt.
-        text: the last reply, as it came.
+        text: the last reply, as it came but for its length and for what cannot be stored (halves of characters, NUL).
     """
 
     reason: str
     detail: str = ""
     text: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("reason", "detail", "text"):
+            object.__setattr__(self, name, _NO_TEXT.sub("\ufffd", getattr(self, name)[:LONGEST_FAILURE]))
 
 
 Reply: TypeAlias = BaseModel | ChatFailure

@@ -11,7 +11,7 @@ from typing import cast
 
 from PIL import Image
 
-from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest, Reply
+from dsd.chat.protocol import ChatFailure, ChatModel, Reply
 from dsd.chat.templates import Templates
 from dsd.curate.schemas import PanelDescription
 from dsd.curate.seeds import derive_seed
@@ -60,12 +60,7 @@ def describe(
     template = templates["describe"]
     replies = judge.reply(
         [
-            ChatRequest(
-                messages=(template.message({"image": image}),),
-                schema=PanelDescription,
-                seed=derive_seed(seed, "describe", grid.id, number),
-                max_tokens=template.max_tokens,
-            )
+            template.request({"image": image}, PanelDescription, seed=derive_seed(seed, "describe", grid.id, number))
             for grid, number, image in panels
         ]
     )

@@ -1,4 +1,4 @@
-"""Phases 1 and 2: captions to a dataset of judged pairs, unit by unit; first all sheets are drawn, then judged.
+"""Phases 1 and 2: captions to a dataset of judged pairs, unit by unit.
 
 Run it again to go on: finished units are skipped, the others give the bytes they would have given.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,15 +19,15 @@ from dsd import runs
 from dsd.config import to_json
 from dsd.curate.captions import CaptionFile
 from dsd.curate.claimed import INDEX, Captions, CaptionSource
-from dsd.curate.config import JUDGED_BY, CurateConfig
+from dsd.curate.config import CurateConfig
 from dsd.curate.executors.local import Local
-from dsd.curate.executors.protocol import Executor, Record, Work
+from dsd.curate.executors.protocol import Executor
 from dsd.curate.funnel import Funnel
-from dsd.curate.models import Models
+from dsd.curate.models import JUDGE, Models
 from dsd.curate.prompts import repeated
 from dsd.curate.tasks.registry import task_of
 from dsd.curate.units import FOLDER, UnitLedger, UnitRecord, Units
-from dsd.curate.work import Drawing, Judging
+from dsd.curate.work import Curation
 from dsd.data.rows import Kind
 from dsd.data.store import MANIFEST, DatasetReader, DatasetWriter, Shard
 from dsd.errors import UserError
@@ -63,15 +64,11 @@ def curate(config: CurateConfig, out: Path, executor: Executor | None = None) ->
     source = _captions(config, drawn, begun, out)
     if config.sheets_from:
         _check_drawn(config, drawn)
-    if not begun:
-        models.require_servers()
-    captions = _claim(config, source, models, out)
-    units = Units(captions=captions, config=config)
-    drawing = Drawing(units=units, models=models, ledger=ledger)
-    judging = Judging(units=units, models=models, ledger=ledger, drawn=drawn)
-    if not config.sheets_from:
-        _run(executor, drawing, units, "drawing sheets")
-    records = _run(executor, judging, units, "judging sheets")
+    work = Curation(units=Units(captions=Captions.of(()), config=config), models=models, ledger=ledger, drawn=drawn)
+    sources = partial(executor.sources, work, trying=not begun)
+    captions = _claim(config, source, lambda: models.sources(sources()), out)
+    work = replace(work, units=Units(captions=captions, config=config))
+    records = _run(executor, work)
     funnel = _finish(records, captions, config, out)
     _show(funnel, out)
     return funnel
@@ -92,7 +89,7 @@ def _judged_anew(config: CurateConfig, out: Path) -> str:
     """The way on with the sheets of a folder, where they are those that this config would draw."""
     before = runs.config_of(out, CurateConfig)
     try:
-        runs.begun(out, replace(config, **{name: getattr(before, name) for name in JUDGED_BY}))
+        runs.begun(out, config.judged_as(before))
     except UserError:
         return ""
     return f"; to judge its sheets in this way, give --curate.sheets-from {before.sheets_from or out} --out OTHER"
@@ -101,7 +98,7 @@ def _judged_anew(config: CurateConfig, out: Path) -> str:
 def _check_drawn(config: CurateConfig, drawn: Path) -> None:
     """Refuses sheets that other settings would have drawn, or that are not all drawn yet."""
     before = runs.config_of(drawn, CurateConfig)
-    runs.begun(drawn, replace(config, **{name: getattr(before, name) for name in JUDGED_BY}), "sheets")
+    runs.begun(drawn, config.judged_as(before), "sheets")
     units, ledger = len(Units(captions=Captions.find(drawn / FOLDER), config=config)), UnitLedger(drawn)
     missing = sum(ledger.find_sheets(number) is None for number in range(units))
     if missing:
@@ -124,30 +121,30 @@ def _captions(config: CurateConfig, drawn: Path, begun: bool, out: Path) -> Capt
     return file
 
 
-def _claim(config: CurateConfig, source: CaptionSource, models: Models, out: Path) -> Captions:
+def _claim(config: CurateConfig, source: CaptionSource, sources: Callable[[], dict[str, str]], out: Path) -> Captions:
     """Takes the folder, once everything that the config names has been found; or checks that nothing changed since."""
     if isinstance(source, Captions) and source.folder == out / FOLDER:
         ledger, units = UnitLedger(out), Units(captions=source, config=config)
         if any(ledger.find(number) is None for number in range(len(units))):
-            runs.claim(out, config, models.sources(), "a dataset")
+            runs.claim(out, config, sources(), "a dataset")
         return source
-    sources, wanted = models.sources(), config.units * config.unit_size
+    found, wanted = sources(), config.units * config.unit_size
     captions = Captions.keep(source, out / FOLDER)
     if captions.count < wanted:
         _say(
             f"warning: {config.captions} gives {captions.count:,} captions, not the {wanted:,} of "
             f"{config.units:,} units; the curation takes those"
         )
-    runs.claim(out, config, sources, "a dataset")
+    runs.claim(out, config, found, "a dataset")
     return captions
 
 
-def _run(executor: Executor, work: Work[Record], units: Units, description: str) -> list[Record]:
+def _run(executor: Executor, work: Curation) -> list[UnitRecord]:
     """Has the work done, and shows how far it is, in captions."""
-    sizes = [units.size(number) for number in range(len(units))]
-    left = [size if work.find(number) is None else 0 for number, size in enumerate(sizes)]
+    sizes = [work.units.size(number) for number in range(len(work))]
+    left = [size if work.find(JUDGE, number) is None else 0 for number, size in enumerate(sizes)]
     records = []
-    with progress(description=description, total=sum(sizes), completed=sum(sizes) - sum(left)) as bar:
+    with progress(description="drawing and judging", total=sum(sizes), completed=sum(sizes) - sum(left)) as bar:
         for record, size in zip(executor.run(work), left, strict=True):
             records.append(record)
             bar.advance(size)

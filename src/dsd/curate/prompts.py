@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest
+from dsd.chat.protocol import ChatFailure, ChatModel
 from dsd.chat.templates import Templates, scene_places
 from dsd.curate.schemas import SheetReply
 from dsd.curate.seeds import derive_seed
@@ -50,12 +50,7 @@ def write_grid_prompts(
     template = templates["grid_prompt"]
     replies = chat.reply(
         [
-            ChatRequest(
-                messages=(template.message({"caption": caption.text}),),
-                schema=schema,
-                seed=derive_seed(seed, "grid prompt", caption.id),
-                max_tokens=template.max_tokens,
-            )
+            template.request({"caption": caption.text}, schema, seed=derive_seed(seed, "grid prompt", caption.id))
             for caption in captions
         ]
     )

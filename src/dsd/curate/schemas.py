@@ -7,11 +7,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from dsd.chat.protocol import Decision
 
-Words = Annotated[str, StringConstraints(min_length=1, max_length=2000, strip_whitespace=True)]
+
+def _with_letters(words: str) -> str:
+    if not any(map(str.isalpha, words)):
+        raise ValueError("there are no words in it")
+    return words
+
+
+Words = Annotated[
+    str, StringConstraints(min_length=1, max_length=2000, strip_whitespace=True), AfterValidator(_with_letters)
+]
 
 
 class _Reply(BaseModel):

@@ -74,12 +74,14 @@ class FilmDrawing(Drawing):
 
     Attributes:
         film: Its frames.
+        backbone: That it was begun with.
         condition: What the model is told of the given ones.
         attention: What attention layers are told.
         notes: What was done to its references, in words.
     """
 
     film: Film
+    backbone: StockBackbone
     condition: Float[Tensor, "f c h w"]
     attention: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
@@ -317,16 +319,17 @@ class TwoFramePipeline(_Stock):
             raise UserError(f"num_images_per_prompt is {count}, but must be at most {MOST_AT_ONCE:,}")
         repeated = [n for n in range(len(plan.prompts)) for _ in range(count)]
         _require_generators(asked.generator, len(repeated))
-        text, no_text = words.read(self.backbone, asked, plan.own, plan.prompts, plan.encoded, self.max_text_tokens)
+        backbone = self.backbone.held()
+        text, no_text = words.read(backbone, asked, plan.own, plan.prompts, plan.encoded, self.max_text_tokens)
 
-        seen = references.seen(self.backbone, film, images, size, asked.fit, self._encodes)
+        seen = references.seen(backbone, film, images, size, asked.fit, self._encodes)
         noise = self._noise(film, seen[0].condition, asked, len(repeated))
-        sigmas = self._sigmas(asked, sampling, film.frames * self.backbone.tokens_per(*size))
+        sigmas = self._sigmas(asked, sampling, film.frames * backbone.tokens_per(*size))
         return [
             FilmDrawing(
                 latents=noise[place], text=text.take([n]), no_text=no_text.take([n]), sampling=sampling, sigmas=sigmas,
-                sees=bool(images[n]), film=film, condition=seen[n].condition, attention=plan.own.attention,
-                notes=seen[n].notes,
+                sees=bool(images[n]), film=film, backbone=backbone, condition=seen[n].condition,
+                attention=plan.own.attention, notes=seen[n].notes,
             )
             for place, n in enumerate(repeated)
         ]  # fmt: skip
@@ -338,7 +341,7 @@ class TwoFramePipeline(_Stock):
         Args:
             drawings: Unfinished; of any callers, at any step.
         """
-        backbone = self.backbone
+        backbone = drawings[0].backbone
         conditions = [drawing.condition for drawing in drawings]
 
         def velocity(rows: Rows) -> Tensor:
