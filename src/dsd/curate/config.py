@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from dsd.config import how_it_runs, require_seeds
+from dsd.config import how_it_runs, require_seeds, require_text
 from dsd.curate.tasks.registry import DEFAULT, find, task_of
 from dsd.errors import UserError
+
+if TYPE_CHECKING:  # imported where it is used: `dsd --help` is quick
+    from dsd.data.rows import Pictures
 
 JUDGED_BY = (
     "judge",
@@ -19,6 +23,8 @@ JUDGED_BY = (
     "sheets_from",
     "min_score",
     "near_copy_threshold",
+    "image_format",
+    "image_quality",
 )
 """Settings that decide nothing about the sheets."""
 
@@ -65,6 +71,9 @@ class CurateConfig:
             same but for those of `JUDGED_BY`. Empty to draw.
         near_copy_threshold: two panels are the same picture, and rejected, when the mean absolute difference of
             their pixels is below this share of the full range, and their perceptual hashes agree too.
+        image_format: of the panels in the dataset; PNG keeps all pixels, WebP and JPEG are smaller and lossy. Sheets
+            are PNG.
+        image_quality: of WebP and JPEG, from 1 to 100; None for 95, and for PNG, which has none.
         seed: of everything random.
     """
 
@@ -93,6 +102,8 @@ class CurateConfig:
     targets: int = 1
     sheets_from: str = ""
     near_copy_threshold: float = 0.03
+    image_format: Literal["png", "webp", "jpeg"] = "png"
+    image_quality: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -131,6 +142,17 @@ class CurateConfig:
             )
         if not 0 <= self.near_copy_threshold < 1:
             raise UserError(f"near_copy_threshold is {self.near_copy_threshold}, but must be a share in [0, 1)")
+        for name in ("captions", "chat", "judge", "templates", "teacher", "sheets_from"):
+            require_text(name, getattr(self, name))
+        for name in ("subjects", "themes"):
+            require_text(f"one of the {name}", "".join(getattr(self, name)))
+        if self.image_quality is not None and not 1 <= self.image_quality <= 100:
+            raise UserError(f"image_quality is {self.image_quality}, but must be from 1 to 100")
+        if self.image_quality is not None and self.image_format == "png":
+            raise UserError(
+                f"image_quality is {self.image_quality}, but PNG keeps all pixels; leave it out, or give webp or jpeg "
+                "as image_format"
+            )
 
     @property
     def frames(self) -> int:
@@ -147,6 +169,19 @@ class CurateConfig:
         same_writer = self.writer_templates in ("", other.written_with)
         own = other.writer_templates if same_writer else self.writer_templates
         return replace(self, **{name: getattr(other, name) for name in JUDGED_BY}, writer_templates=own)
+
+    @property
+    def pictures(self) -> Pictures:
+        """How pictures of panels are written."""
+        from dsd.data.rows import PNG, Pictures
+
+        return Pictures(self.image_format, PNG.quality if self.image_quality is None else self.image_quality)
+
+    def claimed(self) -> CurateConfig:
+        """What decides what is made: where the chat models are served does not."""
+        from dsd.chat.registry import claimed_name
+
+        return replace(self, chat=claimed_name(self.chat), judge=claimed_name(self.judge))
 
 
 @dataclass(frozen=True, kw_only=True)
