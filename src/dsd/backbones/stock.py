@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -50,6 +51,7 @@ class StockBackbone:
         self.pipeline = pipeline
         self.vae_config = dict(vae_config)
         self.resolution_shift = ResolutionShift.from_scheduler(pipeline.scheduler.config)
+        self._held: tuple[torch.device, torch.dtype] | None = None
 
     @classmethod
     def from_pretrained(
@@ -101,7 +103,21 @@ class StockBackbone:
     @property
     def device(self) -> torch.device:
         """Where the networks compute, also when the pipeline offloads them in between."""
-        return self.pipeline._execution_device
+        return self.pipeline._execution_device if self._held is None else self._held[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision that the transformer takes."""
+        return self.transformer.dtype if self._held is None else self._held[1]
+
+    def held(self) -> Self:
+        """This backbone for one drawing, during which nothing is moved: where it computes is looked up once.
+
+        Each look goes through all modules of all components, milliseconds that small models and short steps feel.
+        """
+        held = copy.copy(self)
+        held._held = self.device, self.dtype
+        return held
 
     @property
     def latent_channels(self) -> int:

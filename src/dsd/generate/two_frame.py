@@ -18,26 +18,14 @@ from PIL import Image
 from torch import Tensor
 
 from dsd import flow
-from dsd.backbones.adapter import (
-    FULL_FOLDER,
-    METADATA_FILE,
-    WEIGHTS_FILE,
-    AdapterMetadata,
-    apply_adapter,
-    is_full,
-    load_adapter,
-    load_metadata,
-    require_family,
-    require_plain,
-    warn_of_another_base,
-)
+from dsd.backbones.adapter import AdapterMetadata
 from dsd.backbones.protocol import Text
 from dsd.backbones.registry import TWO_FRAME, backbone_class, drawing_of, family_of, family_of_class
 from dsd.backbones.stock import StockBackbone
 from dsd.config import did_you_mean
 from dsd.errors import UserError
 from dsd.frames import Film
-from dsd.generate import callbacks, references, saving, words
+from dsd.generate import callbacks, loading, references, saving, words
 from dsd.generate.asked import (
     Asked,
     Generators,
@@ -52,9 +40,7 @@ from dsd.generate.asked import (
 )
 from dsd.generate.draw import Drawing, Rows, advance
 from dsd.images import FITS, MAX_PIXELS, Fit, to_pil
-from dsd.models import resolve
 from dsd.sampling import Sampling
-from dsd.weights import dtype_of, load, load_pipeline
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline as _Stock
@@ -88,12 +74,14 @@ class FilmDrawing(Drawing):
 
     Attributes:
         film: Its frames.
+        backbone: That it was begun with.
         condition: What the model is told of the given ones.
         attention: What attention layers are told.
         notes: What was done to its references, in words.
     """
 
     film: Film
+    backbone: StockBackbone
     condition: Float[Tensor, "f c h w"]
     attention: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
@@ -148,30 +136,11 @@ class TwoFramePipeline(_Stock):
         """
         if not isinstance(base, (str, Path)):
             raise UserError(f"base is {base!r}, but must be embedded:NAME, a folder or a hub id")
-        dtype, base = _dtype(kwargs), str(base)
-        family = family_of(base)
-        own, backbone = pipeline_class(family), backbone_class(family)
-        folder = None if adapter is None else resolve(str(adapter))
-        metadata = None if folder is None else load_metadata(folder)
-        if folder is not None and metadata is not None:
-            require_family(metadata, family, folder)
-            warn_of_another_base(metadata, base, folder)
-            if is_full(folder):
-                one = dtype_of("transformer", dtype)
-                kwargs["transformer"] = load(backbone.transformer_class(), folder, subfolder=FULL_FOLDER, dtype=one)
+        own = pipeline_class(family_of(str(base)))
         stock: Any = super(TwoFramePipeline, own)  # whose loading knows nothing of an adapter
-        pipeline = load_pipeline(own, resolve(base), stock.from_pretrained, dtype=dtype, **kwargs)
-        _require_whole(pipeline)
-        if folder is not None and not is_full(folder):
-            if fuse:
-                apply_adapter(backbone.from_pipeline(pipeline), folder)
-            else:
-                load_adapter(folder)  # refuses what diffusers would take
-                require_plain(backbone.from_pipeline(pipeline))
-                backbone.from_pipeline(pipeline).widen()
-                pipeline.load_lora_weights(folder, weight_name=WEIGHTS_FILE)
-        if metadata is None and (Path(resolve(base)) / METADATA_FILE).is_file():
-            metadata = load_metadata(resolve(base))
+        pipeline, metadata = loading.loaded(
+            own, stock.from_pretrained, str(base), None if adapter is None else str(adapter), fuse=fuse, **kwargs
+        )
         pipeline.adapter = metadata
         return pipeline
 
@@ -350,16 +319,17 @@ class TwoFramePipeline(_Stock):
             raise UserError(f"num_images_per_prompt is {count}, but must be at most {MOST_AT_ONCE:,}")
         repeated = [n for n in range(len(plan.prompts)) for _ in range(count)]
         _require_generators(asked.generator, len(repeated))
-        text, no_text = words.read(self.backbone, asked, plan.own, plan.prompts, plan.encoded, self.max_text_tokens)
+        backbone = self.backbone.held()
+        text, no_text = words.read(backbone, asked, plan.own, plan.prompts, plan.encoded, self.max_text_tokens)
 
-        seen = references.seen(self.backbone, film, images, size, asked.fit, self._encodes)
+        seen = references.seen(backbone, film, images, size, asked.fit, self._encodes)
         noise = self._noise(film, seen[0].condition, asked, len(repeated))
-        sigmas = self._sigmas(asked, sampling, film.frames * self.backbone.tokens_per(*size))
+        sigmas = self._sigmas(asked, sampling, film.frames * backbone.tokens_per(*size))
         return [
             FilmDrawing(
                 latents=noise[place], text=text.take([n]), no_text=no_text.take([n]), sampling=sampling, sigmas=sigmas,
-                sees=bool(images[n]), film=film, condition=seen[n].condition, attention=plan.own.attention,
-                notes=seen[n].notes,
+                sees=bool(images[n]), film=film, backbone=backbone, condition=seen[n].condition,
+                attention=plan.own.attention, notes=seen[n].notes,
             )
             for place, n in enumerate(repeated)
         ]  # fmt: skip
@@ -371,7 +341,7 @@ class TwoFramePipeline(_Stock):
         Args:
             drawings: Unfinished; of any callers, at any step.
         """
-        backbone = self.backbone
+        backbone = drawings[0].backbone
         conditions = [drawing.condition for drawing in drawings]
 
         def velocity(rows: Rows) -> Tensor:
@@ -577,28 +547,6 @@ def pipeline_class(family: str) -> Any:
     """The class that is both `TwoFramePipeline` and the stock pipeline of a family."""
     stock = backbone_class(family).pipeline_class
     return type(f"{TWO_FRAME}{stock.__name__}", (TwoFramePipeline, stock), {"family": family})
-
-
-def _dtype(kwargs: dict[str, Any]) -> Any:
-    """Takes the precision out of what is passed on, one or one a component; `torch_dtype` is its old name."""
-    given = [kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs]
-    dtype = next((one for one in given if one is not None), torch.float32)
-    if isinstance(dtype, Mapping):
-        return {component: _one_dtype(one) for component, one in dtype.items()}
-    return _one_dtype(dtype)
-
-
-def _one_dtype(dtype: Any) -> torch.dtype:
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype):
-        raise UserError(f"dtype is {dtype!r}, but must be one of torch's, such as torch.bfloat16")
-    return found
-
-
-def _require_whole(pipeline: Any) -> None:
-    for name in ("transformer", "vae", "scheduler"):
-        if getattr(pipeline, name) is None:
-            raise UserError(f"the model was loaded without its {name}, which it draws with; leave out {name}=None")
 
 
 def _require_output(output_type: str) -> None:

@@ -42,7 +42,7 @@ class FluxBackbone(StockBackbone):
     def _encoded(self, prompts: list[list[str]], max_tokens: int) -> Text:
         """T5 tokens (FLUX has no text mask) and the pooled CLIP vector."""
         tokens, pooled, _ = self.pipeline.encode_prompt(
-            prompts[0], *prompts[1:] or [None], max_sequence_length=max_tokens
+            prompts[0], *prompts[1:] or [None], device=self.device, max_sequence_length=max_tokens
         )
         return Text(tokens, pooled)
 
@@ -58,7 +58,7 @@ class FluxBackbone(StockBackbone):
 
         Positions run over the rows and columns of the whole canvas, as in the stock pipelines.
         """
-        dtype = self.transformer.dtype
+        dtype = self.dtype
         latents, condition = self.with_condition(latents, condition)
         canvas = side_by_side(latents)
         tokens = pack(canvas)

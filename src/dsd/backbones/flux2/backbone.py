@@ -51,7 +51,7 @@ class Flux2Backbone(StockBackbone):
 
     def _encoded(self, prompts: list[list[str]], max_tokens: int) -> Text:
         """Hidden states of three layers of Qwen3; the stock pipeline uses no mask either."""
-        tokens, _ = self.pipeline.encode_prompt(prompts[0], max_sequence_length=max_tokens)
+        tokens, _ = self.pipeline.encode_prompt(prompts[0], device=self.device, max_sequence_length=max_tokens)
         return Text(tokens)
 
     def normalised(self, latents: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class Flux2Backbone(StockBackbone):
         The last frame stands at time 0, where the model draws, and the frames before it where it looks for references:
         at 10, 20 and so on.
         """
-        dtype = self.transformer.dtype
+        dtype = self.dtype
         latents, condition = self.with_condition(latents, condition)
         tokens = _in_sequence(latents)
         if condition is not None:

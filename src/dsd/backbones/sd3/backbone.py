@@ -33,7 +33,10 @@ class SD3Backbone(StockBackbone):
     def _encoded(self, prompts: list[list[str]], max_tokens: int) -> Text:
         """Tokens of both CLIPs followed by ``max_tokens`` of T5's, and both CLIPs' pooled vectors; there is no mask."""
         tokens, _, pooled, _ = self.pipeline.encode_prompt(
-            *[*prompts, None, None][:3], do_classifier_free_guidance=False, max_sequence_length=max_tokens
+            *[*prompts, None, None][:3],
+            do_classifier_free_guidance=False,
+            device=self.device,
+            max_sequence_length=max_tokens,
         )
         return Text(tokens, pooled)
 
@@ -50,7 +53,7 @@ class SD3Backbone(StockBackbone):
         Raises:
             UserError: The canvas is larger than the model's table of positions.
         """
-        dtype = self.transformer.dtype
+        dtype = self.dtype
         latents, condition = self.with_condition(latents, condition)
         canvas = side_by_side(latents)
         self._check_positions(*canvas.shape[-2:])
