@@ -1,35 +1,35 @@
-"""Phases 1 and 2: captions to a dataset of judged pairs, unit by unit; first all sheets are drawn, then judged.
+"""Phases 1 and 2: captions to a dataset of judged pairs, unit by unit.
 
 Run it again to go on: finished units are skipped, the others give the bytes they would have given.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from typing import Any, get_args
+from dataclasses import replace
+from typing import get_args
 
 from dsd import runs
-from dsd.curate.captions import Captions, read_captions
+from dsd.curate.captions import CaptionFile
+from dsd.curate.claimed import INDEX, Captions, CaptionSource
 from dsd.curate.config import CurateConfig
 from dsd.curate.ending import ask_again, finish, finished, say, show
 from dsd.curate.executors.local import Local
-from dsd.curate.executors.protocol import Executor, Record, Work
+from dsd.curate.executors.protocol import Executor
 from dsd.curate.funnel import Funnel
-from dsd.curate.models import Models
+from dsd.curate.models import JUDGE, Models
 from dsd.curate.prompts import repeated
-from dsd.curate.units import FOLDER, Unit, UnitLedger, split_into_units
-from dsd.curate.work import Drawing, Judging
-from dsd.data.records import Caption
+from dsd.curate.units import FOLDER, UnitLedger, UnitRecord, Units
+from dsd.curate.work import Curation
 from dsd.data.rows import Kind
 from dsd.data.store import MANIFEST
 from dsd.errors import UserError
-from dsd.files import DamagedFile, read_json
+from dsd.files import DamagedFile
 from dsd.locks import held
 from dsd.log import progress
 from dsd.places import Place, Where
 
-CAPTIONS = f"{FOLDER}/captions.json"
+CAPTIONS = f"{FOLDER}/{INDEX}"
+_DIGEST = "captions"  # a source of the claim
 
 
 def curate(config: CurateConfig, out: Where, executor: Executor | None = None) -> Funnel:
@@ -62,24 +62,15 @@ def _curate(config: CurateConfig, out: Place, executor: Executor) -> Funnel:
     if begun:
         out.sweep()
     drawn = Place.of(config.sheets_from or out)
-    captions = _captions(config, drawn, begun)
-    units = split_into_units(captions.taken, config)
+    source = _captions(config, drawn, begun, out)
     if config.sheets_from:
-        _check_drawn(config, drawn, units)
-    models, ledger = Models(config), UnitLedger(out, config.pictures)
-    if begun:
-        ask_again(ledger, len(units), draws=not config.sheets_from)
-    drawing = Drawing(units=units, models=models, ledger=ledger)
-    judging = Judging(units=units, models=models, ledger=ledger, drawn=drawn)
-    if not begun:
-        models.require_servers()
-    if not begun or any(judging.find(number) is None for number in range(len(units))):
-        _claim(config, captions, models.sources(), out)
+        _check_drawn(config, drawn)
+    units = Units(captions=source if isinstance(source, Captions) else Captions.of(()), config=config)
+    ledger = UnitLedger(out, config.pictures)
+    work = Curation(units=units, models=Models(config), ledger=ledger, drawn=drawn)
+    work = _resumed(work, executor, out) if begun else _claimed(work, source, executor, out)
     (out / MANIFEST).remove()  # of a dataset that is no longer whole
-    if not config.sheets_from:
-        _run(executor, drawing, units, "drawing sheets")
-    records = _run(executor, judging, units, "judging sheets")
-    return finish(records, captions.skipped, config, out)
+    return finish(_run(executor, work), work.units.captions.skipped, config, out)
 
 
 def _begun(config: CurateConfig, out: Place) -> bool:
@@ -105,57 +96,70 @@ def _judged_anew(config: CurateConfig, out: Place) -> str:
     return f"; to judge its sheets in this way, give --curate.sheets-from {before.sheets_from or out} --out OTHER"
 
 
-def _check_drawn(config: CurateConfig, drawn: Place, units: Sequence[Unit]) -> None:
+def _check_drawn(config: CurateConfig, drawn: Place) -> None:
     """Refuses sheets that other settings would have drawn, or that are not all drawn yet."""
     before = runs.config_of(drawn, CurateConfig)
     runs.begun(drawn, config.judged_as(before), "sheets")
-    missing = sum(UnitLedger(drawn).find_sheets(unit.number) is None for unit in units)
+    units, ledger = len(Units(captions=Captions.find(drawn / FOLDER), config=config)), UnitLedger(drawn)
+    missing = sum(ledger.find_sheets(number) is None for number in range(units))
     if missing:
-        raise UserError(
-            f'"{drawn}" lacks the sheets of {missing} of {len(units)} units; run its own command again first'
-        )
+        raise UserError(f'"{drawn}" lacks the sheets of {missing} of {units} units; run its own command again first')
 
 
-def _captions(config: CurateConfig, drawn: Place, begun: bool) -> Captions:
-    """The captions of all units; a later start goes on with those that the first one took."""
-    path = drawn / CAPTIONS
+def _captions(config: CurateConfig, drawn: Place, begun: bool, out: Place) -> CaptionSource:
+    """Where the captions of all units come from; a later start goes on with those that the first one took."""
     if config.sheets_from and not (drawn / runs.CONFIG).exists():
         raise UserError(f'there are no sheets in "{drawn}"; give a folder that `dsd curate` wrote as sheets_from')
-    if config.sheets_from or (begun and path.exists()):
-        return read_json(path, _taken, "bring it back, or curate in another folder")
+    if begun:
+        return _taken(out)
+    if config.sheets_from:
+        return Captions.find(drawn / FOLDER)
     wanted = config.units * config.unit_size
     if config.subjects:
-        return Captions(taken=repeated(config.subjects, wanted), skipped={})
-    captions = read_captions(config.captions, wanted)
-    if len(captions.taken) < wanted:
-        say(
-            f"warning: {config.captions} gives {len(captions.taken):,} captions, not the {wanted:,} of "
-            f"{config.units:,} units; the curation takes those"
-        )
+        return Captions.of(repeated(config.subjects, wanted))
+    file = CaptionFile(config.captions, wanted)
+    file.require()
+    return file
+
+
+def _taken(out: Place) -> Captions:
+    """The captions that the first start took."""
+    captions = Captions.find(out / FOLDER)
+    if runs.sources_of(out).get(_DIGEST, captions.digest) != captions.digest:
+        raise DamagedFile(f'"{out / CAPTIONS}" is not what was written; bring it back, or curate in another folder')
     return captions
 
 
-def _taken(content: Any) -> Captions:
-    """What `_claim` wrote of the captions."""
-    texts = content["taken"]
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise TypeError("taken is no list of captions")
-    return Captions(taken=tuple(Caption(text=text) for text in texts), skipped=dict(content["skipped"]))
+def _claimed(work: Curation, source: CaptionSource, executor: Executor, out: Place) -> Curation:
+    """The work on the captions that it takes, once everything that its config names has been found."""
+    config, wanted = work.models.config, work.models.config.units * work.models.config.unit_size
+    sources = work.models.sources(executor.sources(work, trying=True))
+    captions = Captions.keep(source, out / FOLDER)
+    if captions.count < wanted:
+        say(
+            f"warning: {config.captions} gives {captions.count:,} captions, not the {wanted:,} of "
+            f"{config.units:,} units; the curation takes those"
+        )
+    runs.claim(out, config, sources | {_DIGEST: captions.digest}, "a dataset")
+    return replace(work, units=Units(captions=captions, config=config))
 
 
-def _claim(config: CurateConfig, captions: Captions, sources: dict[str, str], out: Place) -> None:
-    """Takes the folder, once everything that the config names has been found; or checks that nothing changed since."""
-    taken = {"taken": [caption.text for caption in captions.taken], "skipped": captions.skipped}
-    (out / CAPTIONS).write_atomic(json.dumps(taken, indent=0, ensure_ascii=False) + "\n")
-    runs.claim(out, config, sources, "a dataset")
+def _resumed(work: Curation, executor: Executor, out: Place) -> Curation:
+    """The work, once it is sure that what is left of it will be done as it was begun."""
+    ask_again(work.ledger, len(work), draws=not work.models.config.sheets_from)
+    if any(work.find(JUDGE, number) is None for number in range(len(work))):
+        kept = {name: digest for name, digest in runs.sources_of(out).items() if name == _DIGEST}
+        sources = work.models.sources(executor.sources(work, trying=False)) | kept
+        runs.claim(out, work.models.config, sources, "a dataset")
+    return work
 
 
-def _run(executor: Executor, work: Work[Record], units: Sequence[Unit], description: str) -> list[Record]:
+def _run(executor: Executor, work: Curation) -> list[UnitRecord]:
     """Has the work done, and shows how far it is, in captions."""
-    sizes = [len(unit.captions) for unit in units]
-    left = [size if work.find(number) is None else 0 for number, size in enumerate(sizes)]
+    sizes = [work.units.size(number) for number in range(len(work))]
+    left = [size if work.find(JUDGE, number) is None else 0 for number, size in enumerate(sizes)]
     records = []
-    with progress(description=description, total=sum(sizes), completed=sum(sizes) - sum(left)) as bar:
+    with progress(description="drawing and judging", total=sum(sizes), completed=sum(sizes) - sum(left)) as bar:
         for record, size in zip(executor.run(work), left, strict=True):
             records.append(record)
             bar.advance(size)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar, get_args
 
+from dsd.curate.claimed import Captions
 from dsd.curate.config import CurateConfig
 from dsd.curate.funnel import Funnel
 from dsd.curate.seeds import derive_seed
@@ -62,14 +63,35 @@ class UnitRecord:
     schema: int
 
 
-def split_into_units(captions: Sequence[Caption], config: CurateConfig) -> list[Unit]:
-    """The units of a curation; the last one may be short."""
-    size = config.unit_size
-    slices = [tuple(captions[at : at + size]) for at in range(0, len(captions), size)]
-    return [
-        Unit(number=number, captions=slice_, seed=derive_seed(config.seed, "unit", number))
-        for number, slice_ in enumerate(slices)
-    ]
+@dataclass(frozen=True, kw_only=True)
+class Units(Sequence[Unit]):
+    """The units of a curation, each read when it is asked for; the last one may be short.
+
+    Attributes:
+        captions: all of them.
+        config: tells how many a unit has, and the seed.
+    """
+
+    captions: Captions
+    config: CurateConfig
+
+    def __len__(self) -> int:
+        return -(-self.captions.count // self.config.unit_size)
+
+    def __getitem__(self, number: int) -> Unit:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if not 0 <= number < len(self):
+            raise IndexError(f"there is no unit {number} of {len(self)}")
+        start = number * self.config.unit_size
+        captions = self.captions.between(start, start + self.config.unit_size)
+        return Unit(number=number, captions=captions, seed=self.seed(number))
+
+    def seed(self, number: int) -> int:
+        """Of a unit; none of its captions is read."""
+        return derive_seed(self.config.seed, "unit", number)
+
+    def size(self, number: int) -> int:
+        """How many captions a unit has."""
+        return min(self.config.unit_size, self.captions.count - number * self.config.unit_size)
 
 
 class UnitLedger:
@@ -93,7 +115,7 @@ class UnitLedger:
     def find_sheets(self, number: int) -> Place | None:
         """The file of a unit's sheets, if they are drawn and nobody changed it."""
         path = shard_path(self._dataset, "grids", number)
-        record = self._read(_name(number), _record)
+        record = self._record(number)
         accepted = [shard.sha256 for shard in (record.shards if record else ()) if shard.kind == "grids"]
         accepted += self._read(_sheets_name(number), _digests) or ()
         try:
@@ -118,7 +140,7 @@ class UnitLedger:
         """
         if number in self._found:
             return self._found[number]
-        record = self._read(_name(number), _record)
+        record = self._record(number)
         if record is None or record.schema != SCHEMA_VERSION:
             return None
         if damaged := damaged_shards(self._dataset, record.shards):
@@ -158,11 +180,14 @@ class UnitLedger:
         self._found.pop(number, None)
         if sheets:
             self._records.path(_sheets_name(number)).remove()
-        elif (record := self._read(_name(number), _record)) is not None:
+        elif (record := self._record(number)) is not None:
             grids = [shard.sha256 for shard in record.shards if shard.kind == "grids"]
             if not self._read(_sheets_name(number), _digests):
                 self._records.commit(_sheets_name(number), {"sha256": grids})
         self._records.path(_name(number)).remove()
+
+    def _record(self, number: int) -> UnitRecord | None:
+        return self._read(_name(number), lambda content: _record(number, content))
 
     def _read(self, name: str, read: Callable[[Any], Record]) -> Record | None:
         """A record; a damaged one is none, and what it is of is done anew."""
@@ -190,15 +215,15 @@ def _name(number: int) -> str:
     return f"{number:05d}"
 
 
-def _record(content: dict[str, Any]) -> UnitRecord:
+def _record(number: int, content: dict[str, Any]) -> UnitRecord:
     record = UnitRecord(
-        number=int(content.get("number", 0)),
+        number=number,
         shards=tuple(map(Shard.from_dict, content["shards"])),
         funnel=Funnel.from_dict(content["funnel"]),
         schema=int(content.get("schema", 1)),
     )
     if record.schema > 1 and content != _content(record):  # before there was no digest of it
-        raise ValueError("it is not what was written")
+        raise ValueError("it is not what was written for this unit")
     return record
 
 

@@ -132,6 +132,23 @@ def read_columns(path: Where, columns: Sequence[str]) -> list[dict[str, Any]]:
         return rows
 
 
+def read_row(path: Where, row: int, read: Callable[[dict[str, Any]], Record]) -> Record:
+    """One record of a shard, for which the one row group that holds it is read; see `read_shard`.
+
+    Args:
+        path: of the shard.
+        row: its place in it, from 0.
+        read: makes a record of a row.
+    """
+    with _parquet(Place.of(path)) as file:
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if row < rows:
+                return _read(file.read_row_group(group).slice(row, 1).to_pylist()[0], read, Place.of(path))
+            row -= rows
+        raise ValueError(f"it has {row} rows too few")
+
+
 @contextmanager
 def _parquet(path: Place) -> Iterator[pq.ParquetFile]:
     try:
