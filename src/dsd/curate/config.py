@@ -142,7 +142,7 @@ class CurateConfig:
             )
         if not 0 <= self.near_copy_threshold < 1:
             raise UserError(f"near_copy_threshold is {self.near_copy_threshold}, but must be a share in [0, 1)")
-        for name in ("captions", "chat", "judge", "templates", "teacher", "sheets_from"):
+        for name in ("captions", "chat", "judge", "templates", "writer_templates", "teacher", "sheets_from"):
             require_text(name, getattr(self, name))
         for name in ("subjects", "themes"):
             require_text(f"one of the {name}", "".join(getattr(self, name)))
@@ -189,10 +189,15 @@ class CalibrateConfig:
     """What a judge is asked to find out how far it can be trusted.
 
     Attributes:
-        pairs: table, or folder with one, of labelled pairs; see `dsd.curate.labelled`.
-        judge: as in `CurateConfig`, and so are ``templates``, ``chain_of_thought``, ``votes`` and ``chat_batch``.
+        pairs: table (.csv, .tsv, .jsonl or .parquet) with the columns first, second (pictures, or names of files beside
+            the table) and same (true or false), or a folder with one called metadata.
+        judge: who is asked, as in a curation.
+        templates: prompts for the judge, as in a curation.
+        chain_of_thought: describe both subjects before deciding; otherwise decide at once.
+        votes: how often each pair is judged.
         precision: share of the same that is wanted among what is kept.
         surely: want the lower end of the precision's 95 % interval to reach it, not the estimate alone.
+        chat_batch: questions asked at once of a local model, or in flight to a server.
         seed: of everything random.
     """
 
@@ -213,3 +218,11 @@ class CalibrateConfig:
         if not 0 < self.precision <= 1:
             raise UserError(f"precision is {self.precision}, but must be a share in (0, 1], such as 0.95")
         require_seeds("seed", self.seed)
+        for name in ("judge", "templates"):
+            require_text(name, getattr(self, name))
+
+    def claimed(self) -> CalibrateConfig:
+        """What decides what is asked: where the judge is served does not."""
+        from dsd.chat.registry import claimed_name
+
+        return replace(self, judge=claimed_name(self.judge))

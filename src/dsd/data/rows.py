@@ -236,8 +236,8 @@ def _vote_columns(votes: Votes | None) -> dict[str, int | None]:
 
 
 def _to_votes(row: dict[str, Any]) -> Votes | None:
-    same, other, failed = (row.get(name) for name in _VOTES)
-    return None if same is None else Votes(same=same, other=other, failed=failed)
+    counts: list[Any] = [row.get(name) for name in _VOTES]
+    return None if counts[0] is None else Votes(same=counts[0], other=counts[1], failed=counts[2])
 
 
 def _cell(value: Any, pictures: Pictures) -> Any:
