@@ -13,6 +13,7 @@ from chat_server import ChatServer, chat_server
 from PIL import Image
 
 from dsd.chat.openai import OpenAIChat
+from dsd.chat.openai_asking import Patience
 from dsd.chat.protocol import ChatFailure, ChatRequest, ImagePart, Message, TextPart
 from dsd.chat.registry import load_chat
 from dsd.chat.replay import Recorder, ReplayChat
@@ -20,6 +21,8 @@ from dsd.curate.schemas import DirectVerdict, GridPromptReply
 from dsd.errors import UserError
 
 BAD_REQUEST = (400, {"error": {"message": "no pictures here", "type": "invalid_request_error"}})
+
+BRISK = Patience(seconds=5, pause=0.01, try_seconds=1)
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def server() -> Iterator[ChatServer]:
 
 @pytest.fixture
 def chat(server: ChatServer) -> OpenAIChat:
-    return OpenAIChat("test", server.url, concurrency=4)
+    return OpenAIChat("test", server.url, concurrency=4, patience=BRISK)
 
 
 def question(text: str = "judge directly", seed: int = 0, *images: Image.Image) -> ChatRequest:
@@ -131,10 +134,9 @@ def test_a_server_that_cannot_be_used_is_no_data(server: ChatServer, status: int
         chat.reply([question()] * 3)
 
 
-def test_a_server_that_is_away_is_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dsd.chat.openai.RETRIES", 0)
+def test_a_server_that_is_away_is_no_data() -> None:
     with pytest.raises(UserError, match="no connection"):
-        OpenAIChat("test", "http://127.0.0.1:9/v1").reply([question()])
+        OpenAIChat("test", "http://127.0.0.1:9/v1", patience=BRISK).reply([question()])
 
 
 def test_recorded_replies_are_found_by_pictures_and_words(server: ChatServer, chat: OpenAIChat, tmp_path: Path) -> None:
@@ -152,7 +154,7 @@ def test_recorded_replies_are_found_by_pictures_and_words(server: ChatServer, ch
 def test_names_lead_to_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GATE_KEY", "secret")
     chat = load_chat("openai:org/model@7b@https://example.org/v1#GATE_KEY", batch_size=3)
-    assert (chat.name, chat.revision) == ("org/model@7b", "served by https://example.org/v1")
+    assert (chat.name, chat.revision) == ("org/model@7b", "served as org/model@7b")
     for name, words in {
         "openai:model": "names no server",
         "openai:": "names no server",

@@ -2,139 +2,164 @@
 
 from __future__ import annotations
 
-import base64
-import os
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-import openai
-from pydantic import BaseModel
-
-from dsd.chat.parse import Answer, CutText, ask_until_parsed
-from dsd.chat.protocol import ChatFailure, ChatRequest, ImagePart, Part, Reply
+from dsd.chat.openai_address import Address, Key
+from dsd.chat.openai_asking import Asking, Patience
+from dsd.chat.openai_decisions import decision_of
+from dsd.chat.openai_dialect import Dialect
+from dsd.chat.openai_faults import Fault
+from dsd.chat.openai_line import Line
+from dsd.chat.openai_replies import Said
+from dsd.chat.parse import Answer, ask_until_parsed
+from dsd.chat.protocol import ChatFailure, ChatRequest, Decision, Reply
 from dsd.errors import UserError
-from dsd.images import encode_png
 
-DEFAULT_KEY = "OPENAI_API_KEY"
-RETRIES = 5  # of one request, when the server is busy or the line breaks, with growing pauses
-TIMEOUT_SECONDS = 180.0
-TRY_SECONDS = 30.0
+_REFUSED = "request refused"
+_T = TypeVar("_T")
 
 
 class OpenAIChat:
     """Questions go out side by side, with the reply's JSON schema, pictures as data URLs.
 
     A reply that cannot be used becomes a `ChatFailure`; a server that cannot be used raises, since its silence must
-    not end as data.
+    not end as data. Where it is served is no part of the model's name and revision, which data is claimed by.
 
     Args:
         model: as the server calls it.
         base_url: such as ``http://localhost:8000/v1``.
-        key_variable: environment variable with the key; None for `DEFAULT_KEY` if it is set, else no key.
+        key_variable: environment variable with the key; None for ``OPENAI_API_KEY`` at the host that it is for, and
+            for no key elsewhere.
         concurrency: requests in flight.
+        patience: with the server.
 
     Raises:
-        UserError: the named variable is not set.
+        UserError: the address cannot be read or holds a key, the variable is not set, or the key would go over an
+            open line.
     """
 
-    def __init__(self, model: str, base_url: str, *, key_variable: str | None = None, concurrency: int = 64) -> None:
-        key = os.environ.get(key_variable or DEFAULT_KEY)
-        if key is None and key_variable is not None:
-            raise UserError(f'the environment variable "{key_variable}" is not set; put the key of {base_url} in it')
-        self.name, self.revision = model, f"served by {base_url}"
-        self._concurrency = concurrency
+    def __init__(
+        self,
+        model: str,
+        base_url: str,
+        *,
+        key_variable: str | None = None,
+        concurrency: int = 64,
+        patience: Patience = Patience(),  # noqa: B008
+    ) -> None:
+        address = Address.parse(base_url)
+        self.name, self.revision = model, f"served as {model}"
+        self._concurrency, self._patience = concurrency, patience
+        self._line = Line(address, Key.of(address, key_variable), patience.reply_bytes, patience.try_seconds)
+        self._dialect = Dialect()
         self._answered = False
-        self._client = openai.OpenAI(
-            base_url=base_url, api_key=key or "none", max_retries=RETRIES, timeout=TIMEOUT_SECONDS
-        )
 
     def require_connection(self) -> None:
         """Tries the server, whatever it says.
 
         Raises:
-            UserError: nothing answers there.
+            UserError: nothing answers there, or what does is a web page.
         """
-        try:
-            self._client.with_options(max_retries=1, timeout=TRY_SECONDS).models.list()
-        except openai.APIConnectionError as error:
-            raise UserError(f"the chat server {self._client.base_url} cannot be used: {_sentence(error)}") from error
-        except openai.APIError:
-            pass  # it lists no models, but it is there
+        _run(self._connect())
 
     def reply(self, requests: Sequence[ChatRequest]) -> list[Reply]:
         """See `dsd.chat.protocol.ChatModel`."""
-        return ask_until_parsed(requests, self._ask)
+        numbered = [_Numbered(**vars(request), number=number) for number, request in enumerate(requests)]
+        course = _Course([self._patience.seconds] * len(requests), [None] * len(requests))
+        replies = ask_until_parsed(numbered, lambda asked, attempt: _run(self._ask(asked, attempt, course)))
+        for request, reply, said in zip(requests, replies, course.said, strict=True):
+            if request.decides and isinstance(reply, Decision) and said is not None:
+                decision = decision_of(said.log_probabilities, request.decides)
+                if decision is not None and decision[0] is getattr(reply, request.decides):
+                    reply._probability = decision[1]
+        return replies
 
-    def _ask(self, requests: Sequence[ChatRequest], attempt: int) -> list[Answer]:
-        pool = ThreadPoolExecutor(self._concurrency)
+    async def _connect(self) -> None:
+        asking = self._asking()
         try:
-            replies = list(pool.map(lambda request: self._ask_one(request, attempt), requests))
-        except openai.APIError as error:
-            raise UserError(f"the chat server {self._client.base_url} cannot be used: {_sentence(error)}") from error
+            spoken = await asking.connect()
+        except Fault as fault:
+            raise asking.unusable(fault) from None
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-        refused = [r for r in replies if isinstance(r, ChatFailure) and r.reason == _BAD_REQUEST]
-        if len(refused) == len(replies) and not self._answered:
+            await asking.close()
+        if spoken.status == 200 and spoken.kind == "text/html":
+            page = Fault("unusable", "a web page is there", "most addresses of chat servers end in /v1")
+            raise asking.unusable(page)
+
+    async def _ask(self, requests: Sequence[ChatRequest], attempt: int, course: _Course) -> list[Answer]:
+        asking, places = self._asking(), asyncio.Semaphore(self._concurrency)
+
+        async def ask(request: ChatRequest) -> Answer:
+            assert isinstance(request, _Numbered)
+            async with places:
+                return await course.ask(asking, request, attempt)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(ask(request)) for request in requests]
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        finally:
+            self._dialect = asking.dialect
+            await asking.close()
+        answers = [task.result() for task in tasks]
+        refused = [a for a in answers if isinstance(a, ChatFailure) and a.reason == _REFUSED]
+        if len(refused) == len(answers) and not self._answered:
             raise UserError(
-                f"the chat server {self._client.base_url} refuses every request: {refused[0].detail}; "
+                f"the chat server {self._line.address.url} refuses every request: {refused[0].detail}; "
                 f'check that "{self.name}" takes pictures and structured output'
             )
         self._answered = True
-        return replies
+        return answers
 
-    def _ask_one(self, request: ChatRequest, attempt: int) -> Answer:
-        try:
-            completion = self._client.chat.completions.create(
-                model=self.name,
-                messages=[_message(m.role, m.parts) for m in request.messages],  # pyright: ignore[reportArgumentType]
-                response_format=_response_format(request.schema),  # pyright: ignore[reportArgumentType]
-                max_tokens=request.max_tokens,
-                temperature=request.temperature_at(attempt),
-                seed=(request.seed + attempt) % (1 << 31),
-            )
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            return ChatFailure(_BAD_REQUEST, _sentence(error))
-        if not completion.choices:
-            return ""
-        message, finish = completion.choices[0].message, completion.choices[0].finish_reason
-        if message.refusal:
-            return ChatFailure("refused to answer", message.refusal)
-        if finish == "content_filter":
-            return ChatFailure("refused to answer", "the server's content filter", message.content or "")
-        text = message.content or ""
-        return CutText(text) if finish == "length" else text
+    def _asking(self) -> Asking:
+        return Asking(self._line, self.name, self._patience, self._dialect)
 
 
-_BAD_REQUEST = "request refused"
+@dataclass(frozen=True, kw_only=True)
+class _Numbered(ChatRequest):
+    """A question that is known again when it is asked again.
+
+    Attributes:
+        number: of all that were asked together.
+    """
+
+    number: int
 
 
-def _sentence(error: openai.APIError) -> str:
-    if isinstance(error, openai.APITimeoutError):
-        return "no answer in time"
-    if isinstance(error, openai.APIConnectionError):
-        return f"no connection ({error.__cause__ or error.message})"
-    return error.message
+@dataclass(frozen=True)
+class _Course:
+    """How questions fare over all attempts.
+
+    Attributes:
+        seconds: left for each.
+        said: last to each.
+    """
+
+    seconds: list[float]
+    said: list[Said | None]
+
+    async def ask(self, asking: Asking, request: _Numbered, attempt: int) -> Answer:
+        number, clock = request.number, asyncio.get_running_loop().time
+        self.said[number] = None
+        if self.seconds[number] <= 0:
+            return ChatFailure("no answer in time", "its earlier replies took all of it")
+        began = clock()
+        said = await asking.ask(request, attempt, self.seconds[number])
+        self.seconds[number] -= clock() - began
+        self.said[number] = said
+        return said.answer
 
 
-def _message(role: str, parts: Sequence[Part]) -> dict[str, Any]:
-    return {"role": role, "content": [_part(part) for part in parts]}
-
-
-def _part(part: Part) -> dict[str, Any]:
-    if isinstance(part, ImagePart):
-        url = "data:image/png;base64," + base64.b64encode(encode_png(part.image)).decode()
-        return {"type": "image_url", "image_url": {"url": url}}
-    return {"type": "text", "text": part.text}
-
-
-def _response_format(schema: type[BaseModel]) -> dict[str, Any]:
-    """Lengths of strings are left to our own check: not every server's grammar knows them."""
-    bare = _without(schema.model_json_schema(), ("minLength", "maxLength"))
-    return {"type": "json_schema", "json_schema": {"name": schema.__name__, "schema": bare, "strict": True}}
-
-
-def _without(value: Any, keys: Sequence[str]) -> Any:
-    if isinstance(value, dict):
-        return {key: _without(item, keys) for key, item in value.items() if key not in keys}
-    return [_without(item, keys) for item in value] if isinstance(value, list) else value
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    """Runs what is asynchronous, from code that is not, even inside an event loop such as a notebook's."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()

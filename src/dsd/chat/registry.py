@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from dsd.chat.protocol import ChatModel
-from dsd.errors import UserError
 
 
 def load_chat(name: str, *, batch_size: int = 64) -> ChatModel:
     """Returns the model of this name.
 
     Args:
-        name: ``openai:MODEL@BASE_URL`` (add ``#VARIABLE`` to name the environment variable that holds the key),
-            ``replay:FILE``, ``embedded:NAME``, a folder, or a hub id.
+        name: ``openai:MODEL@BASE_URL`` (add ``#VARIABLE`` to name the environment variable that holds the key, which
+            ``OPENAI_API_KEY`` is at its own host alone), ``replay:FILE``, ``embedded:NAME``, a folder, or a hub id.
         batch_size: questions asked at once, in a batch or side by side.
 
     Raises:
@@ -26,15 +25,26 @@ def load_chat(name: str, *, batch_size: int = 64) -> ChatModel:
         return ReplayChat(Path(rest))
     if kind == "openai":
         from dsd.chat.openai import OpenAIChat
+        from dsd.chat.openai_address import split_name
 
-        model, _, address = rest.rpartition("@")
-        url, _, variable = address.partition("#")
-        if not model or not url.startswith(("http://", "https://")):
-            raise UserError(f'"{name}" names no server; write openai:MODEL@http://HOST:PORT/v1')
-        return OpenAIChat(model, url, key_variable=variable or None, concurrency=batch_size)
+        model, address, variable = split_name(name)
+        return OpenAIChat(model, address.url, key_variable=variable, concurrency=batch_size)
     from dsd.chat.local import LocalChat
 
     return LocalChat(name, batch_size=batch_size)
+
+
+def claimed_name(name: str) -> str:
+    """The name that data is claimed by: ``openai:MODEL`` without where it is served and by which key, others as given.
+
+    A server that moved goes on with its data.
+
+    Raises:
+        UserError: the address in the name holds a key.
+    """
+    from dsd.chat.openai_address import model_of
+
+    return model_of(name) if name.startswith("openai:") else name
 
 
 def require_connection(chat: ChatModel) -> None:

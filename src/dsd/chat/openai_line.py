@@ -1,0 +1,162 @@
+"""The line to a chat server: bytes out and back, no more than wanted, to that host alone."""
+
+from __future__ import annotations
+
+import ssl
+import zlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+
+import httpx
+
+from dsd.chat.openai_address import Address, Key
+from dsd.chat.openai_faults import Fault, one_line
+
+_ERROR_BYTES = 1 << 16
+_GZIP = ("gzip", "x-gzip", "deflate")
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What came back.
+
+    Attributes:
+        status: of HTTP.
+        kind: media type, such as ``application/json``.
+        body: decompressed.
+        wait: seconds to wait before asking again, if it says so.
+    """
+
+    status: int
+    kind: str
+    body: bytes
+    wait: float | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """How a server is reached. `open` gives a client for one event loop.
+
+    Attributes:
+        address: of the server.
+        key: that it wants.
+        most_bytes: of a reply, decompressed; a longer one is not read to its end.
+        connect_seconds: until a connection must stand.
+    """
+
+    address: Address
+    key: Key
+    most_bytes: int
+    connect_seconds: float
+
+    @cached_property
+    def _certificates(self) -> ssl.SSLContext:
+        return httpx.create_ssl_context()
+
+    def open(self) -> httpx.AsyncClient:
+        """A client; a proxy is used for other machines only."""
+        headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "dsd"}
+        if self.key.secret:
+            headers["Authorization"] = f"Bearer {self.key.secret}"
+        return httpx.AsyncClient(
+            headers=headers,
+            timeout=httpx.Timeout(None, connect=self.connect_seconds),
+            limits=httpx.Limits(max_connections=None),
+            follow_redirects=False,
+            trust_env=not self.address.is_loopback,
+            verify=self._certificates,
+        )
+
+    async def exchange(self, client: httpx.AsyncClient, path: str, body: bytes | None = None) -> Spoken:
+        """Sends one request.
+
+        Args:
+            client: of `open`.
+            path: after the address, such as ``/models``.
+            body: JSON to post; None to get.
+
+        Raises:
+            Fault: nothing came back, or it broke off, is too long, wrongly encoded, or leads elsewhere.
+        """
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        method = "GET" if body is None else "POST"
+        try:
+            async with client.stream(method, self.address.url + path, content=body, headers=headers) as response:
+                return await self._spoken(response)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            said = one_line(self.key.redacted(str(error) or type(error).__name__))
+            raise Fault("unwell", "no connection", said) from None
+
+    async def _spoken(self, response: httpx.Response) -> Spoken:
+        status = response.status_code
+        if 300 <= status < 400:
+            raise Fault("unusable", "it sends questions elsewhere, where they are not sent", self._elsewhere(response))
+        encoding = response.headers.get("content-encoding", "").strip().lower()
+        most = self.most_bytes if status < 300 else _ERROR_BYTES
+        try:
+            body = await read_bounded(response.aiter_raw(), encoding, most)
+        except Fault:
+            if status < 300:
+                raise
+            body = b""  # the status alone says what is wrong
+        except httpx.HTTPError as error:
+            said = one_line(self.key.redacted(str(error) or type(error).__name__))
+            if status < 300:
+                raise Fault("odd", "reply broken off", said) from None
+            body = b""
+        if self.key.secret:
+            body = body.replace(self.key.secret.encode(), b"[key]")
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return Spoken(status, kind, body, _seconds_to_wait(response.headers))
+
+    def _elsewhere(self, response: httpx.Response) -> str:
+        """Where a redirect leads, without what may be a key."""
+        location = response.headers.get("location", "")
+        try:
+            there = httpx.URL(self.address.url).join(location)
+        except httpx.InvalidURL:
+            return f"status {response.status_code}"
+        return one_line(self.key.redacted(f"status {response.status_code}, to {there.scheme}://{there.host}"))
+
+
+async def read_bounded(chunks: AsyncIterator[bytes], encoding: str, most: int) -> bytes:
+    """Reads a body, decompressing no more than what may be kept.
+
+    Args:
+        chunks: as they come over the line.
+        encoding: of HTTP; empty for none.
+        most: bytes of the body, decompressed.
+
+    Raises:
+        Fault: it is longer, or not in its encoding, or in one that was not asked for.
+    """
+    if encoding not in ("", "identity", *_GZIP):
+        raise Fault("odd", "reply wrongly encoded", f'as "{one_line(encoding)}", which was not asked for')
+    inflate = zlib.decompressobj(zlib.MAX_WBITS | 32) if encoding in _GZIP else None
+    data = bytearray()
+    async for chunk in chunks:
+        try:
+            data += chunk[: most + 1] if inflate is None else inflate.decompress(chunk, most + 1 - len(data))
+        except zlib.error as error:
+            raise Fault("odd", "reply wrongly encoded", f"it is no {encoding} ({error})") from None
+        if len(data) > most:
+            raise Fault("odd", "reply too large", f"more than {most:,} bytes")
+    if inflate is not None and not inflate.eof:
+        raise Fault("odd", "reply broken off", f"its {encoding} has no end")
+    return bytes(data)
+
+
+def _seconds_to_wait(headers: httpx.Headers) -> float | None:
+    said = headers.get("retry-after", "")
+    try:
+        seconds = float(said)
+    except ValueError:
+        try:
+            when = parsedate_to_datetime(said)
+        except ValueError:
+            return None
+        seconds = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return seconds if 0 <= seconds < float("inf") else None
