@@ -1,7 +1,7 @@
-"""Claims about the gate: whatever a model replies, only a verdict that was really given enters, and all else is counted.
+"""Claims about the gate: whatever a model replies, only a verdict that was really given enters; all else is counted.
 
-A table of shapes (what a model may make of a right reply) by stages (what it is asked for) goes through a real server on
-loopback, and then through whole curations.
+A table of shapes (what a model may make of a right reply) by stages (what it is asked for) goes through a real server
+on loopback, and then through whole curations.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import chat_server as chat_server_module
 import curation_parts as parts
 import pytest
 import tiny
@@ -129,17 +130,35 @@ SHAPES: dict[str, Shape] = {
 ODD = [(stage, shape) for stage in STAGES for shape in SHAPES]
 
 
+class Spoiling(chat_server_module._Handler):
+    """Makes something else of the text of each answer."""
+
+    spoil: Callable[[dict[str, Any], str], str]
+    asked: dict[str, Any]
+
+    def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        self.asked = body
+        return super()._answer(body)
+
+    def _send(self, status: int, body: Any) -> None:
+        choice = body["choices"][0]
+        text = Spoiling.spoil(self.asked, choice["message"]["content"])
+        choice["message"]["content"] = text.removesuffix("…")
+        choice["finish_reason"] = "length" if text.endswith("…") else "stop"
+        super()._send(status, body)
+
+
 @pytest.fixture(scope="module")
-def server() -> Iterator[ChatServer]:
-    with chat_server() as running:
-        yield running
+def running() -> Iterator[ChatServer]:
+    with chat_server() as server:
+        server.RequestHandlerClass = Spoiling
+        yield server
 
 
-@pytest.fixture(autouse=True)
-def _quiet(server: ChatServer) -> None:
-    server.script.clear()
-    server.requests.clear()
-    server.spoil = None
+@pytest.fixture
+def server(running: ChatServer) -> ChatServer:
+    running.requests.clear()
+    return running
 
 
 def question(stage: str, templates: str = "default", **changes: Any) -> ChatRequest:
@@ -152,18 +171,166 @@ def odd(stage: str, shape: str) -> str:
     return SHAPES[shape](json.dumps(said), said)
 
 
+def digest(body: dict[str, Any]) -> bytes:
+    """Of a question as it was first asked, whatever was said since."""
+    return hashlib.sha256(json.dumps(body["messages"][0]).encode()).digest()
+
+
 def test_no_odd_reply_is_read_and_each_has_its_reason(server: ChatServer) -> None:
     assert len(ODD) >= 200
-    chat = OpenAIChat("test", server.url, concurrency=16)
-    asked = [question(stage) for stage, _ in ODD]
-    marks = {json.dumps(shown, sort_keys=True): number for number, shown in enumerate(range(0))}
-    assert not marks
-    numbered = iter(range(len(ODD)))
-    wrong = []
-    for request, (stage, shape) in zip(asked, ODD, strict=True):
-        next(numbered)
-        server.spoil = lambda body, text, stage=stage, shape=shape: odd(stage, shape)
+    Spoiling.spoil = staticmethod(lambda body, _: odd(*ODD[body["seed"] // 10]))
+    requests = [question(stage, seed=10 * number) for number, (stage, _) in enumerate(ODD)]
+    replies = OpenAIChat("test", server.url, concurrency=8).reply(requests)
+    read = [at for at, reply in zip(ODD, replies, strict=True) if not (isinstance(reply, ChatFailure) and reply.reason)]
+    assert not read
+    assert len(server.requests) == 3 * len(ODD)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("templates", ["default", "small", "compact"])
+def test_a_model_that_repeats_its_question_says_nothing(server: ChatServer, stage: str, templates: str) -> None:
+    request = question(stage, templates)
+    template = IDENTITY.load_templates(templates)[stage]
+    last = template.text.splitlines()[-1]
+    echoes = [template.text, last, last[last.find("{") :], f"```json\n{last}\n```", *(r for _, r in template.examples)]
+    chat = OpenAIChat("test", server.url)
+    for echo in echoes:
+        Spoiling.spoil = staticmethod(lambda _, __, echo=echo: echo)
         (reply,) = chat.reply([request])
-        if not isinstance(reply, ChatFailure) or not reply.reason:
-            wrong.append((stage, shape, reply))
-    assert not wrong
+        assert isinstance(reply, ChatFailure), echo
+
+
+@pytest.mark.parametrize("shape", ["plain", "fence", "thought", "blanks"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_right_replies_are_read(server: ChatServer, stage: str, shape: str) -> None:
+    said = SAID[STAGES[stage]]
+    text = json.dumps(said, indent=2 if shape == "blanks" else None)
+    wrapped = {"plain": text, "fence": f"```JSON\n{text}\n```", "thought": f"<think>{{</think>\n{text}", "blanks": text}
+    Spoiling.spoil = staticmethod(lambda _, __: wrapped[shape])
+    (reply,) = OpenAIChat("test", server.url).reply([question(stage)])
+    assert not isinstance(reply, ChatFailure)
+    assert reply.model_dump() == said
+
+
+@pytest.mark.parametrize("chain_of_thought", [True, False])
+@pytest.mark.parametrize("only", ["", "Verdict"])
+def test_a_curation_keeps_what_was_said_and_counts_the_rest(
+    server: ChatServer, tmp_path: Path, chain_of_thought: bool, only: str
+) -> None:
+    spoilt: dict[str, set[bytes]] = {}
+
+    def spoil(body: dict[str, Any], text: str) -> str:
+        schema, which = body["response_format"]["json_schema"]["name"], digest(body)
+        if only not in schema or which[0] % 3 == 0:
+            return text
+        spoilt.setdefault(schema, set()).add(which)
+        said = next(said for kind, said in SAID.items() if kind.__name__ == schema)
+        return list(SHAPES.values())[which[1] % len(SHAPES)](json.dumps(said), said)
+
+    Spoiling.spoil = staticmethod(spoil)
+    captions = parts.write_captions(tmp_path / "captions.parquet")
+    model = f"openai:test@{server.url}"
+    config = parts.config(captions, model, templates="compact", chain_of_thought=chain_of_thought)
+    funnel = curate(config, tmp_path / "dataset")
+
+    assert funnel.candidates == funnel.kept + sum(funnel.rejected.values()) + sum(funnel.failed.values())
+    assert sum(funnel.prompts_failed.values()) == len(spoilt.get("GridPromptReply", ()))
+    unjudged = sum(number for reason, number in funnel.failed.items() if reason.startswith("no verdict: "))
+    verdict = "PairVerdict" if chain_of_thought else "DirectVerdict"
+    assert unjudged == len(spoilt.get(verdict, ()))
+    assert unjudged or not only
+    reader = DatasetReader(tmp_path / "dataset")
+    reader.verify()
+    assert not [pair for pair in reader.pairs() if MARK in repr([v for v in vars(pair).values() if isinstance(v, str)])]
+    assert all(reject.reason for reject in reader.rejects())
+
+
+def verdict(comparison: str, same: bool = True, **changes: str) -> PairVerdict:
+    return PairVerdict(
+        **{"common_subject": "a cat", "first_details": "red", "second_details": "red", **changes},
+        comparison=comparison,
+        same=same,
+    )
+
+
+SEVEN = "colour red red: {}; second colour jade jade: {}; build, slim, slim: {}; top, tiny ears, tiny ears: {}"
+
+
+@pytest.mark.parametrize(
+    "comparison",
+    [
+        "colour of the fur: same; hat: different",
+        "colour of the fur: same\nhat: different (red above, blue below).",
+        "fur: the same; number of legs: not the same",
+        "- light brown fur: clearly different",
+        "The hat is different.",
+        "The fur is the same. The stripes differ in number.",
+        "They are not the same individual.",
+        "These are two different cats, one of them is a different animal.",
+        SEVEN.format("other", "other", "other", "other"),
+        SEVEN.format("same", "same", "same", "other"),
+    ],
+)
+def test_a_verdict_for_the_same_after_a_difference_contradicts_itself(comparison: str) -> None:
+    assert contradiction(verdict(comparison))
+    assert not contradiction(verdict(comparison, same=False))
+
+
+@pytest.mark.parametrize(
+    "comparison",
+    [
+        "same colour",
+        "colour: same; pattern: identical; hat: matches",
+        "fur: same; pose: different; background and light: different",
+        "Nothing is different.",
+        "No feature differs.",
+        "The pose is different. The viewpoint differs.",
+        "What is different is the light.",
+        "hat: no difference",
+        "They are the same individual.",
+        SEVEN.format("same", "same", "same", "same"),
+    ],
+)
+def test_what_is_no_lasting_difference_contradicts_nothing(comparison: str) -> None:
+    assert not contradiction(verdict(comparison))
+
+
+def test_a_judge_whose_errors_set_its_threshold_may_overrule_some_points() -> None:
+    one, two = SEVEN.format("same", "same", "same", "other"), SEVEN.format("same", "other", "same", "other")
+    assert contradiction(verdict(one)) and not contradiction(verdict(one), 0.43)
+    assert contradiction(verdict(two), 0.43)
+    assert IDENTITY.load_templates("compact")["judge"].tolerated == 0.43
+    assert IDENTITY.load_templates("default")["judge"].tolerated == 0
+
+
+def test_other_contradictions() -> None:
+    assert contradiction(verdict(SEVEN.format("same", "same", "same", "same"), same=False))
+    assert contradiction(verdict("colour: same", common_subject="nothing"))
+    assert not contradiction(verdict("nothing to compare", same=False, common_subject="nothing"))
+    assert [point.other for point in points("fur: same; hat: other; pose: other; ???")] == [False, True]
+
+
+def test_points_that_misquote_their_descriptions_are_counted() -> None:
+    words = {"first_details": "in red and jade, slim, tiny ears", "second_details": "in red and jade, slim, tiny ears"}
+    assert misquoted(verdict(SEVEN.format("same", "same", "same", "same"), **words)) == 0
+    assert misquoted(verdict(SEVEN.format("same", "other", "same", "other"), **words)) == 2
+    assert misquoted(verdict(SEVEN.replace("jade jade", "jade lime").format(*["same"] * 4), **words)) == 1
+    assert misquoted(verdict("accessory nothing, hat of red: other; ears: same", **words)) == 1
+
+
+def test_a_contradiction_is_counted_apart_and_never_kept(server: ChatServer, tmp_path: Path) -> None:
+    def spoil(body: dict[str, Any], text: str) -> str:
+        reply = json.loads(text)
+        if "comparison" in reply and digest(body)[0] % 2:
+            reply |= {"comparison": SEVEN.format(*["other"] * 4), "first_details": MARK, "same": True}
+        return json.dumps(reply)
+
+    Spoiling.spoil = staticmethod(spoil)
+    captions = parts.write_captions(tmp_path / "captions.parquet")
+    funnel = curate(parts.config(captions, f"openai:test@{server.url}", units=1), tmp_path / "dataset")
+    assert funnel.failed[f"no verdict: {CONTRADICTION}"] > 0
+    assert funnel.kept + sum(funnel.rejected.values()) + sum(funnel.failed.values()) == funnel.candidates
+    reader = DatasetReader(tmp_path / "dataset")
+    assert not [pair for pair in reader.pairs() if MARK in pair.first_details + pair.second_details]
+    words = [r.words for r in reader.rejects() if r.reason == f"no verdict: {CONTRADICTION}"]
+    assert all("4 of 4 points are other" in said and MARK in said for said in words)
