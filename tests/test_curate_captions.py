@@ -12,8 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsd.curate.captions import MAX_CHARACTERS, clean, read_captions
+from dsd.curate.captions import MAX_CHARACTERS, CaptionFile, clean
 from dsd.errors import UserError
+
+
+def read(path: str | Path, limit: int = 100) -> tuple[list[str], dict[str, int]]:
+    """The texts taken of a file, and what was skipped."""
+    file = CaptionFile(str(path), limit)
+    return [caption.text for caption in file], file.skipped
+
 
 TEXTS = ["a red cat", "", "two mugs, on a table", "A Red Cat!", " ", "北京 \U0001f600"]
 TAKEN = ["a red cat", "two mugs, on a table", "北京 \U0001f600"]
@@ -45,24 +52,20 @@ def _txt(path: Path) -> None:
 def test_every_layout_gives_the_same_captions(write, tmp_path: Path) -> None:
     path = tmp_path / f"captions.{write.__name__.removeprefix('_')}"
     write(path)
-    found = read_captions(str(path), 100)
-    assert [caption.text for caption in found.taken] == TAKEN
-    assert found.skipped == SKIPPED
-    assert [caption.text for caption in read_captions(f"file://{path}", 2).taken] == TAKEN[:2]
+    assert read(path) == (TAKEN, SKIPPED)
+    assert read(f"file://{path}", 2)[0] == TAKEN[:2]
 
 
 def test_reading_stops_at_the_limit(tmp_path: Path) -> None:
     _parquet(tmp_path / "c.parquet")
-    found = read_captions(str(tmp_path / "c.parquet"), 1)
-    assert (len(found.taken), found.skipped) == (1, {})
+    assert read(tmp_path / "c.parquet", 1) == (TAKEN[:1], {})
 
 
 def test_captions_that_differ_in_a_place_are_no_duplicates(tmp_path: Path) -> None:
     path = tmp_path / "c.txt"
     texts = [f"a red striped cat with a hat smiling {at} at the beach" for at in ("on the left", "on the right")]
     path.write_text("\n".join([*texts, texts[0].replace("cat", "cat,"), "!!!", "???"]))
-    found = read_captions(str(path), 9)
-    assert [caption.text for caption in found.taken] == [*texts, "!!!", "???"]
+    assert read(path)[0] == [*texts, "!!!", "???"]
 
 
 @pytest.mark.parametrize(
@@ -86,14 +89,14 @@ def test_what_cannot_be_read_is_one_sentence(name: str, content: bytes | None, w
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=words):
-        read_captions(str(tmp_path / name), 10)
+        read(tmp_path / name)
 
 
 def test_a_caption_column_of_another_type_is_refused(tmp_path: Path) -> None:
     for table, words in (({"TEXT": [1, 2]}, "holds int64"), ({"URL": ["u"]}, 'columns are "URL"')):
         pq.write_table(pa.table(table), tmp_path / "c.parquet")
         with pytest.raises(UserError, match=words):
-            read_captions(str(tmp_path / "c.parquet"), 10)
+            read(tmp_path / "c.parquet")
 
 
 @given(st.text(max_size=2000))

@@ -10,7 +10,7 @@ from pathlib import Path
 import tiny
 
 from dsd.backbones.registry import load_backbone
-from dsd.curate.captions import read_captions
+from dsd.curate.captions import CaptionFile
 from dsd.generate.jobs import Job, of_table
 from dsd.generate.prompting import unread
 from dsd.models import resolve
@@ -46,7 +46,7 @@ def test_the_example_tables_can_be_drawn_and_are_read_whole() -> None:
 
 
 def test_the_example_captions_are_enough_for_the_first_recipe() -> None:
-    assert len(read_captions(str(EXAMPLES / "captions.txt"), 192).taken) == 192
+    assert len(list(CaptionFile(str(EXAMPLES / "captions.txt"), 192))) == 192
 
 
 def test_commands_in_the_readmes_name_files_that_are_there() -> None:

@@ -135,8 +135,8 @@ def test_a_dataset_without_pairs_still_opens(tmp_path: Path) -> None:
 def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     manifest = write(tmp_path) / "manifest.json"
     content = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(content | {"schema_version": 2}))
-    with pytest.raises(UserError, match="schema version 2, but this version of dsd reads 1"):
+    manifest.write_text(json.dumps(content | {"schema_version": 3}))
+    with pytest.raises(UserError, match="schema version 3, but this version of dsd reads 1 and 2"):
         DatasetReader(tmp_path)
 
 

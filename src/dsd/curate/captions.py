@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import IO
 
@@ -29,55 +28,64 @@ _PIECE = 4
 _PERMUTATIONS = 64
 
 
-@dataclass(frozen=True, kw_only=True)
-class Captions:
-    """What a file gave.
-
-    Attributes:
-        taken: in the order of the file.
-        skipped: rows before the last taken one that were not, by reason.
-    """
-
-    taken: tuple[Caption, ...]
-    skipped: Mapping[str, int]
-
-
-def read_captions(path: str, limit: int) -> Captions:
-    """Reads a file until it has given enough captions.
+class CaptionFile:
+    """Captions of a file, read as they are asked for.
 
     Args:
         path: a ``.parquet``, ``.csv``, ``.tsv``, ``.jsonl`` or ``.txt`` file; local or any address that fsspec knows.
         limit: captions to take at most.
 
+    Attributes:
+        skipped: rows before the last one that was taken that were not, by reason, as far as the file has been read.
+
     Raises:
-        UserError: no such file, an unknown kind of file, a damaged one, no caption column, or not one caption.
+        UserError: an unknown kind of file; and while it is read: no such file, a damaged one, no caption column, or not
+            one caption.
     """
-    suffix = PurePosixPath(path).suffix.lower()
-    if suffix not in _READERS:
-        raise UserError(f'"{path}" is no caption file; give one of {", ".join(_READERS)}')
-    taken, skipped = [], {"empty": 0, "near-duplicate": 0}
-    seen = _Seen()
-    try:
-        with fsspec.open(path, "rb") as file:
-            for raw in _READERS[suffix](file, path):  # pyright: ignore[reportArgumentType]
-                text = clean(raw)
-                if not text:
-                    skipped["empty"] += 1
-                elif seen.before(text):
-                    skipped["near-duplicate"] += 1
-                else:
-                    taken.append(Caption(text=text))
-                    if len(taken) == limit:
+
+    def __init__(self, path: str, limit: int) -> None:
+        self.path, self.limit = path, limit
+        self.skipped: dict[str, int] = {}
+        self._suffix = PurePosixPath(path).suffix.lower()
+        if self._suffix not in _READERS:
+            raise UserError(f'"{path}" is no caption file; give one of {", ".join(_READERS)}')
+
+    def require(self) -> None:
+        """Reads the first caption, to find out early whether there is one."""
+        next(iter(CaptionFile(self.path, 1)))
+
+    def __iter__(self) -> Iterator[Caption]:
+        self.skipped.clear()
+        taken = 0
+        try:
+            with fsspec.open(self.path, "rb") as file:
+                for text in self._texts(_READERS[self._suffix](file, self.path)):  # pyright: ignore[reportArgumentType]
+                    taken += 1
+                    yield Caption(text=text)
+                    if taken == self.limit:
                         break
-    except UnicodeDecodeError as error:
-        raise UserError(f'"{path}" is not UTF-8 text ({error.reason}); convert it') from error
-    except (OSError, ImportError, pa.ArrowException) as error:
-        raise UserError(
-            f'cannot read captions from "{path}" ({error}); give a file that exists and is whole'
-        ) from error
-    if not taken:
-        raise UserError(f'"{path}" holds no caption that is not empty; give a file with at least one')
-    return Captions(taken=tuple(taken), skipped={reason: count for reason, count in skipped.items() if count})
+        except UnicodeDecodeError as error:
+            raise UserError(f'"{self.path}" is not UTF-8 text ({error.reason}); convert it') from error
+        except (OSError, ImportError, pa.ArrowException) as error:
+            raise UserError(
+                f'cannot read captions from "{self.path}" ({error}); give a file that exists and is whole'
+            ) from error
+        if not taken:
+            raise UserError(f'"{self.path}" holds no caption that is not empty; give a file with at least one')
+
+    def _texts(self, raw: Iterable[str | None]) -> Iterator[str]:
+        """What is taken of the rows."""
+        seen, empty, repeated = _Seen(), 0, 0
+        for one in raw:
+            text = clean(one)
+            if not text:
+                empty += 1
+            elif seen.before(text):
+                repeated += 1
+            else:
+                counted = {"empty": empty, "near-duplicate": repeated}
+                self.skipped.update({reason: count for reason, count in counted.items() if count})
+                yield text
 
 
 def clean(raw: str | None) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from dsd.config import how_it_runs, require_seeds
 from dsd.curate.tasks.registry import DEFAULT, find, task_of
@@ -16,6 +17,7 @@ JUDGED_BY = (
     "references",
     "targets",
     "sheets_from",
+    "min_score",
     "near_copy_threshold",
 )
 """Settings that decide nothing about the sheets."""
@@ -34,9 +36,15 @@ class CurateConfig:
         chat: model that writes grid prompts: ``embedded:NAME``, a folder or a hub id, ``openai:MODEL@BASE_URL`` (add
             ``#VARIABLE`` to name the environment variable of the key), or ``replay:FILE``.
         judge: model that describes panels and judges pairs, named likewise.
-        templates: prompts for them: ``default`` (large models), ``compact`` (small ones), or a folder.
+        templates: prompts for the judge: ``default`` (large models), ``compact`` (small ones; the embedded judge knows
+            these alone), or a folder.
+        writer_templates: prompts for ``chat`` and the text of the sheets, named likewise; empty for those of
+            ``templates``.
         chain_of_thought: describe both subjects before deciding; otherwise decide at once.
         votes: how often each pair is judged; of several, which think at random, the majority decides.
+        min_score: what is judged the same is kept from this score on (`dsd.data.records.Verdict`), in [0, 1]; 0 keeps
+            all of it. `dsd curate calibrate` finds the score for a precision, `dsd curate rescore` sets another one
+            afterwards without asking again.
         themes: scenes that every sheet shows in place of those that the chat model thinks of for it, one a panel; empty
             for its own. What training on few themes costs is one of the paper's ablations.
         subjects: with themes: subjects that take turns, in place of captions and what the chat model writes after them,
@@ -67,8 +75,10 @@ class CurateConfig:
     chat: str
     judge: str
     templates: str
+    writer_templates: str = ""
     chain_of_thought: bool = True
     votes: int = 1
+    min_score: float = 0.0
     themes: tuple[str, ...] = ()
     subjects: tuple[str, ...] = ()
     chat_batch: int = how_it_runs()
@@ -115,6 +125,10 @@ class CurateConfig:
             raise UserError("subjects are given without themes; give the scenes too that they are drawn in")
         if not all(words.strip() for words in (*self.subjects, *self.themes)):
             raise UserError("one of the subjects or themes is empty; give words for each")
+        if not 0 <= self.min_score <= 1:
+            raise UserError(
+                f"min_score is {self.min_score}, but must be a score in [0, 1] (0 keeps all that is the same)"
+            )
         if not 0 <= self.near_copy_threshold < 1:
             raise UserError(f"near_copy_threshold is {self.near_copy_threshold}, but must be a share in [0, 1)")
 
@@ -122,3 +136,45 @@ class CurateConfig:
     def frames(self) -> int:
         """Of an example, references and targets together."""
         return self.references + self.targets
+
+    @property
+    def written_with(self) -> str:
+        """The templates of whoever writes."""
+        return self.writer_templates or self.templates
+
+    def judged_as(self, other: CurateConfig) -> CurateConfig:
+        """This config with all that another one says about judging: equal to that one if both draw the same sheets."""
+        same_writer = self.writer_templates in ("", other.written_with)
+        own = other.writer_templates if same_writer else self.writer_templates
+        return replace(self, **{name: getattr(other, name) for name in JUDGED_BY}, writer_templates=own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateConfig:
+    """What a judge is asked to find out how far it can be trusted.
+
+    Attributes:
+        pairs: table, or folder with one, of labelled pairs; see `dsd.curate.labelled`.
+        judge: as in `CurateConfig`, and so are ``templates``, ``chain_of_thought``, ``votes`` and ``chat_batch``.
+        precision: share of the same that is wanted among what is kept.
+        surely: want the lower end of the precision's 95 % interval to reach it, not the estimate alone.
+        seed: of everything random.
+    """
+
+    pairs: Path
+    judge: str
+    templates: str
+    chain_of_thought: bool = True
+    votes: int = 1
+    precision: float = how_it_runs(0.95)
+    surely: bool = how_it_runs(False)
+    chat_batch: int = how_it_runs(64)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("votes", "chat_batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if not 0 < self.precision <= 1:
+            raise UserError(f"precision is {self.precision}, but must be a share in (0, 1], such as 0.95")
+        require_seeds("seed", self.seed)

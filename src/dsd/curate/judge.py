@@ -7,24 +7,28 @@ pictures and `judge` (or `judge directly`); see `templates/README.md`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
+from statistics import fmean
 from typing import cast
 
 import imagehash
 import numpy as np
 from PIL import Image
 
-from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest, Reply
+from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest, Decision, Reply
 from dsd.chat.templates import Template, Templates
 from dsd.curate.contradiction import CONTRADICTION, contradiction
 from dsd.curate.panels import Described
 from dsd.curate.schemas import DirectVerdict, PairVerdict
 from dsd.curate.seeds import derive_seed
-from dsd.data.records import Model, Verdict
+from dsd.data.records import Model, Verdict, Votes
+from dsd.errors import UserError
 
 VOTING_TEMPERATURE = 0.7
 """At which each of several votes thinks; Wang et al. use 0.5 to 0.7."""
+_SCORE_DIGITS = 6
+"""Of a score: further ones differ from machine to machine, and say nothing."""
 NEAR_COPY_BITS = 8
 """Perceptual hashes (64 bits) of the same picture differ in no more."""
 
@@ -91,12 +95,42 @@ def judge_pairs(
 
 
 def elected(votes: Sequence[Verdict | ChatFailure]) -> Verdict | ChatFailure:
-    """The first vote that says what most usable ones say; the first failure where none is usable."""
+    """What several votes on a pair say together.
+
+    Args:
+        votes: at least one, each with the probability that it gave "same" as its score, if it gave one.
+
+    Returns:
+        The first vote that says what most usable ones say, with score, agreement and counts of all (see
+        `dsd.data.records.Verdict`); the first failure where none is usable.
+    """
     usable = [vote for vote in votes if isinstance(vote, Verdict)]
     if not usable:
         return votes[0]
-    same = majority([vote.same for vote in usable])
-    return next(vote for vote in usable if vote.same == same)
+    said = [vote.same for vote in usable]
+    same, several = majority(said), len(votes) > 1
+    scores = [float(v.same) if v.score is None and several else v.score for v in usable]
+    known = [score for score in scores if score is not None]
+    return replace(
+        next(vote for vote in usable if vote.same == same),
+        score=round(fmean(known), _SCORE_DIGITS) if known else None,
+        agreement=said.count(same) / len(said) if several else None,
+        votes=Votes(same=said.count(True), other=said.count(False), failed=len(votes) - len(usable)),
+    )
+
+
+def require_scores(verdicts: Sequence[Verdict | ChatFailure], judge: str, min_score: float) -> None:
+    """Refuses a judge that says of nothing how sure it is, where this is to decide.
+
+    Raises:
+        UserError: there are verdicts, and none has a score.
+    """
+    scores = [verdict.score for verdict in verdicts if isinstance(verdict, Verdict)]
+    if scores and not any(score is not None for score in scores):
+        raise UserError(
+            f"min_score is {min_score:g}, but {judge} does not say how sure it is; let it vote several times (such as "
+            "--curate.votes 5), take a server that gives log-probabilities, or give --curate.min-score 0"
+        )
 
 
 def majority(votes: Sequence[bool]) -> bool:
@@ -135,10 +169,11 @@ def _template(templates: Templates, chain_of_thought: bool) -> Template:
 def _verdict(pair: Candidate, reply: Reply, tolerated: float) -> Verdict | ChatFailure:
     if isinstance(reply, ChatFailure):
         return reply
+    score = cast(Decision, reply).probability
     if isinstance(reply, PairVerdict):
         if reply.same and (wrong := contradiction(reply, tolerated)):
             return ChatFailure(CONTRADICTION, wrong, reply.model_dump_json())
-        return Verdict(**reply.model_dump())
+        return Verdict(**reply.model_dump(), score=score)
     first, second = pair.first.panel.description, pair.second.panel.description
     return Verdict(
         common_subject=first.subject if first.subject == second.subject else "",
@@ -146,4 +181,5 @@ def _verdict(pair: Candidate, reply: Reply, tolerated: float) -> Verdict | ChatF
         second_details=second.details,
         comparison="",
         same=cast(DirectVerdict, reply).same,
+        score=score,
     )

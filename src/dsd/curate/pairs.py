@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
 from dsd.chat.protocol import ChatFailure
 from dsd.curate.judge import Candidate
 from dsd.data.records import Model, Pair, Reject, Verdict, content_id
 
 NEAR_COPY = "nearly the same picture"
 DIFFERENT = "not the same individual"
+BELOW = "below min_score"
+NO_SCORE = "no score"
+NO_DESCRIPTION = "no description: "
+_BOTH = (
+    ("reference", "target"),
+    ("reference_panel", "target_panel"),
+    ("reference_caption", "target_caption"),
+    ("first_details", "second_details"),
+)
+_OTHER = dict(_BOTH) | {two: one for one, two in _BOTH}
+"""What takes the place of what in the other order."""
 
 
 def undescribed(candidate: Candidate) -> ChatFailure | None:
@@ -18,7 +33,7 @@ def undescribed(candidate: Candidate) -> ChatFailure | None:
 def without_description(candidate: Candidate, failure: ChatFailure, judge: Model) -> Reject:
     """A candidate that could not be captioned, so it was not judged."""
     pair = _pair(candidate, None, judge)
-    return Reject(pair=pair, outcome="failed", reason=f"no description: {failure.reason}", words=_words(failure))
+    return Reject(pair=pair, outcome="failed", reason=f"{NO_DESCRIPTION}{failure.reason}", words=_words(failure))
 
 
 def copied(candidate: Candidate, judge: Model) -> Reject:
@@ -26,28 +41,57 @@ def copied(candidate: Candidate, judge: Model) -> Reject:
     return Reject(pair=_pair(candidate, None, judge), outcome="rejected", reason=NEAR_COPY)
 
 
-def settle(candidate: Candidate, verdict: Verdict | ChatFailure, judge: Model) -> tuple[Pair, Pair] | Reject:
-    """What a judged candidate becomes: pairs in both orders, or a reject."""
+def settle(
+    candidate: Candidate, verdict: Verdict | ChatFailure, judge: Model, min_score: float = 0.0
+) -> tuple[Pair, Pair] | Reject:
+    """What a judged candidate becomes: pairs in both orders, or a reject.
+
+    Args:
+        candidate: that was judged.
+        verdict: or why there is none.
+        judge: who judged.
+        min_score: from which on it is kept, where it was judged the same.
+    """
     if isinstance(verdict, ChatFailure):
         pair = _pair(candidate, None, judge)
         return Reject(pair=pair, outcome="failed", reason=f"no verdict: {verdict.reason}", words=_words(verdict))
     pair = _pair(candidate, verdict, judge)
     if not verdict.same:
         return Reject(pair=pair, outcome="rejected", reason=DIFFERENT)
-    turned = Verdict(
-        common_subject=verdict.common_subject,
-        first_details=verdict.second_details,
-        second_details=verdict.first_details,
-        comparison=verdict.comparison,
-        same=True,
-    )
-    return pair, _pair(Candidate(candidate.second, candidate.first), turned, judge)
+    if refusal := refused(pair.score, min_score):
+        return Reject(pair=pair, outcome=refusal.outcome, reason=refusal.reason)
+    return pair, replace(pair, **turned({name: getattr(pair, name) for name in _OTHER}))
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a candidate is not kept that was judged the same."""
+
+    outcome: Literal["rejected", "failed"]
+    reason: str
+
+
+def refused(score: float | None, min_score: float) -> Refusal | None:
+    """Holds the score of what was judged the same against the one that it must have; 0 asks for none."""
+    if not min_score or (score is not None and score >= min_score):
+        return None
+    return Refusal("failed", NO_SCORE) if score is None else Refusal("rejected", BELOW)
+
+
+def turned(pair: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, or columns, that are others when a pair is in the other order."""
+    fields = {name: pair[other] for name, other in _OTHER.items()}
+    return fields | {"id": _id(fields["reference_panel"], fields["target_panel"])}
+
+
+def _id(reference: str, target: str) -> str:
+    return content_id("pair", reference, target)
 
 
 def _pair(candidate: Candidate, verdict: Verdict | None, judge: Model) -> Pair:
     reference, target = candidate.first.panel, candidate.second.panel
     return Pair(
-        id=content_id("pair", reference.id, target.id),
+        id=_id(reference.id, target.id),
         grid=reference.grid,
         reference_panel=reference.id,
         target_panel=target.id,
@@ -60,6 +104,9 @@ def _pair(candidate: Candidate, verdict: Verdict | None, judge: Model) -> Pair:
         second_details=verdict.second_details if verdict else "",
         comparison=verdict.comparison if verdict else "",
         judge=judge,
+        score=verdict.score if verdict else None,
+        agreement=verdict.agreement if verdict else None,
+        votes=verdict.votes if verdict else None,
     )
 
 

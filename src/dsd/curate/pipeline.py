@@ -1,4 +1,4 @@
-"""Phases 1 and 2: captions to a dataset of judged pairs, unit by unit; first all sheets are drawn, then judged.
+"""Phases 1 and 2: captions to a dataset of judged pairs, unit by unit.
 
 Run it again to go on: finished units are skipped, the others give the bytes they would have given.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,24 +17,24 @@ import pyarrow.parquet as pq
 
 from dsd import runs
 from dsd.config import to_json
-from dsd.curate.captions import Captions, read_captions
-from dsd.curate.config import JUDGED_BY, CurateConfig
+from dsd.curate.captions import CaptionFile
+from dsd.curate.claimed import INDEX, Captions, CaptionSource
+from dsd.curate.config import CurateConfig
 from dsd.curate.executors.local import Local
-from dsd.curate.executors.protocol import Executor, Record, Work
+from dsd.curate.executors.protocol import Executor
 from dsd.curate.funnel import Funnel
-from dsd.curate.models import Models
+from dsd.curate.models import JUDGE, Models
 from dsd.curate.prompts import repeated
 from dsd.curate.tasks.registry import task_of
-from dsd.curate.units import FOLDER, Unit, UnitLedger, UnitRecord, split_into_units
-from dsd.curate.work import Drawing, Judging
-from dsd.data.records import Caption
+from dsd.curate.units import FOLDER, UnitLedger, UnitRecord, Units
+from dsd.curate.work import Curation
 from dsd.data.rows import Kind
 from dsd.data.store import MANIFEST, DatasetReader, DatasetWriter, Shard
 from dsd.errors import UserError
-from dsd.files import make_folder, read_json, sweep, write_atomic
+from dsd.files import make_folder, sweep
 from dsd.log import console, progress
 
-CAPTIONS = f"{FOLDER}/captions.json"
+CAPTIONS = f"{FOLDER}/{INDEX}"
 
 
 def curate(config: CurateConfig, out: Path, executor: Executor | None = None) -> Funnel:
@@ -59,20 +60,15 @@ def curate(config: CurateConfig, out: Path, executor: Executor | None = None) ->
     if begun:
         sweep(out)
     drawn = Path(config.sheets_from) if config.sheets_from else out
-    captions = _captions(config, drawn, begun)
-    units = split_into_units(captions.taken, config)
-    if config.sheets_from:
-        _check_drawn(config, drawn, units)
     models, ledger, executor = Models(config), UnitLedger(out), executor or Local()
-    drawing = Drawing(units=units, models=models, ledger=ledger)
-    judging = Judging(units=units, models=models, ledger=ledger, drawn=drawn)
-    if not begun:
-        models.require_servers()
-    if not begun or any(judging.find(number) is None for number in range(len(units))):
-        _claim(config, captions, models.sources(), out)
-    if not config.sheets_from:
-        _run(executor, drawing, units, "drawing sheets")
-    records = _run(executor, judging, units, "judging sheets")
+    source = _captions(config, drawn, begun, out)
+    if config.sheets_from:
+        _check_drawn(config, drawn)
+    work = Curation(units=Units(captions=Captions.of(()), config=config), models=models, ledger=ledger, drawn=drawn)
+    sources = partial(executor.sources, work, trying=not begun)
+    captions = _claim(config, source, lambda: models.sources(sources()), out)
+    work = replace(work, units=Units(captions=captions, config=config))
+    records = _run(executor, work)
     funnel = _finish(records, captions, config, out)
     _show(funnel, out)
     return funnel
@@ -93,63 +89,62 @@ def _judged_anew(config: CurateConfig, out: Path) -> str:
     """The way on with the sheets of a folder, where they are those that this config would draw."""
     before = runs.config_of(out, CurateConfig)
     try:
-        runs.begun(out, replace(config, **{name: getattr(before, name) for name in JUDGED_BY}))
+        runs.begun(out, config.judged_as(before))
     except UserError:
         return ""
     return f"; to judge its sheets in this way, give --curate.sheets-from {before.sheets_from or out} --out OTHER"
 
 
-def _check_drawn(config: CurateConfig, drawn: Path, units: Sequence[Unit]) -> None:
+def _check_drawn(config: CurateConfig, drawn: Path) -> None:
     """Refuses sheets that other settings would have drawn, or that are not all drawn yet."""
     before = runs.config_of(drawn, CurateConfig)
-    runs.begun(drawn, replace(config, **{name: getattr(before, name) for name in JUDGED_BY}), "sheets")
-    missing = sum(UnitLedger(drawn).find_sheets(unit.number) is None for unit in units)
+    runs.begun(drawn, config.judged_as(before), "sheets")
+    units, ledger = len(Units(captions=Captions.find(drawn / FOLDER), config=config)), UnitLedger(drawn)
+    missing = sum(ledger.find_sheets(number) is None for number in range(units))
     if missing:
-        raise UserError(
-            f'"{drawn}" lacks the sheets of {missing} of {len(units)} units; run its own command again first'
-        )
+        raise UserError(f'"{drawn}" lacks the sheets of {missing} of {units} units; run its own command again first')
 
 
-def _captions(config: CurateConfig, drawn: Path, begun: bool) -> Captions:
-    """The captions of all units; a later start goes on with those that the first one took."""
-    path = drawn / CAPTIONS
+def _captions(config: CurateConfig, drawn: Path, begun: bool, out: Path) -> CaptionSource:
+    """Where the captions of all units come from; a later start goes on with those that the first one took."""
     if config.sheets_from and not (drawn / runs.CONFIG).is_file():
         raise UserError(f'there are no sheets in "{drawn}"; give a folder that `dsd curate` wrote as sheets_from')
-    if config.sheets_from or (begun and path.exists()):
-        return read_json(path, _taken, "bring it back, or curate in another folder")
+    if begun and (out / CAPTIONS).exists():
+        return Captions.find(out / FOLDER)
+    if config.sheets_from:
+        return Captions.find(drawn / FOLDER)
     wanted = config.units * config.unit_size
     if config.subjects:
-        return Captions(taken=repeated(config.subjects, wanted), skipped={})
-    captions = read_captions(config.captions, wanted)
-    if len(captions.taken) < wanted:
+        return Captions.of(repeated(config.subjects, wanted))
+    file = CaptionFile(config.captions, wanted)
+    file.require()
+    return file
+
+
+def _claim(config: CurateConfig, source: CaptionSource, sources: Callable[[], dict[str, str]], out: Path) -> Captions:
+    """Takes the folder, once everything that the config names has been found; or checks that nothing changed since."""
+    if isinstance(source, Captions) and source.folder == out / FOLDER:
+        ledger, units = UnitLedger(out), Units(captions=source, config=config)
+        if any(ledger.find(number) is None for number in range(len(units))):
+            runs.claim(out, config, sources(), "a dataset")
+        return source
+    found, wanted = sources(), config.units * config.unit_size
+    captions = Captions.keep(source, out / FOLDER)
+    if captions.count < wanted:
         _say(
-            f"warning: {config.captions} gives {len(captions.taken):,} captions, not the {wanted:,} of "
+            f"warning: {config.captions} gives {captions.count:,} captions, not the {wanted:,} of "
             f"{config.units:,} units; the curation takes those"
         )
+    runs.claim(out, config, found, "a dataset")
     return captions
 
 
-def _taken(content: Any) -> Captions:
-    """What `_claim` wrote of the captions."""
-    texts = content["taken"]
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise TypeError("taken is no list of captions")
-    return Captions(taken=tuple(Caption(text=text) for text in texts), skipped=dict(content["skipped"]))
-
-
-def _claim(config: CurateConfig, captions: Captions, sources: dict[str, str], out: Path) -> None:
-    """Takes the folder, once everything that the config names has been found; or checks that nothing changed since."""
-    taken = {"taken": [caption.text for caption in captions.taken], "skipped": captions.skipped}
-    write_atomic(out / CAPTIONS, json.dumps(taken, indent=0, ensure_ascii=False) + "\n")
-    runs.claim(out, config, sources, "a dataset")
-
-
-def _run(executor: Executor, work: Work[Record], units: Sequence[Unit], description: str) -> list[Record]:
+def _run(executor: Executor, work: Curation) -> list[UnitRecord]:
     """Has the work done, and shows how far it is, in captions."""
-    sizes = [len(unit.captions) for unit in units]
-    left = [size if work.find(number) is None else 0 for number, size in enumerate(sizes)]
+    sizes = [work.units.size(number) for number in range(len(work))]
+    left = [size if work.find(JUDGE, number) is None else 0 for number, size in enumerate(sizes)]
     records = []
-    with progress(description=description, total=sum(sizes), completed=sum(sizes) - sum(left)) as bar:
+    with progress(description="drawing and judging", total=sum(sizes), completed=sum(sizes) - sum(left)) as bar:
         for record, size in zip(executor.run(work), left, strict=True):
             records.append(record)
             bar.advance(size)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dsd.curate.claimed import Captions
 from dsd.curate.config import CurateConfig
 from dsd.curate.funnel import Funnel
 from dsd.curate.seeds import derive_seed
@@ -48,14 +49,35 @@ class UnitRecord:
     funnel: Funnel
 
 
-def split_into_units(captions: Sequence[Caption], config: CurateConfig) -> list[Unit]:
-    """The units of a curation; the last one may be short."""
-    size = config.unit_size
-    slices = [tuple(captions[at : at + size]) for at in range(0, len(captions), size)]
-    return [
-        Unit(number=number, captions=slice_, seed=derive_seed(config.seed, "unit", number))
-        for number, slice_ in enumerate(slices)
-    ]
+@dataclass(frozen=True, kw_only=True)
+class Units(Sequence[Unit]):
+    """The units of a curation, each read when it is asked for; the last one may be short.
+
+    Attributes:
+        captions: all of them.
+        config: tells how many a unit has, and the seed.
+    """
+
+    captions: Captions
+    config: CurateConfig
+
+    def __len__(self) -> int:
+        return -(-self.captions.count // self.config.unit_size)
+
+    def __getitem__(self, number: int) -> Unit:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if not 0 <= number < len(self):
+            raise IndexError(f"there is no unit {number} of {len(self)}")
+        start = number * self.config.unit_size
+        captions = self.captions.between(start, start + self.config.unit_size)
+        return Unit(number=number, captions=captions, seed=self.seed(number))
+
+    def seed(self, number: int) -> int:
+        """Of a unit; none of its captions is read."""
+        return derive_seed(self.config.seed, "unit", number)
+
+    def size(self, number: int) -> int:
+        """How many captions a unit has."""
+        return min(self.config.unit_size, self.captions.count - number * self.config.unit_size)
 
 
 class UnitLedger:

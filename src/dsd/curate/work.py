@@ -1,4 +1,4 @@
-"""The two works of a curation: every unit's sheets are drawn, and every unit's sheets are judged.
+"""The work of a curation: every unit's grid prompts are written, its sheets are drawn, and they are judged.
 
 Each stage of a unit takes it whole, so that models see large batches. Sheets are committed before anything is asked
 about them: neither a kill nor another judge has them drawn again.
@@ -10,17 +10,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from dsd.chat.protocol import ChatFailure
 from dsd.curate.films import films
 from dsd.curate.funnel import Funnel
-from dsd.curate.models import Models
+from dsd.curate.models import DRAW, JUDGE, WRITE, Models
 from dsd.curate.panels import Described, RefusedSheet, cut, describe
 from dsd.curate.prompts import fixed_grid_prompts, write_grid_prompts
 from dsd.curate.tasks.task import JudgeSettings
-from dsd.curate.units import Unit, UnitLedger, UnitRecord
+from dsd.curate.units import Unit, UnitLedger, Units
 from dsd.data.records import Caption, Grid, GridPrompt, Reject, Sheet
 from dsd.data.rows import Kind, Row, to_sheet
 from dsd.data.store import read_shard, shard_path
@@ -30,43 +31,19 @@ _NO_PROMPT = "no grid prompt: "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """Captions to sheets, a `dsd.curate.executors.protocol.Work`; a unit's record is the file that holds them.
+class Curation:
+    """Captions to grid prompts to sheets to pairs, a `dsd.curate.executors.protocol.Work`.
+
+    A unit's sheets are kept as a file and its judgement as a record; its grid prompts are kept in the sheets alone.
 
     Attributes:
         units: all of them.
-        models: who writes and draws.
-        ledger: of the dataset.
-    """
-
-    units: Sequence[Unit]
-    models: Models
-    ledger: UnitLedger
-
-    def __len__(self) -> int:
-        return len(self.units)
-
-    def find(self, number: int) -> Path | None:
-        """The file of a unit's sheets, if they are drawn."""
-        return self.ledger.find_sheets(number)
-
-    def do(self, number: int) -> Path:
-        """Has the sheets of a unit written and drawn."""
-        return self.ledger.commit_sheets(number, draw(self.units[number], self.models))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judging:
-    """Sheets to pairs, a `dsd.curate.executors.protocol.Work`.
-
-    Attributes:
-        units: all of them.
-        models: who describes and judges.
+        models: who works on them.
         ledger: of the dataset.
         drawn: folder of the dataset whose sheets are judged.
     """
 
-    units: Sequence[Unit]
+    units: Units
     models: Models
     ledger: UnitLedger
     drawn: Path
@@ -74,32 +51,61 @@ class Judging:
     def __len__(self) -> int:
         return len(self.units)
 
-    def find(self, number: int) -> UnitRecord | None:
-        """The record of a unit that is judged."""
-        return self.ledger.find(number)
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Of every unit; without those that nobody is needed for."""
+        config = self.models.config
+        if config.sheets_from:
+            return (JUDGE,)
+        return (DRAW, JUDGE) if config.subjects else (WRITE, DRAW, JUDGE)
 
-    def do(self, number: int) -> UnitRecord:
-        """Has the sheets of a unit described and judged."""
-        sheets = list(read_shard(shard_path(self.drawn, "grids", number), to_sheet))
-        return self.ledger.commit(number, *judge(sheets, self.units[number].seed, self.models))
+    def waits(self, stage: str) -> bool:
+        """Whether the stage only waits for a server."""
+        return self.models.waits(stage)
+
+    def sources(self, stage: str, *, trying: bool) -> dict[str, str]:
+        """The revision of the stage's model; see `dsd.curate.executors.protocol.Work`."""
+        return self.models.revision_of(stage, trying=trying)
+
+    def find(self, stage: str, number: int) -> Any | None:
+        """The file of a unit's sheets once they are drawn, and its record once it is judged."""
+        if stage == JUDGE:
+            return self.ledger.find(number)
+        return self.ledger.find_sheets(number) if stage == DRAW else None
+
+    def do(self, stage: str, number: int, given: Any) -> Any:
+        """Has the grid prompts of a unit written, its sheets drawn, or them judged."""
+        if stage == JUDGE:
+            sheets = list(read_shard(shard_path(self.drawn, "grids", number), to_sheet))
+            return self.ledger.commit(number, *judge(sheets, self.units.seed(number), self.models))
+        unit = self.units[number]
+        if stage == WRITE:
+            return write(unit, self.models)
+        return self.ledger.commit_sheets(number, draw(unit, given or write(unit, self.models), self.models))
 
 
-def draw(unit: Unit, models: Models) -> list[Sheet]:
-    """Captions to sheets, one for each, whatever became of it; none has descriptions yet.
+def write(unit: Unit, models: Models) -> Sequence[GridPrompt | ChatFailure]:
+    """Captions to grid prompts, one for each or why there is none.
 
     Args:
         unit: which captions, and the seed.
-        models: who writes and draws.
+        models: who writes.
     """
     config, templates = models.config, models.templates
-    written: Sequence[GridPrompt | ChatFailure]
     if config.subjects:
-        written = fixed_grid_prompts(unit.captions, config.themes, templates)
-    else:
-        written = write_grid_prompts(
-            unit.captions, models.chat, templates, models.task.writer, unit.seed, config.themes
-        )
-    grids = models.teacher.draw([prompt for prompt in written if isinstance(prompt, GridPrompt)], unit.seed)
+        return fixed_grid_prompts(unit.captions, config.themes, templates)
+    return write_grid_prompts(unit.captions, models.chat, templates, models.task.writer, unit.seed, config.themes)
+
+
+def draw(unit: Unit, written: Sequence[GridPrompt | ChatFailure], models: Models) -> list[Sheet]:
+    """Grid prompts to sheets, one for each caption, whatever became of it; none has descriptions yet.
+
+    Args:
+        unit: which captions, and the seed.
+        written: a grid prompt for each, or why there is none.
+        models: who draws.
+    """
+    grids = models.draw([prompt for prompt in written if isinstance(prompt, GridPrompt)], unit.seed)
     drawn = {grid.prompt: grid for grid in grids}
     return [_drawn(caption, prompt, drawn) for caption, prompt in zip(unit.captions, written, strict=True)]
 
@@ -117,7 +123,10 @@ def judge(sheets: Sequence[Sheet], seed: int, models: Models) -> tuple[dict[Kind
     cuts = [cut(grid, config.panel_size, task.layout) for grid in grids]
     described = _describe(grids, cuts, models, seed)
     settings = JudgeSettings(
-        chain_of_thought=config.chain_of_thought, votes=config.votes, near_copy_threshold=config.near_copy_threshold
+        chain_of_thought=config.chain_of_thought,
+        votes=config.votes,
+        min_score=config.min_score,
+        near_copy_threshold=config.near_copy_threshold,
     )
     outcomes = task.judge(described, models.judge, models.templates, settings, seed)
     rows = iter(zip(cuts, described, strict=True))

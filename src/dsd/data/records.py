@@ -97,6 +97,11 @@ class Description:
     caption: str = ""
 
 
+def panel_id(grid: str, number: int) -> str:
+    """The id of a panel by its sheet's and its place there."""
+    return content_id("panel", grid, number)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Panel:
     """One picture of a sheet (an id).
@@ -113,19 +118,49 @@ class Panel:
 
     @property
     def id(self) -> str:
-        return content_id("panel", self.grid, self.number)
+        return panel_id(self.grid, self.number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Votes:
+    """How often a judge was asked about two panels, by what it said.
+
+    Attributes:
+        same: votes for the same individual.
+        other: votes against.
+        failed: replies that could not be used.
+    """
+
+    same: int
+    other: int
+    failed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """A judge's decision on two panels, with its reasons; a direct verdict takes the panels' own descriptions
-    and compares nothing."""
+    and compares nothing.
+
+    Attributes:
+        common_subject: what both panels show.
+        first_details, second_details: of each.
+        comparison: of the details, point by point.
+        same: the decision; of several votes, that of the majority.
+        score: how sure the judge is that they are the same, in [0, 1]: the probability that it gave "same", over
+            several votes the mean, in which a vote without a probability counts what it said; None of a single vote
+            without one.
+        agreement: share of usable votes that said what the majority said, in [0.5, 1]; None of a single vote.
+        votes: what they said; None where they were not counted.
+    """
 
     common_subject: str
     first_details: str
     second_details: str
     comparison: str
     same: bool
+    score: float | None = None
+    agreement: float | None = None
+    votes: Votes | None = None
 
 
 class Example(Protocol):
@@ -191,6 +226,7 @@ class Pair(TwoFrames):
         first_details, second_details: the judge's words on the reference and on the target; empty without a verdict.
         comparison: what the judge found same and other; empty without its chain of thought.
         judge: who judged.
+        score, agreement, votes: of its `Verdict`; None without one, and in datasets of before they were kept.
     """
 
     id: str
@@ -206,6 +242,9 @@ class Pair(TwoFrames):
     second_details: str
     comparison: str
     judge: Model
+    score: float | None = None
+    agreement: float | None = None
+    votes: Votes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,14 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from dsd.data.records import Caption, Description, Grid, GridPrompt, Model, Pair, PanelFilm, Reject, Sheet
+from dsd.data.records import Caption, Description, Grid, GridPrompt, Model, Pair, PanelFilm, Reject, Sheet, Votes
 from dsd.images import encode_png, load_image
 
 Kind = Literal["pairs", "rejects", "grids", "films"]
-Row = Pair | Reject | Sheet | PanelFilm
+Row = Pair | Reject | Sheet | PanelFilm | dict[str, Any]
 
 ROW_GROUP = 64
 _MODEL = ("", "_revision", "_template")
+_VOTES = tuple(f"votes_{said}" for said in ("same", "other", "failed"))
+SINCE_2 = ("score", "agreement", *_VOTES)
+"""Columns that files of schema version 1 lack."""
 _PAIR_COLUMNS: dict[str, str] = {
     "id": "string",
     "reference": "image",
@@ -33,6 +36,9 @@ _PAIR_COLUMNS: dict[str, str] = {
     "target_panel": "string",
     "grid": "string",
     **{f"judge{part}": "string" for part in _MODEL},
+    "score": "float64",
+    "agreement": "float64",
+    **dict.fromkeys(_VOTES, "int64"),
 }
 COLUMNS: dict[Kind, dict[str, str]] = {
     "pairs": _PAIR_COLUMNS,
@@ -77,6 +83,7 @@ def arrow_schema(kind: Kind) -> pa.Schema:
     makers = {
         "string": lambda: datasets.Value("string"),
         "int64": lambda: datasets.Value("int64"),
+        "float64": lambda: datasets.Value("float64"),
         "strings": lambda: datasets.List(datasets.Value("string")),
         "image": datasets.Image,
         "images": lambda: datasets.List(datasets.Image()),
@@ -94,7 +101,9 @@ def to_parquet(kind: Kind, records: Sequence[Row]) -> bytes:
 
 
 def to_row(record: Row) -> dict[str, Any]:
-    """The columns of a record."""
+    """The columns of a record; a row passes as it is, with the bytes of its pictures."""
+    if isinstance(record, dict):
+        return record
     if isinstance(record, Sheet):
         return _sheet_row(record)
     if isinstance(record, PanelFilm):
@@ -140,14 +149,30 @@ def to_sheet(row: dict[str, Any]) -> Sheet:
 
 
 def _judged_row(kind: Kind, record: Pair | PanelFilm) -> dict[str, Any]:
-    own = {name: _cell(getattr(record, name)) for name in COLUMNS[kind] if not name.startswith("judge")}
-    return own | _model_columns("judge", record.judge)
+    own = {name: _cell(getattr(record, name)) for name in _plain(kind)}
+    counts = {} if isinstance(record, PanelFilm) else _vote_columns(record.votes)
+    return own | _model_columns("judge", record.judge) | counts
 
 
 def _judged(kind: Kind, row: dict[str, Any]) -> dict[str, Any]:
     """The fields of a pair or film."""
-    own = {name: _value(row[name]) for name in COLUMNS[kind] if not name.startswith("judge")}
-    return own | {"judge": _to_model(row, "judge")}
+    own = {name: _value(row.get(name) if name in SINCE_2 else row[name]) for name in _plain(kind)}
+    return own | {"judge": _to_model(row, "judge")} | ({} if kind == "films" else {"votes": _to_votes(row)})
+
+
+def _plain(kind: Kind) -> list[str]:
+    """Columns that are fields by the same name."""
+    return [name for name in COLUMNS[kind] if not name.startswith("judge") and name not in _VOTES]
+
+
+def _vote_columns(votes: Votes | None) -> dict[str, int | None]:
+    said = (None, None, None) if votes is None else (votes.same, votes.other, votes.failed)
+    return dict(zip(_VOTES, said, strict=True))
+
+
+def _to_votes(row: dict[str, Any]) -> Votes | None:
+    same, other, failed = (row.get(name) for name in _VOTES)
+    return None if same is None else Votes(same=same, other=other, failed=failed)
 
 
 def _cell(value: Any) -> Any:

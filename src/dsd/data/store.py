@@ -23,7 +23,9 @@ from dsd.files import read_json, sha256_of, write_atomic
 
 Record = TypeVar("Record")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, SCHEMA_VERSION)
+"""Version 1 has no columns of scores and votes (`dsd.data.rows.SINCE_2`), which are then read as None."""
 MANIFEST = "manifest.json"
 FUNNEL = "funnel.json"
 
@@ -122,10 +124,17 @@ class DatasetWriter:
         name = path.relative_to(self.folder).as_posix()
         return Shard(path=name, kind=kind, rows=len(records), sha256=sha256_of(path))
 
-    def finish(self, shards: Sequence[Shard], recipe: Mapping[str, Any], funnel: Mapping[str, Any]) -> None:
+    def finish(
+        self,
+        shards: Sequence[Shard],
+        recipe: Mapping[str, Any],
+        funnel: Mapping[str, Any],
+        *,
+        schema_version: int = SCHEMA_VERSION,
+    ) -> None:
         """Writes funnel, card and manifest; with the last the dataset is complete."""
         shards = [shard for kind in get_args(Kind) for shard in shards if shard.kind == kind]
-        manifest = Manifest(schema_version=SCHEMA_VERSION, recipe=recipe, shards=tuple(shards))
+        manifest = Manifest(schema_version=schema_version, recipe=recipe, shards=tuple(shards))
         write_atomic(self.folder / FUNNEL, _json(funnel))
         write_atomic(self.folder / "README.md", _card(manifest))
         write_atomic(self.folder / MANIFEST, _json(asdict(manifest)))
@@ -198,10 +207,10 @@ def _read_manifest(folder: Path) -> Manifest:
 
     def read(content: Any) -> Manifest:
         version = content["schema_version"]
-        if version != SCHEMA_VERSION:
+        if version not in READABLE:
             raise UserError(
                 f'"{folder}" is a dataset of schema version {version}, but this version of dsd reads '
-                f"{SCHEMA_VERSION}; curate it again, or use the dsd that wrote it"
+                f"{' and '.join(map(str, READABLE))}; curate it again, or use the dsd that wrote it"
             )
         shards = tuple(Shard(**shard) for shard in content["shards"])
         return Manifest(schema_version=version, recipe=content["recipe"], shards=shards)

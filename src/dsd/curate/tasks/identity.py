@@ -40,7 +40,11 @@ def judge_pairs(
     verdicts = judging.judge_pairs(
         waiting, judge, templates, chain_of_thought=settings.chain_of_thought, seed=seed, votes=settings.votes
     )
-    return unjudged + [pairing.settle(pair, verdict, who) for pair, verdict in zip(waiting, verdicts, strict=True)]
+    if settings.min_score:
+        judging.require_scores(verdicts, judge.name, settings.min_score)
+    return unjudged + [
+        pairing.settle(pair, verdict, who, settings.min_score) for pair, verdict in zip(waiting, verdicts, strict=True)
+    ]
 
 
 IDENTITY = Task(

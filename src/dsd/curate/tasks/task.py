@@ -14,6 +14,9 @@ from dsd.curate.schemas import SheetReply
 from dsd.data.records import Pair, Reject
 from dsd.frames import Grid
 
+WRITTEN_WITH = ("grid_prompt", "sheet")
+"""Templates of whoever writes and of what is drawn; all others are the judge's."""
+
 Outcome: TypeAlias = "tuple[Pair, ...] | Reject"
 """What a candidate becomes: rows for training, or one of the rejects."""
 
@@ -24,6 +27,7 @@ class JudgeSettings:
 
     chain_of_thought: bool = True
     votes: int = 1
+    min_score: float = 0.0
     near_copy_threshold: float = 0.03
 
 
@@ -75,10 +79,22 @@ class Task:
     most_frames: int = 2
     metrics: tuple[str, ...]
 
-    def load_templates(self, name: str) -> Templates:
+    def load_templates(self, name: str, writer: str = "") -> Templates:
         """Reads a set of the task's templates by name, or one of the user's by its folder.
+
+        Args:
+            name: of the set.
+            writer: of another set that those of `WRITTEN_WITH` are taken from; it need not have the others, nor the
+                first one these. Empty for the same.
 
         Raises:
             UserError: see `Templates.load`.
         """
-        return Templates.load(name, self.templates, self.places)
+        if writer in ("", name):
+            return Templates.load(name, self.templates, self.places)
+        written, judged = (
+            {kind: places for kind, places in self.places.items() if (kind in WRITTEN_WITH) is of_writer}
+            for of_writer in (True, False)
+        )
+        found = Templates.load(writer, self.templates, written) | Templates.load(name, self.templates, judged)
+        return Templates((kind, found[kind]) for kind in self.places)
