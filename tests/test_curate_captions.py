@@ -382,12 +382,11 @@ def test_many_captions_at_once_are_told_apart_as_one_by_one() -> None:
         assert [new for at in range(0, len(texts), size) for new in said.new(texts[at : at + size])] == expected
 
 
-def test_the_same_words_are_known_for_ever_and_like_ones_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dsd.curate.likeness.WINDOW", 10)
+def test_the_same_words_are_known_for_ever_and_like_ones_for_a_while() -> None:
     first = (
         "a red striped cat with a hat and a long scarf smiles at the beach on a sunny day in the early summer of May"
     )
-    said = Said(NEAR_DUPLICATE, BANDS, BAND)
+    said = Said(NEAR_DUPLICATE, BANDS, BAND, window=10)
     assert said.new([first, first.replace("sunny", "sunnny")]) == [True, False]
     assert all(said.new([f"{number} {number * number} other words {'x' * number}" for number in range(30)]))
     assert said.new([first.upper() + "!", first.replace("sunny", "sunnny")]) == [False, True]
@@ -435,7 +434,7 @@ def test_damaged_captions_are_one_sentence(content: str | None, tmp_path: Path) 
 
 
 def test_the_length_of_a_file_costs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dsd.curate.likeness.WINDOW", 1 << 10)
+    monkeypatch.setattr("dsd.curate.captions.WINDOW", 1 << 10)
     monkeypatch.setattr("dsd.curate.captions._BATCH", 1 << 10)
     monkeypatch.setattr("dsd.curate.claimed.SHARD", 1 << 10)
     (tmp_path / "a.txt").write_text("".join(f"caption {number} of many {number % 97}\n" for number in range(30_000)))

@@ -50,6 +50,7 @@ class CurateConfig:
         subjects: with themes: subjects that take turns, in place of captions and what the chat model writes after them,
             so that the same few prompts are drawn again and again with other seeds; neither is used then. What training
             without captions and language model costs is another one.
+        refuse_repeated: whether a grid prompt is refused whose subject, nearly, an earlier one of its unit has.
         chat_batch: questions asked at once of a local model, or in flight to a server.
         teacher: text-to-image model that draws the sheets: ``embedded:NAME``, a folder or a hub id.
         teacher_batch: sheets drawn at once.
@@ -81,6 +82,7 @@ class CurateConfig:
     min_score: float = 0.0
     themes: tuple[str, ...] = ()
     subjects: tuple[str, ...] = ()
+    refuse_repeated: bool = False
     chat_batch: int = how_it_runs()
     teacher: str
     teacher_batch: int = how_it_runs()

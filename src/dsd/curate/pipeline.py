@@ -20,6 +20,7 @@ from dsd.config import to_json
 from dsd.curate.captions import CaptionFile
 from dsd.curate.claimed import INDEX, Captions, CaptionSource
 from dsd.curate.config import CurateConfig
+from dsd.curate.diversity import diversity_of
 from dsd.curate.executors.local import Local
 from dsd.curate.executors.protocol import Executor
 from dsd.curate.funnel import Funnel
@@ -156,6 +157,7 @@ def _finish(records: Sequence[UnitRecord], captions: Captions, config: CurateCon
     shards = [shard for record in records for shard in record.shards]
     funnel.reconcile(task_of(config.task).candidates)
     _reconcile_rows(funnel, out, shards)
+    funnel = replace(funnel, diversity=diversity_of(out, shards))
     recipe: dict[str, Any] = json.loads(to_json(config))
     recipe["revisions"] = runs.sources_of(out)
     DatasetWriter(out).finish(shards, recipe, funnel.to_dict())

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from dsd import runs
 from dsd.config import from_json, to_json
 from dsd.curate.config import CurateConfig
+from dsd.curate.diversity import diversity_of
 from dsd.curate.films import films
 from dsd.curate.funnel import Funnel
 from dsd.curate.pairs import BELOW, NEAR_COPY, NO_DESCRIPTION, NO_SCORE, refused, turned
@@ -78,7 +79,7 @@ def rescore(folder: Path, min_score: float, out: Path) -> Funnel:
         shards += [writer.write_shard(kind, number, records) for kind, records in rows.items() if records]
         shards.append(_copied(folder, shard, out))
         outcomes.update((row["outcome"], row["reason"]) for row in unit.rejects)
-    funnel = _funnel(reader, shards, outcomes, config)
+    funnel = replace(_funnel(reader, shards, outcomes, config), diversity=diversity_of(out, shards))
     recipe: dict[str, Any] = json.loads(to_json(config))
     writer.finish(shards, recipe | {"revisions": runs.sources_of(out)}, funnel.to_dict())
     for line in (*funnel.lines(), f"in {out}"):
