@@ -323,7 +323,7 @@ def test_what_is_no_markup_stays(text: str) -> None:
         ('a <span class=meta id="a>b">(AP)</span>, b', "a (AP), b"),
         ("a<!-- <b> -->cat", "a cat"),
         ("Tom &amp; Jerry &amp;amp; &copy; &#233;&#xe9;", "Tom & Jerry &amp; © éé"),
-        ("&lt;i&gt;Truong Son&lt;/i&gt; 1 &lt; 2", "Truong Son 1 < 2"),
+        ("muntjac (&lt;i&gt;Truong Son&lt;/i&gt;) 1 &lt; 2", "muntjac (Truong Son) 1 < 2"),
         ('"22"" Frozen ""Bubble"" Balloon"', '22" Frozen "Bubble" Balloon'),
         ('""', ""),
         ("soft\u00adhyphen\u200b \ufeffa\u202eb", "softhyphen ab"),
