@@ -29,8 +29,9 @@ class CurateConfig:
 
     Attributes:
         task: what a sheet shows and what its panels become; see `dsd.curate.tasks`.
-        captions: file with a caption a row: ``.parquet``, ``.csv`` or ``.jsonl`` with a column ``TEXT`` (or
-            ``caption``), or ``.txt`` with one a line; local or any address that fsspec knows.
+        captions: file with a caption a row: ``.parquet``, ``.csv``, ``.tsv`` or ``.jsonl`` with a column ``TEXT`` (or
+            ``caption``), or ``.txt`` with one a line; compressed (``.gz``) or not, local or any address that fsspec
+            knows. A ``*`` in names of files takes all parts of an export.
         units: how many units of work to do at most.
         unit_size: captions a unit; a unit is finished whole or done anew.
         chat: model that writes grid prompts: ``embedded:NAME``, a folder or a hub id, ``openai:MODEL@BASE_URL`` (add
