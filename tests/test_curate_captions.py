@@ -13,6 +13,7 @@ import re
 import time
 import tracemalloc
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -392,7 +393,41 @@ def test_the_same_words_are_known_for_ever_and_like_ones_for_a_while() -> None:
     assert said.new([first.upper() + "!", first.replace("sunny", "sunnny")]) == [False, True]
 
 
+@pytest.mark.parametrize("batch", [1, 3, 50])
+def test_a_limit_takes_the_beginning_of_what_there_is_and_tells_of_it_alone(
+    batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ["a red cat", "", "A RED cat", "two mugs", "two mugs!", "\xff", "an old ship", "", "a kite", "a red cat"]
+    (tmp_path / "a.txt").write_bytes("\n".join(rows).encode("latin-1"))
+    whole = ["a red cat", "two mugs", "an old ship", "a kite"]
+    monkeypatch.setattr("dsd.curate.captions._BATCH", batch)
+    assert read(tmp_path / "a.txt", 5) == (whole, {"empty": 2, "near-duplicate": 3, "not UTF-8": 1})
+    before = [{}, {"empty": 1, "near-duplicate": 1}, {"empty": 1, "near-duplicate": 2, "not UTF-8": 1}]
+    for limit, skipped in enumerate([*before, before[2] | {"empty": 2}], start=1):
+        assert read(tmp_path / "a.txt", limit) == (whole[:limit], skipped)
+
+
 # Captions on the disk.
+
+
+class _Ending:
+    """Captions of a file that turns out to be damaged."""
+
+    def __init__(self) -> None:
+        self.skipped: dict[str, int] = {}
+
+    def __iter__(self) -> Iterator[Caption]:
+        yield from (Caption(text=str(number)) for number in range(SHARD + 1))
+        raise UserError("damaged")
+
+
+def test_captions_that_cannot_be_read_to_their_end_are_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="damaged"):
+        Captions.keep(_Ending(), tmp_path)
+    with pytest.raises(UserError, match="missing"):
+        Captions.find(tmp_path)
+    kept = Captions.keep(Captions.of([Caption(text="a")]), tmp_path)
+    assert [caption.text for caption in Captions.find(tmp_path)] == ["a"] and kept.count == 1
 
 
 def test_kept_captions_are_those_that_were_read_and_a_unit_reads_its_own(tmp_path: Path) -> None:
