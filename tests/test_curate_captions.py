@@ -13,6 +13,7 @@ import re
 import time
 import tracemalloc
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -323,7 +324,7 @@ def test_what_is_no_markup_stays(text: str) -> None:
         ('a <span class=meta id="a>b">(AP)</span>, b', "a (AP), b"),
         ("a<!-- <b> -->cat", "a cat"),
         ("Tom &amp; Jerry &amp;amp; &copy; &#233;&#xe9;", "Tom & Jerry &amp; © éé"),
-        ("&lt;i&gt;Truong Son&lt;/i&gt; 1 &lt; 2", "Truong Son 1 < 2"),
+        ("muntjac (&lt;i&gt;Truong Son&lt;/i&gt;) 1 &lt; 2", "muntjac (Truong Son) 1 < 2"),
         ('"22"" Frozen ""Bubble"" Balloon"', '22" Frozen "Bubble" Balloon'),
         ('""', ""),
         ("soft\u00adhyphen\u200b \ufeffa\u202eb", "softhyphen ab"),
@@ -382,18 +383,51 @@ def test_many_captions_at_once_are_told_apart_as_one_by_one() -> None:
         assert [new for at in range(0, len(texts), size) for new in said.new(texts[at : at + size])] == expected
 
 
-def test_the_same_words_are_known_for_ever_and_like_ones_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dsd.curate.likeness.WINDOW", 10)
+def test_the_same_words_are_known_for_ever_and_like_ones_for_a_while() -> None:
     first = (
         "a red striped cat with a hat and a long scarf smiles at the beach on a sunny day in the early summer of May"
     )
-    said = Said(NEAR_DUPLICATE, BANDS, BAND)
+    said = Said(NEAR_DUPLICATE, BANDS, BAND, window=10)
     assert said.new([first, first.replace("sunny", "sunnny")]) == [True, False]
     assert all(said.new([f"{number} {number * number} other words {'x' * number}" for number in range(30)]))
     assert said.new([first.upper() + "!", first.replace("sunny", "sunnny")]) == [False, True]
 
 
+@pytest.mark.parametrize("batch", [1, 3, 50])
+def test_a_limit_takes_the_beginning_of_what_there_is_and_tells_of_it_alone(
+    batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ["a red cat", "", "A RED cat", "two mugs", "two mugs!", "\xff", "an old ship", "", "a kite", "a red cat"]
+    (tmp_path / "a.txt").write_bytes("\n".join(rows).encode("latin-1"))
+    whole = ["a red cat", "two mugs", "an old ship", "a kite"]
+    monkeypatch.setattr("dsd.curate.captions._BATCH", batch)
+    assert read(tmp_path / "a.txt", 5) == (whole, {"empty": 2, "near-duplicate": 3, "not UTF-8": 1})
+    before = [{}, {"empty": 1, "near-duplicate": 1}, {"empty": 1, "near-duplicate": 2, "not UTF-8": 1}]
+    for limit, skipped in enumerate([*before, before[2] | {"empty": 2}], start=1):
+        assert read(tmp_path / "a.txt", limit) == (whole[:limit], skipped)
+
+
 # Captions on the disk.
+
+
+class _Ending:
+    """Captions of a file that turns out to be damaged."""
+
+    def __init__(self) -> None:
+        self.skipped: dict[str, int] = {}
+
+    def __iter__(self) -> Iterator[Caption]:
+        yield from (Caption(text=str(number)) for number in range(SHARD + 1))
+        raise UserError("damaged")
+
+
+def test_captions_that_cannot_be_read_to_their_end_are_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="damaged"):
+        Captions.keep(_Ending(), tmp_path)
+    with pytest.raises(UserError, match="missing"):
+        Captions.find(tmp_path)
+    kept = Captions.keep(Captions.of([Caption(text="a")]), tmp_path)
+    assert [caption.text for caption in Captions.find(tmp_path)] == ["a"] and kept.count == 1
 
 
 def test_kept_captions_are_those_that_were_read_and_a_unit_reads_its_own(tmp_path: Path) -> None:
@@ -435,7 +469,7 @@ def test_damaged_captions_are_one_sentence(content: str | None, tmp_path: Path) 
 
 
 def test_the_length_of_a_file_costs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dsd.curate.likeness.WINDOW", 1 << 10)
+    monkeypatch.setattr("dsd.curate.captions.WINDOW", 1 << 10)
     monkeypatch.setattr("dsd.curate.captions._BATCH", 1 << 10)
     monkeypatch.setattr("dsd.curate.claimed.SHARD", 1 << 10)
     (tmp_path / "a.txt").write_text("".join(f"caption {number} of many {number % 97}\n" for number in range(30_000)))

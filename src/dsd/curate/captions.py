@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dsd.curate.cleaning import clean
-from dsd.curate.likeness import Said
+from dsd.curate.likeness import WINDOW, Said
 from dsd.data.records import Caption
 from dsd.data.tables import DamagedRow, kind_of, rows_of, text_lines
 from dsd.errors import UserError
@@ -97,7 +97,7 @@ class CaptionFile:
 
     def _new(self, rows: Iterator[tuple[str, list[str]]]) -> Iterator[str]:
         """Texts that are not said twice, as many as wanted; `skipped` is up to date with each, and at the end."""
-        said, counts, told = Said(NEAR_DUPLICATE, BANDS, BAND), Counter[str](), 0
+        said, counts, told = Said(NEAR_DUPLICATE, BANDS, BAND, WINDOW), Counter[str](), 0
         left = size = self.limit
         while batch := list(islice(rows, min(size, _BATCH))):
             new = iter(said.new([text for text, _ in batch if text]))

@@ -37,13 +37,18 @@ def clean(raw: str) -> str:
     if "&" in text:
         text = _ENTITY.sub(_decoded, text)
     if "<" in text:
-        text = _MARKUP.sub(lambda found: "" if found[2] else " ", text)
+        text = _MARKUP.sub(_blank, text)
     if not text.isprintable():
         text = _LONE_JOINER.sub("", text.translate(_SEEN))
     text = " ".join(text.split())
     if text[:1] == text[-1:] == '"':
         text = _unquoted(text)
     return text if len(text) <= MAX_CHARACTERS else _cut(text)
+
+
+def _blank(found: re.Match[str]) -> str:
+    """In place of markup: nothing beside a mark that leans to a word."""
+    return "" if found[2] or found.string[max(0, found.start() - 1) : found.start()] in ("(", "[") else " "
 
 
 def _decoded(found: re.Match[str]) -> str:

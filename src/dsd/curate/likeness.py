@@ -40,6 +40,40 @@ def alike(one: str, other: str) -> float:
     return both / (len(first) + len(second) - both)
 
 
+class Words:
+    """Texts by their words; 8 bytes of each stay in memory."""
+
+    def __init__(self) -> None:
+        self._numbers = np.zeros(0, np.uint64)
+
+    def new(self, plains: Sequence[str]) -> list[bool]:
+        """Whether each of some plain texts is new, in order."""
+        numbers = np.array([_number(text) for text in plains], np.uint64)
+        now: set[int] = set()
+        found = []
+        for number, before in zip(numbers.tolist(), self._before(numbers).tolist(), strict=True):
+            found.append(not (before or number in now))
+            now.add(number)
+        self.add(plains)
+        return found
+
+    def known(self, plains: Sequence[str]) -> list[bool]:
+        """Whether each was added before."""
+        return self._before(np.array([_number(text) for text in plains], np.uint64)).tolist()
+
+    def add(self, plains: Sequence[str]) -> None:
+        """Adds some."""
+        numbers = np.array([_number(text) for text in plains], np.uint64)
+        numbers = np.unique(numbers[~self._before(numbers)])
+        self._numbers = np.sort(np.concatenate([self._numbers, numbers]), kind="stable")
+
+    def _before(self, numbers: np.ndarray) -> np.ndarray:
+        if not len(self._numbers):
+            return np.zeros(len(numbers), bool)
+        at = np.searchsorted(self._numbers, numbers).clip(max=len(self._numbers) - 1)
+        return self._numbers[at] == numbers
+
+
 class Said:
     """What has been said.
 
@@ -47,11 +81,12 @@ class Said:
         threshold: similarity from which on two texts are nearly the same, see `alike`.
         bands: of a sketch; a pair is found when one of them is the same in both.
         rows: numbers a band. Of pairs of similarity s the share ``1 - (1 - s ** rows) ** bands`` is found.
+        window: of how many texts, at least, sketches are kept.
     """
 
-    def __init__(self, threshold: float, bands: int, rows: int) -> None:
-        self._threshold, self._bands, self._rows = threshold, bands, rows
-        self._words = np.zeros(0, np.uint64)
+    def __init__(self, threshold: float, bands: int, rows: int, window: int = WINDOW) -> None:
+        self._threshold, self._bands, self._rows, self._window = threshold, bands, rows, window
+        self._words = Words()
         self._old, self._new = _Generation(), _Generation()
 
     def new(self, texts: Sequence[str]) -> list[bool]:
@@ -59,27 +94,17 @@ class Said:
         if not texts:
             return []
         plains = [plain(text) for text in texts]
-        words = np.array([_number(text) for text in plains], np.uint64)
-        keys = _band_keys(plains, self._bands, self._rows)
-        now: set[int] = set()
+        known, keys = self._words.known(plains), _band_keys(plains, self._bands, self._rows)
+        now: set[str] = set()
         found = []
-        for text, number, before, row in zip(
-            plains, words.tolist(), self._known(words).tolist(), keys.tolist(), strict=True
-        ):
-            fresh = not (before or number in now or self._nearly(text, row))
+        for text, before, row in zip(plains, known, keys.tolist(), strict=True):
+            fresh = not (before or text in now or self._nearly(text, row))
             found.append(fresh)
             if fresh:
-                now.add(number)
+                now.add(text)
                 self._keep(text, row)
-        self._words = np.sort(np.concatenate([self._words, np.array([*now], np.uint64)]), kind="stable")
+        self._words.add(sorted(now))
         return found
-
-    def _known(self, words: np.ndarray) -> np.ndarray:
-        """Which texts were said in the same words before."""
-        if not len(self._words):
-            return np.zeros(len(words), bool)
-        at = np.searchsorted(self._words, words).clip(max=len(self._words) - 1)
-        return self._words[at] == words
 
     def _nearly(self, text: str, row: Sequence[int]) -> bool:
         if self._old.by_key.keys().isdisjoint(row) and self._new.by_key.keys().isdisjoint(row):
@@ -88,7 +113,7 @@ class Said:
         return any(alike(text, other) >= self._threshold for other in others)
 
     def _keep(self, text: str, row: Sequence[int]) -> None:
-        if len(self._new.texts) == WINDOW:
+        if len(self._new.texts) == self._window:
             self._old, self._new = self._new, _Generation()
         self._new.add(text, row)
 

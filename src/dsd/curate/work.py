@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from dsd.chat.protocol import ChatFailure
+from dsd.curate.diversity import refuse_repeated
 from dsd.curate.films import films
 from dsd.curate.funnel import Funnel
 from dsd.curate.models import DRAW, JUDGE, WRITE, Models
@@ -94,7 +95,8 @@ def write(unit: Unit, models: Models) -> Sequence[GridPrompt | ChatFailure]:
     config, templates = models.config, models.templates
     if config.subjects:
         return fixed_grid_prompts(unit.captions, config.themes, templates)
-    return write_grid_prompts(unit.captions, models.chat, templates, models.task.writer, unit.seed, config.themes)
+    written = write_grid_prompts(unit.captions, models.chat, templates, models.task.writer, unit.seed, config.themes)
+    return refuse_repeated(written) if config.refuse_repeated else written
 
 
 def draw(unit: Unit, written: Sequence[GridPrompt | ChatFailure], models: Models) -> list[Sheet]:

@@ -200,7 +200,7 @@ def _tsv(lines: _Lines) -> Iterator[list[str] | DamagedRow]:
         cells = plain
         if '"' in line:
             cells, read = _strict(line, lines, "\t")
-            is_row = not isinstance(cells, DamagedRow) and len(cells) == (width or len(cells))
+            is_row = isinstance(cells, list) and len(cells) == (width or len(cells))
             are_rows = all(one.count("\t") + 1 == width for one in (line, *read))
             if isinstance(cells, DamagedRow) or (
                 not read and any('"' in cell[1:] and cell[0] != '"' for cell in plain)
@@ -211,7 +211,7 @@ def _tsv(lines: _Lines) -> Iterator[list[str] | DamagedRow]:
             if not is_row or (read and are_rows and not exported):
                 lines.push(read)
                 cells = [_unquoted(cell) for cell in plain]
-        width = width or len(cells)
+        width = width or len(plain if isinstance(cells, DamagedRow) else cells)
         yield _whole(cells)
 
 
