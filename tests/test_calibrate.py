@@ -17,7 +17,7 @@ from hypothesis import strategies as some
 from test_rescore import Voters
 
 from dsd.cli.main import main
-from dsd.curate.calibrate import calibrate_judge
+from dsd.curate.calibrate import calibrate_judge, words_of
 from dsd.curate.calibration import Scored, Share, between, calibrate
 from dsd.curate.config import CalibrateConfig
 from dsd.curate.labelled import pair_of, read_labelled
@@ -250,6 +250,21 @@ def test_answers_that_are_lost_are_asked_anew_and_others_judges_are_refused(vote
     (tmp_path / "0-a.png").write_bytes(encode_png(tiny.picture((8, 8), seed=99)))
     with pytest.raises(UserError, match="of pairs, but it now is"):
         calibrate_judge(config, out)
+
+
+def test_words_that_contradict_themselves_are_counted() -> None:
+    told = {"common_subject": "cat", "first_details": "in navy, wide", "second_details": "in navy, slim", "same": False}
+    rows = [
+        {**told, "comparison": "colour navy navy: same; build, wide, slim: other"},
+        {**told, "comparison": "colour navy navy: other; build, wide, slim: other"},
+        {**told, "comparison": "colour navy azure: other; build, wide, slim: other"},
+        {**told, "comparison": ""},
+        *({"reason": "contradicts itself", "detail": "", "text": ""} for _ in range(2)),
+        {"reason": "cut off", "detail": "", "text": ""},
+    ]
+    found = words_of(rows)
+    assert found.misquoting == Share(2, 3)
+    assert found.failures == {"contradicts itself": 2, "cut off": 1}
 
 
 @pytest.mark.parametrize("precision", [0.0, 1.1, -1.0, float("nan")])
