@@ -106,6 +106,7 @@ class ChatServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # a client that knocks in vain tries again after a second
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
