@@ -20,7 +20,7 @@ import tyro
 from dsd.chat.local import LocalChat
 from dsd.chat.parse import Answer, CutText, WeighedText, parse_reply
 from dsd.chat.protocol import ChatFailure, ChatRequest
-from dsd.curate.captions import read_captions
+from dsd.curate.captions import CaptionFile
 from dsd.curate.prompts import write_grid_prompts
 from dsd.curate.tasks.identity import IDENTITY
 from dsd.data.records import GridPrompt
@@ -72,7 +72,7 @@ def _what(answer: Answer, request: ChatRequest) -> str:
 def main(settings: Settings) -> None:
     """Prints a line of JSON a caption, and one of all."""
     writer, templates = Counted(settings.model, settings.batch), IDENTITY.load_templates(settings.templates)
-    captions = read_captions(settings.captions, settings.count).taken
+    captions = list(CaptionFile(settings.captions, settings.count))
     started = time.perf_counter()
     found = write_grid_prompts(captions, writer, templates, IDENTITY.writer, settings.seed)
     seconds = time.perf_counter() - started
