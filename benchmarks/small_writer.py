@@ -54,14 +54,14 @@ class Counted(LocalChat):
         super().__init__(name, batch_size=batch_size)
         self.replies: Counter[str] = Counter()
 
-    def _ask(self, requests: Sequence[ChatRequest], attempt: int) -> list[Answer]:
+    def _ask(self, requests: Sequence[ChatRequest], attempt: int) -> list[Answer | WeighedText]:
         answers = super()._ask(requests, attempt)
         for request, answer in zip(requests, answers, strict=True):
             self.replies[f"attempt {attempt + 1}: {_what(answer, request)}"] += 1
         return answers
 
 
-def _what(answer: Answer, request: ChatRequest) -> str:
+def _what(answer: Answer | WeighedText, request: ChatRequest) -> str:
     if isinstance(answer, CutText):
         return "cut off"
     text = answer.text if isinstance(answer, WeighedText | ChatFailure) else answer
