@@ -14,7 +14,7 @@ from dsd.files import sha256_of
 
 
 def request_key(request: ChatRequest) -> str:
-    """What a recorded reply is found by: the conversation with its example (pictures by pixels) and the schema's name."""
+    """What a recorded reply is found by: its conversation with the example (pictures by pixels), its schema's name."""
     digest = hashlib.sha256(request.schema.__name__.encode())
     for message in request.example + request.messages:
         digest.update(f"\0{message.role}".encode())
