@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from dsd.chat.protocol import ChatFailure
+from dsd.curate.diversity import refuse_repeated
 from dsd.curate.films import films
 from dsd.curate.funnel import Funnel
 from dsd.curate.models import DRAW, JUDGE, WRITE, Models
@@ -25,6 +25,7 @@ from dsd.curate.units import Unit, UnitLedger, Units
 from dsd.data.records import Caption, Grid, GridPrompt, Reject, Sheet
 from dsd.data.rows import Kind, Row, to_sheet
 from dsd.data.store import read_shard, shard_path
+from dsd.places import Place
 
 Cut = list[Image.Image] | RefusedSheet
 _NO_PROMPT = "no grid prompt: "
@@ -46,7 +47,7 @@ class Curation:
     units: Units
     models: Models
     ledger: UnitLedger
-    drawn: Path
+    drawn: Place
 
     def __len__(self) -> int:
         return len(self.units)
@@ -75,13 +76,13 @@ class Curation:
 
     def do(self, stage: str, number: int, given: Any) -> Any:
         """Has the grid prompts of a unit written, its sheets drawn, or them judged."""
-        if stage == JUDGE:
-            sheets = list(read_shard(shard_path(self.drawn, "grids", number), to_sheet))
-            return self.ledger.commit(number, *judge(sheets, self.units.seed(number), self.models))
-        unit = self.units[number]
         if stage == WRITE:
-            return write(unit, self.models)
-        return self.ledger.commit_sheets(number, draw(unit, given or write(unit, self.models), self.models))
+            return write(self.units[number], self.models)
+        if stage == DRAW:
+            unit = self.units[number]
+            return self.ledger.commit_sheets(number, draw(unit, given or write(unit, self.models), self.models))
+        sheets = list(read_shard(shard_path(self.drawn, "grids", number), to_sheet))
+        return self.ledger.commit(number, *judge(sheets, self.units.seed(number), self.models))
 
 
 def write(unit: Unit, models: Models) -> Sequence[GridPrompt | ChatFailure]:
@@ -94,7 +95,8 @@ def write(unit: Unit, models: Models) -> Sequence[GridPrompt | ChatFailure]:
     config, templates = models.config, models.templates
     if config.subjects:
         return fixed_grid_prompts(unit.captions, config.themes, templates)
-    return write_grid_prompts(unit.captions, models.chat, templates, models.task.writer, unit.seed, config.themes)
+    written = write_grid_prompts(unit.captions, models.chat, templates, models.task.writer, unit.seed, config.themes)
+    return refuse_repeated(written) if config.refuse_repeated else written
 
 
 def draw(unit: Unit, written: Sequence[GridPrompt | ChatFailure], models: Models) -> list[Sheet]:
