@@ -142,11 +142,13 @@ class Spoiling(chat_server_module._Handler):
         return super()._answer(body)
 
     def _send(self, status: int, body: Any) -> None:
+        if "choices" not in body:
+            return super()._send(status, body)
         choice = body["choices"][0]
         text = Spoiling.spoil(self.asked, choice["message"]["content"])
         choice["message"]["content"] = text.removesuffix("…")
         choice["finish_reason"] = "length" if text.endswith("…") else "stop"
-        super()._send(status, body)
+        return super()._send(status, body)
 
 
 @pytest.fixture(scope="module")
