@@ -224,7 +224,7 @@ def test_a_curation_keeps_what_was_said_and_counts_the_rest(
 
     def spoil(body: dict[str, Any], text: str) -> str:
         schema, which = body["response_format"]["json_schema"]["name"], digest(body)
-        if only not in schema or which[0] % 3 == 0:
+        if only not in schema or which[0] % 8 >= (5 if only else 1):
             return text
         spoilt.setdefault(schema, set()).add(which)
         said = next(said for kind, said in SAID.items() if kind.__name__ == schema)
