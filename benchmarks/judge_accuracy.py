@@ -23,6 +23,7 @@ from dsd.baselines.protocol import Request
 from dsd.baselines.text_only import TextOnly
 from dsd.chat.local import LocalChat
 from dsd.curate.judge import Candidate
+from dsd.curate.labelled import pair_of
 from dsd.curate.panels import cut, describe
 from dsd.curate.tasks.identity import IDENTITY, LAYOUT
 from dsd.data.records import Grid, Model
@@ -34,7 +35,7 @@ from dsd_world.details import PARTS
 from dsd_world.draw import draw_panels
 from dsd_world.examined_pairs import equal_word_pairs, one_part_pairs
 from dsd_world.individuals import sample_individuals, sample_scenes
-from dsd_world.judge_quality import FORMS, Judged, candidate_pairs, examine, judged, pair_of
+from dsd_world.judge_quality import FORMS, Judged, candidate_pairs, examine, judged
 from dsd_world.recipe import DRAWING, tiny
 from dsd_world.sheets import describe_sheets
 from dsd_world.teacher_quality import CONSISTENT, pair_scale, panel_agreement, teacher_sheets

@@ -9,7 +9,8 @@ import tiny
 import torch
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
-from dsd.chat.local import LocalChat, RowSampling
+from dsd.chat.guided import RowSampling
+from dsd.chat.local import LocalChat
 from dsd.chat.protocol import ChatFailure, ChatRequest, ImagePart, Message, TextPart
 from dsd.curate.schemas import PairVerdict
 from dsd_world.models.vlm_model import new_model, new_processor

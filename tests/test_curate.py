@@ -21,12 +21,14 @@ from PIL import Image, ImageEnhance
 
 from dsd.chat.protocol import ChatFailure
 from dsd.curate.config import CurateConfig
+from dsd.curate.ending import NoPairs
 from dsd.curate.funnel import Funnel
 from dsd.curate.judge import VOTING_TEMPERATURE, elected, near_copy
 from dsd.curate.pipeline import curate
 from dsd.curate.tasks.identity import LAYOUT
 from dsd.data.records import Verdict
-from dsd.data.store import DatasetReader
+from dsd.data.rows import to_sheet
+from dsd.data.store import DatasetReader, read_shard, shard_path
 from dsd.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -170,19 +172,6 @@ def test_damaged_files_beside_sheets_are_one_sentence(
     assert not (tmp_path / "out" / "config.json").exists()
 
 
-@pytest.mark.parametrize("name", ["funnel.json", "manifest.json", "units/00000.json", "units/captions.json"])
-def test_damaged_files_of_a_dataset_are_one_sentence(
-    name: str, finished: Path, config: CurateConfig, tmp_path: Path
-) -> None:
-    folder = shutil.copytree(finished, tmp_path / "folder")
-    for content in ("", '{"sh', "[]", "5"):
-        (folder / name).write_text(content)
-        if name.startswith("units"):
-            (folder / "manifest.json").unlink(missing_ok=True)
-        with pytest.raises(UserError, match=f'{name}" is damaged'):
-            curate(config, folder)
-
-
 @pytest.mark.parametrize("who", ["judge", "chat"])
 def test_a_server_that_is_away_claims_nothing(who: str, config: CurateConfig, tmp_path: Path) -> None:
     away = dataclasses.replace(config, **{who: "openai:test@http://127.0.0.1:1/v1"})
@@ -245,7 +234,7 @@ def test_failures_are_counted_where_they_happen(config: CurateConfig, server: Ch
     )
     in_order = dataclasses.replace(config, units=1, chat_batch=1)
 
-    server.script += ["no", prompt, "no", "no"]  # what fails is asked again after the others
+    server.script += ["no", prompt, "no", "no", *[panel] * 4, *[verdict] * 6]  # what fails is asked again at last
     funnel = curate(dataclasses.replace(in_order, unit_size=2), tmp_path / "prompt")
     assert funnel.prompts_failed == {"no JSON object": 1}
     assert (funnel.grid_prompts, funnel.candidates) == (1, 6)
@@ -332,15 +321,15 @@ def test_near_copies_are_rejected_unjudged(
     config: CurateConfig, server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dsd.curate.judge.NEAR_COPY_BITS", 64)
-    funnel = curate(dataclasses.replace(config, units=1, near_copy_threshold=0.99), tmp_path / "dataset")
-    assert funnel.rejected == {"nearly the same picture": 18}
+    with pytest.raises(NoPairs, match=r"18 candidates rejected \(18 nearly the same picture\)"):
+        curate(dataclasses.replace(config, units=1, near_copy_threshold=0.99), tmp_path / "dataset")
     assert asked(server)["PairVerdict"] == 0
 
 
 def test_sheets_without_panels_are_refused_with_a_reason(config: CurateConfig, tmp_path: Path) -> None:
-    funnel = curate(dataclasses.replace(config, teacher=tiny.schnell(), units=1), tmp_path / "dataset")
-    assert sum(funnel.sheets_refused.values()) == 3
-    sheets = list(DatasetReader(tmp_path / "dataset").sheets())
+    with pytest.raises(NoPairs, match=r"of 3 captions: 3 sheets refused \(.* no edge between panels"):
+        curate(dataclasses.replace(config, teacher=tiny.schnell(), units=1), tmp_path / "dataset")
+    sheets = list(read_shard(shard_path(tmp_path / "dataset", "grids", 0), to_sheet))
     assert all(sheet.reason and sheet.grid and not sheet.descriptions for sheet in sheets)
 
 

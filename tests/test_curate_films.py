@@ -116,12 +116,13 @@ def test_films_of_a_whole_sheet_are_trained_on(
     assert load_metadata(adapter).film == Film.of(references, targets, load_metadata(adapter).film.weights[0])
 
 
-def test_a_dataset_of_films_is_not_trained_on_its_pairs(
+def test_a_curation_of_films_needs_a_film_to_train_on(
     paired: Path, config: CurateConfig, server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "same", False)
-    curate(replace(config, targets=2, sheets_from=str(paired)), tmp_path / "dataset")
-    with pytest.raises(UserError, match="no example to train on"):
+    with pytest.raises(UserError, match="there is nothing to train on"):
+        curate(replace(config, targets=2, sheets_from=str(paired)), tmp_path / "dataset")
+    with pytest.raises(UserError, match="no finished dataset"):
         train(small_config(), tmp_path / "dataset", tmp_path / "run")
 
 

@@ -33,7 +33,11 @@ def test_the_threshold_is_right_most_often(confidence: list[float], same: list[b
 
 
 def test_a_judges_figures_equal_those_counted_by_hand() -> None:
-    verdicts = Judged(same=[True, True, False, None, True, False], confidence=[4.0, 2.0, -1.0, 0.0, 1.0, -3.0])
+    verdicts = Judged(
+        same=[True, True, False, None, True, False],
+        confidence=[0.9, 0.8, 0.3, 0.5, 0.6, 0.1],
+        misquoting=[(True, 0), (False, 1), (False, 2), (True, 4)],
+    )
     found = examine("direct", verdicts, [True, True, True, True, False, False])
     assert (found.n, found.failed) == (6, 1)
     assert found.accuracy.mean == pytest.approx(3 / 6)
@@ -42,13 +46,15 @@ def test_a_judges_figures_equal_those_counted_by_hand() -> None:
     assert found.recall is not None
     assert found.recall.mean == pytest.approx(2 / 3)
     assert found.auc.mean == pytest.approx((2 + 2 + 1 + 1) / 8)
+    assert found.misquoting is not None
+    assert found.misquoting.mean == pytest.approx(2 / 4)
     assert found.curve[0] == (0.25, 1.0)
     assert found.curve[-1] == (1.0, pytest.approx(4 / 6, abs=1e-4))
 
 
 def test_the_precision_of_a_judge_that_accepts_nothing_is_undefined() -> None:
-    found = examine("direct", Judged(same=[False, False], confidence=[-1.0, -2.0]), [True, False], groups=["a", "b"])
-    assert found.precision is None
+    found = examine("direct", Judged(same=[False, False], confidence=[0.3, 0.2]), [True, False], groups=["a", "b"])
+    assert (found.precision, found.misquoting) == (None, None)
     assert found.as_dict()["precision"] is None
     assert found.recall is not None
     assert found.recall.mean == 0.0
@@ -61,15 +67,16 @@ def test_a_calibrated_judge_decides_at_its_threshold(tmp_path: Path) -> None:
     biases = calibrate(folder, held)
     first = (folder / "generation_config.json").read_text()
     assert len(json.loads(first)["sequence_bias"]) == 2
-    assert calibrate(folder, held) == pytest.approx(biases)
+    assert calibrate(folder, held) == pytest.approx(biases, abs=1e-3)  # of which three decimals are kept
     pairs = candidate_pairs(equal_word_pairs("evaluation", torch.arange(24)))
-    for chain_of_thought, bias in zip((True, False), biases.values(), strict=True):
+    for chain_of_thought in (True, False):
         found = judged(
             LocalChat(str(folder)), IDENTITY.load_templates("compact"), pairs, chain_of_thought=chain_of_thought
         )
-        sure = [i for i, c in enumerate(found.confidence) if abs(c + bias) > 0.01]
+        sure = [i for i, score in enumerate(found.confidence) if abs(score - 0.5) > 0.01]
         assert len(sure) > 20
-        assert [found.same[i] for i in sure] == [found.confidence[i] + bias > 0 for i in sure]
+        assert [found.same[i] for i in sure] == [found.confidence[i] > 0.5 for i in sure]
+        assert bool(found.misquoting) is chain_of_thought
 
 
 @pytest.mark.parametrize("part", PARTS)

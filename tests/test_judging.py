@@ -7,16 +7,21 @@ import json
 from dataclasses import fields, replace
 from pathlib import Path
 
+import curation_parts as parts
 import pyarrow.parquet as pq
 import pytest
 import tiny
+from chat_server import chat_server
 
 from dsd.chat.protocol import ChatFailure
 from dsd.config import from_json, to_json
 from dsd.curate.config import CurateConfig
+from dsd.curate.ending import NoPairs
+from dsd.curate.funnel import Funnel
 from dsd.curate.judge import Candidate, elected, require_scores
 from dsd.curate.pairs import settle, turned
 from dsd.curate.panels import Described
+from dsd.curate.pipeline import curate
 from dsd.curate.tasks.identity import IDENTITY
 from dsd.data.records import Description, Model, Pair, Panel, Reject, Verdict, Votes
 from dsd.data.rows import SINCE_2, to_pair, to_parquet
@@ -178,6 +183,29 @@ def test_sheets_may_be_judged_otherwise_but_not_have_been_written_otherwise() ->
     mixed = config(writer_templates="default")
     assert config(templates="default").judged_as(mixed) == mixed
     assert config(writer_templates="compact").judged_as(mixed) != mixed
+
+
+def test_a_writer_behind_a_server_and_the_embedded_judge_each_have_the_prompts_that_they_know(tmp_path: Path) -> None:
+    captions = parts.write_captions(tmp_path / "laion.parquet")
+    with chat_server() as server:
+        mixed = parts.config(
+            captions, f"openai:test@{server.url}", judge="embedded:tiny-vlm", templates="compact",
+            writer_templates="default", units=1, unit_size=2, panel_size=64,
+        )  # fmt: skip
+        funnel = curate_quietly(mixed, tmp_path / "out")
+        asked = [body["messages"][-1]["content"][0]["text"] for body in server.requests]
+    assert asked
+    assert all(text.startswith("You write prompts for a text-to-image model.") for text in asked)
+    assert funnel.candidates == 12
+    assert not any(reason.startswith("no description") for reason in funnel.failed)
+
+
+def curate_quietly(config: CurateConfig, out: Path) -> Funnel:
+    """What became of the captions, whether there is something to train on or not."""
+    try:
+        return curate(config, out)
+    except NoPairs as none:
+        return none.funnel
 
 
 def test_writer_and_judge_are_each_asked_with_their_own_templates(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,23 @@ class Voters(ChatServer):
     def same(self, _: Any) -> None:
         pass
 
+    @contextmanager
+    def running(self) -> Iterator[Voters]:
+        """Runs it until the block ends."""
+        thread = threading.Thread(target=self.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.shutdown()
+            self.server_close()
+            thread.join()
+
 
 @pytest.fixture(scope="module")
 def voters() -> Iterator[Voters]:
-    server = Voters()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with Voters().running() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +146,8 @@ def test_rescoring_goes_on_after_a_stop_and_refuses_what_is_in_the_way(
         rescore(curated["all"], 0.5, out)
     with pytest.raises(UserError, match="lies in the dataset's folder"):
         rescore(curated["all"], 0.5, curated["all"] / "out")
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds something else"):
+    (tmp_path / "other" / "pairs").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds a dataset that was made elsewhere"):
         rescore(curated["all"], 0.5, tmp_path / "other")
 
 
@@ -193,3 +200,17 @@ def test_a_dataset_that_no_curation_wrote_is_refused(curated: dict[str, Path], t
     (other / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=r"is not as `dsd curate` wrote it .*made_from"):
         rescore(other, 0.5, tmp_path / "out")
+
+
+def test_films_of_which_none_is_left_are_refused(curated: dict[str, Path], tmp_path: Path) -> None:
+    def one_sure(table: Any) -> Any:
+        surest = table["reference_panel"].to_pylist()[0] if "outcome" not in table.column_names else ""
+        pairs = zip(table["reference_panel"].to_pylist(), table["target_panel"].to_pylist(), strict=True)
+        scores = [0.99 if surest == one else 0.5 for one, _ in pairs]
+        at = table.schema.get_field_index("score")
+        return table.set_column(at, table.schema.field("score"), [scores])
+
+    few = copy_of(curated["triples"], tmp_path / "few", one_sure)
+    with pytest.raises(UserError, match=r"no film of 3 panels is left from a score of 0\.9 on"):
+        rescore(few, 0.9, tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()

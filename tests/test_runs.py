@@ -71,9 +71,8 @@ def test_a_damaged_claim_or_record_is_said_to_be_damaged(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"is damaged .*; give another folder"):
         runs.claim(tmp_path / "other", Settings(), {"model": "1"})
     ledger = Ledger(tmp_path / "records")
-    ledger.path("a").parent.mkdir()
     for text in ("{", "[]", '{"other": 1}'):
-        ledger.path("a").write_text(text)
+        ledger.path("a").write_atomic(text)
         with pytest.raises(UserError, match=r"is damaged .*; delete it, and that part is done anew"):
             ledger.find("a", lambda content: content["value"])
 

@@ -15,13 +15,25 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from dsd.errors import UserError, cut
 
 Content = TypeVar("Content")
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # what `_temporary_beside` gives
+
+
+class DamagedFile(UserError):
+    """A file of ours is not what it was when it was written."""
+
+
+class Readable(Protocol):
+    """A file to read: a `pathlib.Path`, or a `dsd.places.Place`."""
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """All of it."""
+        ...
 
 
 def make_folder(path: Path | str) -> Path:
@@ -139,7 +151,7 @@ def sweep(folder: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def read_json(path: Path, read: Callable[[Any], Content], fix: str) -> Content:
+def read_json(path: Readable, read: Callable[[Any], Content], fix: str) -> Content:
     """Reads a JSON file that earlier work left behind.
 
     Args:
@@ -148,14 +160,15 @@ def read_json(path: Path, read: Callable[[Any], Content], fix: str) -> Content:
         fix: what to do about a file that is damaged, for the message.
 
     Raises:
-        UserError: it is missing, no JSON (half written, say), or JSON of another kind.
+        DamagedFile: it is missing, no JSON (half written, say), or JSON of another kind.
+        UserError: it cannot be read.
     """
     try:
         return read(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise UserError(f'"{path}" is missing; {fix}') from error
+        raise DamagedFile(f'"{path}" is missing; {fix}') from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f'"{path}" is damaged ({cut(repr(error))}); {fix}') from error
+        raise DamagedFile(f'"{path}" is damaged ({cut(repr(error))}); {fix}') from error
 
 
 def sha256_of(path: Path | str) -> str:

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from dsd.errors import UserError, reason_of
 from dsd.files import make_folder, sha256_of, sweep, write_atomic
@@ -38,6 +38,9 @@ _RAISED_ELSEWHERE = (
 """What file systems raise beside `OSError`."""
 _CHUNK = 1 << 22
 
+Where: TypeAlias = "Place | Path | str"
+"""A place, or its address."""
+
 
 @dataclass(frozen=True, order=True)
 class Place:
@@ -50,7 +53,7 @@ class Place:
     address: str
 
     @classmethod
-    def of(cls, where: Place | Path | str) -> Place:
+    def of(cls, where: Where) -> Place:
         """A place by its address.
 
         Args:
@@ -101,7 +104,7 @@ class Place:
         if self.local is not None:
             return self.local.exists()
         fs, path = self._remote()
-        with self._told("read"):
+        with self.reading():
             fs.invalidate_cache()
             return fs.exists(path)
 
@@ -110,7 +113,7 @@ class Place:
         if self.local is not None:
             return self.local.is_file()
         fs, path = self._remote()
-        with self._told("read"):
+        with self.reading():
             fs.invalidate_cache()
             return fs.exists(path) and fs.isfile(path)
 
@@ -121,7 +124,7 @@ class Place:
             FileNotFoundError: there is none.
             UserError: the place cannot be read.
         """
-        with self._told("read"):
+        with self.reading():
             if self.local is not None:
                 return self.local.stat().st_size
             fs, path = self._remote()
@@ -137,7 +140,7 @@ class Place:
         if self.local is not None:
             return sorted(Place(str(path)) for path in self.local.glob(pattern))
         fs, root = self._remote()
-        with self._told("read"):
+        with self.reading():
             fs.invalidate_cache()
             found: Any = fs.glob(f"{glob.escape(root)}/{pattern}")
         return sorted(self / str(path)[len(root) :].lstrip("/") for path in found if path != root)
@@ -149,7 +152,7 @@ class Place:
             FileNotFoundError: there is none.
             UserError: the place cannot be read.
         """
-        with self._told("read"):
+        with self.reading():
             if self.local is not None:
                 return self.local.open("rb")
             fs, path = self._remote()
@@ -164,7 +167,7 @@ class Place:
             FileNotFoundError: there is none.
             UserError: the place cannot be read.
         """
-        with self._told("read"):
+        with self.reading():
             if self.local is not None:
                 return self.local.read_bytes()
             fs, path = self._remote()
@@ -182,10 +185,10 @@ class Place:
     def sha256(self) -> str:
         """The hexadecimal SHA-256 of a file's bytes; see `read_bytes`."""
         if self.local is not None:
-            with self._told("read"):
+            with self.reading():
                 return sha256_of(self.local)
         digest = hashlib.sha256()
-        with self.open() as file, self._told("read"):
+        with self.open() as file, self.reading():
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
         return digest.hexdigest()
@@ -267,6 +270,17 @@ class Place:
                 f'"{self.address}" is no address that can be used ({reason_of(error)}); give a folder, or an address '
                 "whose library is installed, such as s3fs for s3://"
             ) from error
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Tells of what goes wrong while an opened file is read.
+
+        Raises:
+            FileNotFoundError: there is none.
+            UserError: the place cannot be read.
+        """
+        with self._told("read"):
+            yield
 
     @contextlib.contextmanager
     def _told(self, verb: str, *, missing: bool = False) -> Iterator[None]:

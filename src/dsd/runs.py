@@ -11,19 +11,19 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from dsd.config import decides, from_json, to_json
 from dsd.errors import UserError
-from dsd.files import make_folder, read_json, write_atomic
+from dsd.files import read_json
+from dsd.places import Place, Where
 
 CONFIG, SOURCES = "config.json", "sources.json"
 Record = TypeVar("Record")
 
 
 def begun(
-    folder: Path,
+    folder: Where,
     config: Any,
     what: str = "a run",
     *,
@@ -34,7 +34,7 @@ def begun(
 
     Args:
         folder: of the work; need not be there.
-        config: a dataclass: the settings of this start.
+        config: a dataclass: the settings of this start. Where it has a method `claimed`, what that returns is compared.
         what: the work, in words.
         exactly: whether the settings of how it runs count too, as for work that is finished in stages.
         sources: revisions as `claim` takes them, to be those that the work was begun with, where it says so.
@@ -42,15 +42,15 @@ def begun(
     Raises:
         UserError: the folder holds work of other settings or sources; the message names them, with both values.
     """
-    if not (folder / CONFIG).exists():
+    if not (Place.of(folder) / CONFIG).exists():
         return False
-    before = config_of(folder, type(config))
-    differing = [f"{name} = {old!r} (now {new!r})" for name, old, new in _differences(before, config, exactly)]
+    before, now = _claimed(config_of(folder, type(config))), _claimed(config)
+    differing = [f"{name} = {old!r} (now {new!r})" for name, old, new in _differences(before, now, exactly)]
     if differing:
         raise UserError(
             f'"{folder}" holds {what} with {", ".join(differing)}; give the same settings to go on, or another folder'
         )
-    if sources is not None and (folder / SOURCES).exists():
+    if sources is not None and (Place.of(folder) / SOURCES).exists():
         before = sources_of(folder)
         for name, revision in sources.items():
             if before.get(name) != revision:
@@ -61,7 +61,7 @@ def begun(
     return True
 
 
-def config_of(folder: Path, kind: type[Record]) -> Record:
+def config_of(folder: Where, kind: type[Record]) -> Record:
     """The settings of the work that a folder holds.
 
     Args:
@@ -71,15 +71,15 @@ def config_of(folder: Path, kind: type[Record]) -> Record:
     Raises:
         UserError: their file is missing or damaged, or holds others.
     """
-    path = folder / CONFIG
+    path = Place.of(folder) / CONFIG
     try:
-        return from_json(kind, path.read_text(encoding="utf-8"))
+        return from_json(kind, path.read_text())
     except (UserError, OSError, UnicodeDecodeError) as error:
         raise UserError(f'"{path}" does not say what "{folder}" holds: {error}; give another folder') from error
 
 
 def claim(
-    folder: Path,
+    folder: Where,
     config: Any,
     sources: Mapping[str, str] | None = None,
     what: str = "a run",
@@ -90,7 +90,7 @@ def claim(
 
     Args:
         folder: of the work; made when missing.
-        config: a dataclass: the settings of this start, written to ``config.json``.
+        config: a dataclass: the settings of this start, written to ``config.json``; see `begun`.
         sources: revision by name of all else that decides what is made (models, prompts, data), written to
             ``sources.json``.
         what: the work, in words.
@@ -99,19 +99,20 @@ def claim(
     Raises:
         UserError: the folder holds work of other settings or sources.
     """
-    begun(make_folder(folder), config, what, exactly=exactly, sources=sources)
+    place = Place.of(folder).make_folder()
+    begun(place, config, what, exactly=exactly, sources=sources)
     if sources is not None:
-        _write(folder / SOURCES, json.dumps(dict(sources), indent=2) + "\n")
-    _write(folder / CONFIG, to_json(config))  # last, for it is the claim
+        _write(place / SOURCES, json.dumps(dict(sources), indent=2) + "\n")
+    _write(place / CONFIG, to_json(_claimed(config)))  # last, for it is the claim
 
 
-def sources_of(folder: Path) -> dict[str, str]:
+def sources_of(folder: Where) -> dict[str, str]:
     """What `claim` was told of the sources.
 
     Raises:
         UserError: their file is missing or damaged.
     """
-    return read_json(folder / SOURCES, lambda content: dict(content.items()), "give another folder")
+    return read_json(Place.of(folder) / SOURCES, lambda content: dict(content.items()), "give another folder")
 
 
 class Ledger:
@@ -121,10 +122,10 @@ class Ledger:
         folder: of the records; made with the first one.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Where) -> None:
+        self.folder = Place.of(folder)
 
-    def path(self, name: str) -> Path:
+    def path(self, name: str) -> Place:
         """Where a record is kept."""
         return self.folder / f"{name}.json"
 
@@ -136,7 +137,7 @@ class Ledger:
             read: makes the record of its JSON.
 
         Raises:
-            UserError: it is damaged.
+            DamagedFile: it is damaged.
         """
         path = self.path(name)
         if not path.exists():
@@ -145,13 +146,19 @@ class Ledger:
 
     def commit(self, name: str, record: Any) -> None:
         """Keeps the record, JSON, of a piece of work whose results have been written."""
-        write_atomic(self.path(name), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        self.path(name).write_atomic(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
-def _write(path: Path, text: str) -> None:
+def _claimed(config: Any) -> Any:
+    """The settings as they are compared and kept: without what says where something is, if they know how to leave that
+    out."""
+    return config.claimed() if hasattr(config, "claimed") else config
+
+
+def _write(path: Place, text: str) -> None:
     """Writes a file unless it says that already, so that many processes may claim one folder."""
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_atomic(path, text)
+    if not path.exists() or path.read_text() != text:
+        path.write_atomic(text)
 
 
 def _differences(before: Any, now: Any, exactly: bool, where: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -16,7 +16,7 @@ from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 from dsd.errors import UserError, reason_of
 
 _NAMED = 3
-_CONFIG = "config.json"
+_CONFIG, _GGUF = "config.json", "gguf_file"
 _WHICH_FILES = (
     "cache_dir", "force_download", "local_files_only", "proxies", "revision", "token", "use_safetensors", "variant",
 )  # fmt: skip
@@ -38,7 +38,8 @@ def load(cls: Any, name: str, *, optional: Collection[str] = (), strict: bool = 
         UserError: Weights are missing, have other shapes, are of another network, or are no finite numbers.
     """
     where = _where(name, kwargs.get("subfolder"))
-    if Path(name).is_dir() and not (Path(where) / _CONFIG).is_file():  # transformers would make its largest model
+    alone = _GGUF in kwargs  # such a file holds its config and its tokenizer
+    if Path(name).is_dir() and not alone and not (Path(where) / _CONFIG).is_file():  # else it makes its largest model
         raise UserError(f'"{where}" cannot be loaded (it has no {_CONFIG}); {_WHOLE}')
     with _told(where):
         network, info = cls.from_pretrained(name, output_loading_info=True, **kwargs)
@@ -116,7 +117,7 @@ def load_processor(cls: Any, name: str, **kwargs: Any) -> Any:
         found = cls.from_pretrained(name, **kwargs)
     tokenizer = getattr(found, "tokenizer", found)
     if isinstance(tokenizer, PreTrainedTokenizerBase):
-        lost = Path(name).is_dir() and not (Path(where) / TOKENIZER_CONFIG_FILE).is_file()
+        lost = Path(name).is_dir() and _GGUF not in kwargs and not (Path(where) / TOKENIZER_CONFIG_FILE).is_file()
         words = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
         if lost or len(words) <= 1:  # an empty T5 knows the space
             fault = f"no {TOKENIZER_CONFIG_FILE}" if lost else "no vocabulary"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dsd import runs
+from dsd.locks import held
 from dsd.log import console, duration
 from dsd.runs import Ledger
 from dsd.train.loop import flushed_denormals
@@ -63,7 +64,7 @@ def demo(config: DemoConfig, out: Path) -> Path:
     """
     runs.claim(out, config, what="a demo", exactly=True)
     stages = Stages(out / "stages")
-    with flushed_denormals():
+    with held(out, "a demo"), flushed_denormals():
         stages.run("captions", lambda: demo_stages.write_captions(config, out))
         stages.run("curate", lambda: demo_stages.curate_pairs(config, out))
         stages.run("train", lambda: demo_stages.train_student(config, out))

@@ -14,6 +14,7 @@ from dsd.images import encode_png, to_pil
 from dsd.log import progress
 from dsd_world.captions import panel_captions
 from dsd_world.draw import PANEL_SIZE, draw, panel_numbers
+from dsd_world.examined_pairs import equal_word_pairs
 from dsd_world.individuals import Individuals, Scenes, Split, sample_individuals, sample_scenes
 from dsd_world.sheets import draw_sheets
 
@@ -22,26 +23,31 @@ _BLOCK = 64
 
 
 def draw_to_folder(
-    out: Path, *, count: int, split: Split, sheets: bool = False, panels_each: int = 4, size: int = PANEL_SIZE,
-    maps: bool = False,
+    out: Path, *, count: int, split: Split, sheets: bool = False, pairs: bool = False, panels_each: int = 4,
+    size: int = PANEL_SIZE, maps: bool = False,
 ) -> None:  # fmt: skip
     """Draws individuals 0 to ``count - 1`` of a split.
 
     Args:
         out: folder to write; gets ``000000-0.png`` files and ``metadata.jsonl`` (file name, caption, individual,
             identity parameters, scene, light).
-        count: number of individuals; with ``sheets``, one 2x2 sheet each.
+        count: number of individuals; with ``sheets``, one 2x2 sheet each; with ``pairs``, of pairs.
         split: training, validation or evaluation.
         sheets: 2x2 sheets, drifting as real teachers do, instead of single panels.
-        panels_each: panels of each individual, without ``sheets``.
-        size: a panel's height and width in pixels.
+        pairs: pairs with equal caption words instead, even ones of the same individual and odd ones of two;
+            ``metadata.jsonl`` then says of each the files ``first`` and ``second`` and whether they are the ``same``.
+        panels_each: panels of each individual, without ``sheets`` and ``pairs``.
+        size: a panel's height and width in pixels; of pairs it is the world's own.
         maps: also write the depth (8-bit, 0 nearest) and light (8-bit, 255 is a factor of 2) of each panel.
 
     Raises:
-        UserError: when the count is not positive or the folder cannot be written.
+        UserError: when the count is not positive, the folder cannot be written, or pairs are wanted with sheets or
+            maps.
     """
     if count < 1:
         raise UserError(f"--count {count}: want at least 1")
+    if pairs and (sheets or maps):
+        raise UserError(f"--pairs goes with neither --sheets nor --maps; leave out --{'sheets' if sheets else 'maps'}")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -49,11 +55,12 @@ def draw_to_folder(
     lines: list[dict] = []
     blocks = torch.arange(count).split(_BLOCK)
     for index in progress(blocks, description=f"drawing {split}", total=len(blocks)):
-        lines += (
-            _draw_sheets(out, index, split, size)
-            if sheets
-            else _draw_panels(out, index, split, panels_each, size, maps)
-        )
+        if pairs:
+            lines += _draw_pairs(out, index, split)
+        elif sheets:
+            lines += _draw_sheets(out, index, split, size)
+        else:
+            lines += _draw_panels(out, index, split, panels_each, size, maps)
     write_atomic(out / "metadata.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -88,6 +95,19 @@ def _draw_panels(out: Path, index: torch.Tensor, split: Split, each: int, size: 
 
 def _write_map(path: Path, values: torch.Tensor) -> None:
     Image.fromarray((values.clamp(0, 1) * 255).round().byte().numpy()).save(path)
+
+
+def _draw_pairs(out: Path, index: torch.Tensor, split: Split) -> list[dict]:
+    drawn = equal_word_pairs(split, index)
+    lines = []
+    for number, first, second, same in zip(
+        index.tolist(), to_pil(drawn.first), to_pil(drawn.second), drawn.same, strict=True
+    ):
+        names = f"{number:06d}-first.png", f"{number:06d}-second.png"
+        for name, image in zip(names, (first, second), strict=True):
+            (out / name).write_bytes(encode_png(image))
+        lines.append({"first": names[0], "second": names[1], "same": same})
+    return lines
 
 
 def _draw_sheets(out: Path, index: torch.Tensor, split: Split, size: int) -> list[dict]:

@@ -1,6 +1,6 @@
 """How far a judge can be trusted: its verdicts and its confidence on drawn pairs, where the world knows the truth.
 
-Confidence is the log-odds of the verdict after the judge's own reasons; a threshold on it that falls gives the curve of
+Confidence is the score of its verdicts (`dsd.data.records.Verdict`); a threshold on it that falls gives the curve of
 precision and recall.
 """
 
@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from PIL import Image
+from pydantic import BaseModel
 
 from dsd.chat.local import LocalChat
 from dsd.chat.templates import Templates
-from dsd.curate.judge import Candidate, majority, questions
-from dsd.curate.panels import Described
-from dsd.curate.schemas import DirectVerdict, PairVerdict
-from dsd.data.records import Description, Panel
+from dsd.curate.contradiction import misquoted
+from dsd.curate.judge import Candidate, questions, read_verdicts
+from dsd.curate.labelled import pair_of
+from dsd.curate.schemas import PairVerdict
+from dsd.data.records import Verdict
 from dsd.evaluate.bootstrap import Estimate, bootstrap, bootstrap_auc
 from dsd.images import to_pil
 from dsd_world.examined_pairs import Pairs
@@ -33,12 +34,15 @@ class Judged:
 
     Attributes:
         same: its verdicts; None where it gave no usable reply.
-        confidence: log-odds of "same", 0 where there is no reply; of several votes the mean.
+        confidence: its score, in [0, 1]; 0.5 where there is none.
+        misquoting: of each comparison of descriptions whether a point of it contradicts them, with the number of its
+            pair.
         tokens: mean length of all replies about a pair.
     """
 
     same: list[bool | None]
     confidence: list[float]
+    misquoting: list[tuple[bool, int]] = field(default_factory=list)
     tokens: float = 0.0
 
 
@@ -52,6 +56,8 @@ class Examined:
         precision: share of the same among what it accepts; None where it accepts nothing.
         recall: share of what it accepts among the same; None where none are.
         auc: area under the ROC curve of its confidence.
+        misquoting: share of comparisons that contradict the descriptions above them, in at least one point; None
+            where there are none.
         curve: (recall, precision) at falling thresholds of its confidence.
         n: pairs.
         failed: of them without a usable reply.
@@ -63,6 +69,7 @@ class Examined:
     precision: Estimate | None
     recall: Estimate | None
     auc: Estimate
+    misquoting: Estimate | None
     curve: list[tuple[float, float]]
     n: int
     failed: int
@@ -70,7 +77,7 @@ class Examined:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, without the curve."""
-        figures = {name: getattr(self, name) for name in ("accuracy", "precision", "recall", "auc")}
+        figures = {name: getattr(self, name) for name in ("accuracy", "precision", "recall", "auc", "misquoting")}
         return {
             "form": self.form, "n": self.n, "failed": self.failed, "tokens": round(self.tokens, 1),
             **{name: None if value is None else value.as_dict() for name, value in figures.items()},
@@ -80,14 +87,6 @@ class Examined:
 def candidate_pairs(pairs: Pairs) -> list[Candidate]:
     """Drawn pairs as curation asks about them."""
     return [pair_of(str(i), *two) for i, two in enumerate(zip(to_pil(pairs.first), to_pil(pairs.second), strict=True))]
-
-
-def pair_of(name: str, first: Image.Image, second: Image.Image) -> Candidate:
-    """Two pictures as curation asks about them; ``name`` decides the question's seed."""
-    panels = [
-        Panel(grid=name, number=n, image=image, description=Description()) for n, image in enumerate((first, second))
-    ]
-    return Candidate(*(Described(panel) for panel in panels))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,25 +115,19 @@ FORMS = (
 def judged(
     judge: LocalChat, templates: Templates, pairs: Sequence[Candidate], *, chain_of_thought: bool, votes: int = 1
 ) -> Judged:
-    """Asks about every pair, as `dsd.curate.judge.judge_pairs`, and weighs both verdicts after the judge's reasons."""
+    """Asks about every pair, as `dsd.curate.judge.judge_pairs`."""
     asked = questions(pairs, templates, chain_of_thought=chain_of_thought, seed=0, votes=votes)
-    said = [r if isinstance(r, PairVerdict | DirectVerdict) else None for r in judge.reply(asked)]
-    usable = [i for i, reply in enumerate(said) if reply is not None]
-    replies = [reply for reply in said if reply is not None]
-    weights = [
-        judge.log_likelihoods(
-            [asked[i] for i in usable], [json.dumps({**reply.model_dump(), "same": verdict}) for reply in replies]
-        )
-        for verdict in (True, False)
-    ]
-    odds = {i: accept - refuse for i, accept, refuse in zip(usable, *weights, strict=True)}
-    of_pairs = [range(row * votes, (row + 1) * votes) for row in range(len(pairs))]
-    written = sum(judge.tokens([json.dumps(reply.model_dump()) for reply in replies])) if replies else 0
-    usable_of_pairs = [[reply.same for i in rows if (reply := said[i]) is not None] for rows in of_pairs]
+    replies = judge.reply(asked)
+    found = read_verdicts(pairs, replies, templates, chain_of_thought=chain_of_thought, votes=votes)
+    verdicts = [one if isinstance(one, Verdict) else None for one in found]
+    said = [json.dumps(reply.model_dump()) for reply in replies if isinstance(reply, BaseModel)]
     return Judged(
-        same=[majority(replies) if replies else None for replies in usable_of_pairs],
-        confidence=[sum(odds.get(i, 0.0) for i in rows) / votes for rows in of_pairs],
-        tokens=written / max(1, len(pairs)),
+        same=[None if one is None else one.same for one in verdicts],
+        confidence=[0.5 if one is None or one.score is None else one.score for one in verdicts],
+        misquoting=[
+            (misquoted(reply) > 0, at // votes) for at, reply in enumerate(replies) if isinstance(reply, PairVerdict)
+        ],
+        tokens=sum(judge.tokens(said)) / max(1, len(pairs)) if said else 0.0,
     )
 
 
@@ -158,6 +151,7 @@ def examine(form: str, verdicts: Judged, same: Sequence[bool], groups: Sequence[
         precision=_share(accepted),
         recall=_share(true),
         auc=bootstrap_auc(confidence[truth].tolist(), confidence[~truth].tolist()),
+        misquoting=_share([(float(wrong), labels[at]) for wrong, at in verdicts.misquoting]),
         curve=_curve(confidence, truth),
         n=len(rows),
         failed=sum(said is None for said in verdicts.same),

@@ -33,11 +33,14 @@ def read_reply(spoken: Spoken) -> Said:
     Raises:
         Fault: it is none.
     """
-    body = _decoded(spoken)
+    try:
+        body = json.loads(spoken.body)
+    except (ValueError, RecursionError):
+        body = spoken.body.decode("utf-8", "replace")
+        if spoken.status < 300:
+            _refuse_text(body, spoken.kind)
     if spoken.status >= 300:
         raise fault_of_status(spoken.status, body, spoken.wait)
-    if isinstance(body, str):
-        _refuse_text(body, spoken.kind)
     if not isinstance(body, dict):
         _refuse("no chat reply", f"the JSON is {_kind(body)}, not an object")
     if body.get("object") == "error":
@@ -86,14 +89,6 @@ def _text(content: Any) -> str:
             _refuse("no text in the reply", f"a part of content is {_kind(part)}")
         texts.append(text)
     return "".join(texts)
-
-
-def _decoded(spoken: Spoken) -> Any:
-    """The body as JSON, or as text where it is none."""
-    try:
-        return json.loads(spoken.body)
-    except (ValueError, RecursionError):
-        return spoken.body.decode("utf-8", "replace")
 
 
 def _refuse_text(text: str, kind: str) -> NoReturn:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from pydantic import BaseModel, ValidationError
 
 from dsd.chat.objects import object_of
-from dsd.chat.protocol import ChatFailure, ChatRequest, Message, Reply, TextPart
+from dsd.chat.protocol import ChatFailure, ChatRequest, Decision, Message, Reply, TextPart
 
 ATTEMPTS = 3
 """How often a question is asked before its failure counts."""
@@ -26,7 +26,15 @@ class CutText:
     text: str
 
 
-Answer: TypeAlias = str | CutText | ChatFailure
+@dataclass(frozen=True)
+class WeighedText:
+    """A reply, and how likely the model was to decide for true in it; see `dsd.chat.protocol.Decision`."""
+
+    text: str
+    probability: float
+
+
+Answer: TypeAlias = str | CutText | WeighedText | ChatFailure
 """The text of a reply, or a failure that asking again would not mend."""
 
 
@@ -97,11 +105,14 @@ def _read(answer: Answer, request: ChatRequest) -> Reply:
         return answer
     if isinstance(answer, CutText):
         return ChatFailure("cut off", f"no whole reply within {request.max_tokens} tokens", answer.text)
-    reply = parse_reply(answer, request.schema)
+    text = answer.text if isinstance(answer, WeighedText) else answer
+    reply = parse_reply(text, request.schema)
     if isinstance(reply, ChatFailure):
         return reply
     if repeated := _repeated(reply.model_dump(), request.example):
-        return ChatFailure("repeats the example", f'"{repeated}" is that of the example', answer)
+        return ChatFailure("repeats the example", f'"{repeated}" is that of the example', text)
+    if isinstance(answer, WeighedText) and isinstance(reply, Decision):
+        reply._probability = answer.probability
     return reply
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 
@@ -12,11 +11,11 @@ import tyro
 class Rescore:
     """Makes the dataset that a curation with another min_score would have made of the same verdicts."""
 
-    folder: tyro.conf.Positional[Path]
+    folder: tyro.conf.Positional[str]
     """A finished dataset."""
     min_score: float = tyro.MISSING
     """What was judged the same is kept from this score on; lower than before is possible too."""
-    out: Path = tyro.MISSING
+    out: str = tyro.MISSING
     """Folder of the new dataset."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""

@@ -6,16 +6,18 @@ The answers are kept: another precision afterwards, or the same command after a 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dsd import runs
 from dsd.chat.protocol import ChatFailure
 from dsd.chat.registry import load_chat, require_connection
-from dsd.curate.calibration import Calibration, Point, Scored, calibrate
+from dsd.curate.calibration import Calibration, Point, Scored, Share, calibrate
 from dsd.curate.config import CalibrateConfig
+from dsd.curate.contradiction import misquoted
 from dsd.curate.judge import judge_of, judge_pairs
 from dsd.curate.labelled import LabelledPair, fingerprint, pair_of, read_labelled
 from dsd.curate.tasks.identity import IDENTITY
@@ -26,6 +28,7 @@ from dsd.log import console, progress, quiet_libraries
 VERDICTS, FIGURES, TABLE = "verdicts", "calibration.json", "calibration.md"
 _ASKED_AT_ONCE = 64
 _ROWS = 12
+_OF_WORDS = ("common_subject", "first_details", "second_details", "comparison", "same")
 
 
 def calibrate_judge(config: CalibrateConfig, out: Path) -> Calibration:
@@ -66,7 +69,7 @@ def calibrate_judge(config: CalibrateConfig, out: Path) -> Calibration:
             ledger.commit(_name(at), found)
         rows += found
     figures = calibrate(scored(rows, pairs), config.precision, surely=config.surely)
-    _write(figures, config, out)
+    _write(figures, words_of(rows), config, out)
     return figures
 
 
@@ -78,7 +81,29 @@ def scored(rows: Sequence[Mapping[str, Any]], pairs: Sequence[LabelledPair]) -> 
     ]
 
 
-def as_text(figures: Calibration, judge: str) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What a judge's words are worth.
+
+    Attributes:
+        failures: pairs without a usable reply, by reason.
+        misquoting: share of comparisons of descriptions that contradict these in a point.
+    """
+
+    failures: Mapping[str, int]
+    misquoting: Share
+
+
+def words_of(rows: Sequence[Mapping[str, Any]]) -> Words:
+    """Of kept verdicts."""
+    compared = [
+        misquoted(Verdict(**{name: row[name] for name in _OF_WORDS})) > 0 for row in rows if row.get("comparison")
+    ]
+    failures = Counter(row["reason"] for row in rows if "reason" in row)
+    return Words(failures=dict(sorted(failures.items())), misquoting=Share(sum(compared), len(compared)))
+
+
+def as_text(figures: Calibration, words: Words, judge: str) -> str:
     """The figures for reading, in Markdown."""
     lines = [
         f"# {judge} on {figures.pairs:,} labelled pairs, {figures.same:,} of them the same",
@@ -91,7 +116,10 @@ def as_text(figures: Calibration, judge: str) -> str:
         "where more are, it is higher.",
     ]
     if figures.failed:
-        lines.append(f"{figures.failed:,} pairs got no usable reply; they count as not kept.")
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in words.failures.items())
+        lines.append(f"Without a usable reply, and so not kept: {reasons}.")
+    if words.misquoting.of:
+        lines.append(f"Comparisons that contradict the descriptions above them: {words.misquoting}.")
     if figures.error is None:
         lines.append("The judge does not say how sure it is: let it vote several times to have scores.")
     else:
@@ -137,9 +165,10 @@ def _read(content: Any) -> list[dict[str, Any]]:
     return list(content)
 
 
-def _write(figures: Calibration, config: CalibrateConfig, out: Path) -> None:
-    text = as_text(figures, config.judge)
-    write_atomic(out / FIGURES, json.dumps(figures.as_dict(), indent=2) + "\n")
+def _write(figures: Calibration, words: Words, config: CalibrateConfig, out: Path) -> None:
+    text = as_text(figures, words, config.judge)
+    said = {"failures": words.failures, "misquoting": words.misquoting.as_dict()}
+    write_atomic(out / FIGURES, json.dumps(figures.as_dict() | said, indent=2) + "\n")
     write_atomic(out / TABLE, text)
     print(text, end="")
     console.print(f"in {out}", soft_wrap=True, markup=False)

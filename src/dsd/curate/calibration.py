@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import floor
 from typing import Any
 
@@ -176,10 +176,10 @@ def _curve(rows: Sequence[Scored]) -> list[Point]:
     points = [_point(0.0, sum(row.truth for row in kept), len(kept), same)]
     falling = sorted(((row.score, row.truth) for row in kept if row.score is not None), reverse=True)
     right = list(accumulate(truth for _, truth in falling))
-    lower = [score for score, _ in falling[1:]] + [0.0]
+    scores = [score for score, _ in falling] + [0.0]
     rising = [
         _point(between(below, score), right[at], at + 1, same)
-        for at, ((score, _), below) in enumerate(zip(falling, lower, strict=True))
+        for at, (score, below) in enumerate(pairwise(scores))
         if score > below
     ]
     return points + rising[::-1]

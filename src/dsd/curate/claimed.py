@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
 from typing import Any, Protocol
 
 from dsd.data.records import Caption
-from dsd.files import read_json, write_atomic
+from dsd.files import read_json
+from dsd.places import Place, Where
 
 SHARD = 8192
 """Captions a shard: what a process keeps in memory of them."""
@@ -48,7 +48,7 @@ class Captions:
         listed: all texts, where no shards hold them: in earlier datasets the index itself did.
     """
 
-    folder: Path | None
+    folder: Place | None
     count: int
     skipped: Mapping[str, int]
     digests: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class Captions:
         return cls(folder=None, count=len(listed), skipped={}, listed=listed)
 
     @classmethod
-    def keep(cls, source: CaptionSource, folder: Path) -> Captions:
+    def keep(cls, source: CaptionSource, folder: Where) -> Captions:
         """Writes captions as they come; with the index, which is written last, they are kept.
 
         Args:
@@ -72,22 +72,24 @@ class Captions:
         Raises:
             UserError: the place cannot be written to, or the captions cannot be read to their end.
         """
+        folder = Place.of(folder)
         digests, count, left = [], 0, iter(source)
         while texts := tuple(caption.text for caption in islice(left, SHARD)):
-            write_atomic(_shard(folder, len(digests)), _json(texts))
+            _shard(folder, len(digests)).write_atomic(_json(texts))
             digests.append(_digest(texts))
             count += len(texts)
         skipped = dict(source.skipped)
-        write_atomic(folder / INDEX, _json({"count": count, "skipped": skipped, "size": SHARD, "shards": digests}))
+        (folder / INDEX).write_atomic(_json({"count": count, "skipped": skipped, "size": SHARD, "shards": digests}))
         return cls(folder=folder, count=count, skipped=skipped, digests=tuple(digests))
 
     @classmethod
-    def find(cls, folder: Path) -> Captions:
+    def find(cls, folder: Where) -> Captions:
         """What was kept in a folder.
 
         Raises:
             UserError: nothing was, or its index is damaged.
         """
+        folder = Place.of(folder)
 
         def read(content: Any) -> Captions:
             skipped = dict(content["skipped"])
@@ -100,6 +102,12 @@ class Captions:
             return cls(folder=folder, count=count, skipped=skipped, digests=digests, size=size)
 
         return read_json(folder / INDEX, read, _FIX)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the index tells."""
+        told = [self.count, dict(self.skipped), self.digests, self.listed]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def __len__(self) -> int:
         return self.count
@@ -123,12 +131,12 @@ class Captions:
         return tuple(Caption(text=text) for text in found)
 
 
-def _shard(folder: Path, number: int) -> Path:
-    return folder / "captions" / f"{number:05d}.json"
+def _shard(folder: Place, number: int) -> Place:
+    return folder / f"captions/{number:05d}.json"
 
 
 @lru_cache(maxsize=2)
-def _texts(folder: Path, number: int, digest: str) -> tuple[str, ...]:
+def _texts(folder: Place, number: int, digest: str) -> tuple[str, ...]:
     def read(content: Any) -> tuple[str, ...]:
         texts = _listed(content)
         if _digest(texts) != digest:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from dsd.config import how_it_runs, require_seeds
+from dsd.config import how_it_runs, require_seeds, require_text
 from dsd.curate.tasks.registry import DEFAULT, find, task_of
 from dsd.errors import UserError
+
+if TYPE_CHECKING:  # imported where it is used: `dsd --help` is quick
+    from dsd.data.rows import Pictures
 
 JUDGED_BY = (
     "judge",
@@ -19,6 +23,8 @@ JUDGED_BY = (
     "sheets_from",
     "min_score",
     "near_copy_threshold",
+    "image_format",
+    "image_quality",
 )
 """Settings that decide nothing about the sheets."""
 
@@ -67,6 +73,9 @@ class CurateConfig:
             same but for those of `JUDGED_BY`. Empty to draw.
         near_copy_threshold: two panels are the same picture, and rejected, when the mean absolute difference of
             their pixels is below this share of the full range, and their perceptual hashes agree too.
+        image_format: of the panels in the dataset; PNG keeps all pixels, WebP and JPEG are smaller and lossy. Sheets
+            are PNG.
+        image_quality: of WebP and JPEG, from 1 to 100; None for 95, and for PNG, which has none.
         seed: of everything random.
     """
 
@@ -96,6 +105,8 @@ class CurateConfig:
     targets: int = 1
     sheets_from: str = ""
     near_copy_threshold: float = 0.03
+    image_format: Literal["png", "webp", "jpeg"] = "png"
+    image_quality: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -134,6 +145,17 @@ class CurateConfig:
             )
         if not 0 <= self.near_copy_threshold < 1:
             raise UserError(f"near_copy_threshold is {self.near_copy_threshold}, but must be a share in [0, 1)")
+        for name in ("captions", "chat", "judge", "templates", "writer_templates", "teacher", "sheets_from"):
+            require_text(name, getattr(self, name))
+        for name in ("subjects", "themes"):
+            require_text(f"one of the {name}", "".join(getattr(self, name)))
+        if self.image_quality is not None and not 1 <= self.image_quality <= 100:
+            raise UserError(f"image_quality is {self.image_quality}, but must be from 1 to 100")
+        if self.image_quality is not None and self.image_format == "png":
+            raise UserError(
+                f"image_quality is {self.image_quality}, but PNG keeps all pixels; leave it out, or give webp or jpeg "
+                "as image_format"
+            )
 
     @property
     def frames(self) -> int:
@@ -151,16 +173,34 @@ class CurateConfig:
         own = other.writer_templates if same_writer else self.writer_templates
         return replace(self, **{name: getattr(other, name) for name in JUDGED_BY}, writer_templates=own)
 
+    @property
+    def pictures(self) -> Pictures:
+        """How pictures of panels are written."""
+        from dsd.data.rows import PNG, Pictures
+
+        return Pictures(self.image_format, PNG.quality if self.image_quality is None else self.image_quality)
+
+    def claimed(self) -> CurateConfig:
+        """What decides what is made: where the chat models are served does not."""
+        from dsd.chat.registry import claimed_name
+
+        return replace(self, chat=claimed_name(self.chat), judge=claimed_name(self.judge))
+
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateConfig:
     """What a judge is asked to find out how far it can be trusted.
 
     Attributes:
-        pairs: table, or folder with one, of labelled pairs; see `dsd.curate.labelled`.
-        judge: as in `CurateConfig`, and so are ``templates``, ``chain_of_thought``, ``votes`` and ``chat_batch``.
+        pairs: table (.csv, .tsv, .jsonl or .parquet) with the columns first, second (pictures, or names of files beside
+            the table) and same (true or false), or a folder with one called metadata.
+        judge: who is asked, as in a curation.
+        templates: prompts for the judge, as in a curation.
+        chain_of_thought: describe both subjects before deciding; otherwise decide at once.
+        votes: how often each pair is judged.
         precision: share of the same that is wanted among what is kept.
         surely: want the lower end of the precision's 95 % interval to reach it, not the estimate alone.
+        chat_batch: questions asked at once of a local model, or in flight to a server.
         seed: of everything random.
     """
 
@@ -181,3 +221,11 @@ class CalibrateConfig:
         if not 0 < self.precision <= 1:
             raise UserError(f"precision is {self.precision}, but must be a share in (0, 1], such as 0.95")
         require_seeds("seed", self.seed)
+        for name in ("judge", "templates"):
+            require_text(name, getattr(self, name))
+
+    def claimed(self) -> CalibrateConfig:
+        """What decides what is asked: where the judge is served does not."""
+        from dsd.chat.registry import claimed_name
+
+        return replace(self, judge=claimed_name(self.judge))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dsd.curate.schemas import PairVerdict
+from dsd.data.records import Verdict
 
 CONTRADICTION = "contradicts itself"
 """The reason by which such verdicts are counted."""
@@ -104,7 +105,7 @@ def contradiction(verdict: PairVerdict, tolerated: float = 0.0) -> str:
     return ""
 
 
-def misquoted(verdict: PairVerdict) -> int:
+def misquoted(verdict: PairVerdict | Verdict) -> int:
     """How many points of a comparison that repeats the words of both sides contradict the descriptions above it.
 
     Such as ``colour vermilion vermilion: other``, or eyes that are crimson in the description and tangerine here.

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
-
-import pyarrow.parquet as pq
 
 from dsd.chat.protocol import ChatFailure
 from dsd.curate.likeness import Said, Words, alike, plain
 from dsd.data.records import GridPrompt
-from dsd.data.store import Shard
+from dsd.data.store import Shard, read_columns
+from dsd.places import Place
 
 NEARLY = 0.85
 """Similarity from which on two subjects, or two grid prompts, are the same in other words; see `likeness.alike`."""
@@ -87,7 +85,7 @@ def diversity(prompts: Iterable[Written]) -> dict[str, int]:
     return counts
 
 
-def diversity_of(folder: Path, shards: Sequence[Shard]) -> dict[str, int]:
+def diversity_of(folder: Place, shards: Sequence[Shard]) -> dict[str, int]:
     """Counts what is different in a dataset; see `diversity`.
 
     Args:
@@ -97,14 +95,14 @@ def diversity_of(folder: Path, shards: Sequence[Shard]) -> dict[str, int]:
     kept: set[int] = set()
     for shard in shards:
         if shard.kind == "pairs":
-            ids = pq.read_table(folder / shard.path, columns=["grid"]).column(0).unique().to_pylist()
+            ids = {row["grid"] for row in read_columns(folder / shard.path, ["grid"])}
             kept.update(int(id_, 16) for id_ in ids)
     return diversity(_written(folder, shards, kept))
 
 
-def _written(folder: Path, shards: Sequence[Shard], kept: set[int]) -> Iterator[Written]:
+def _written(folder: Place, shards: Sequence[Shard], kept: set[int]) -> Iterator[Written]:
     for shard in shards:
         if shard.kind == "grids":
-            for row in pq.read_table(folder / shard.path, columns=["id", "subject", "scenes"]).to_pylist():
+            for row in read_columns(folder / shard.path, ["id", "subject", "scenes"]):
                 if row["subject"] is not None:
                     yield row["subject"], row["scenes"], row["id"] is not None and int(row["id"], 16) in kept

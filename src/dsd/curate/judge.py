@@ -87,7 +87,19 @@ def judge_pairs(
         For each pair the verdict, with the reasons of a vote that the majority shares, or why there is none.
     """
     asked = questions(pairs, templates, chain_of_thought=chain_of_thought, seed=seed, votes=votes)
-    replies, tolerated = judge.reply(asked), _template(templates, chain_of_thought).tolerated
+    return read_verdicts(pairs, judge.reply(asked), templates, chain_of_thought=chain_of_thought, votes=votes)
+
+
+def read_verdicts(
+    pairs: Sequence[Candidate],
+    replies: Sequence[Reply],
+    templates: Templates,
+    *,
+    chain_of_thought: bool,
+    votes: int = 1,
+) -> list[Verdict | ChatFailure]:
+    """What the replies to `questions` say; arguments and result as of `judge_pairs`."""
+    tolerated = _template(templates, chain_of_thought).tolerated
     return [
         elected([_verdict(pair, reply, tolerated) for reply in replies[row * votes : (row + 1) * votes]])
         for row, pair in enumerate(pairs)

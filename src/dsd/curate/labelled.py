@@ -98,8 +98,8 @@ def _tables_of(path: Path) -> list[Path]:
     tables = [table for name in METADATA if (table := path / name).is_file()][:1] or sorted(path.glob("*.parquet"))
     if not tables:
         raise UserError(
-            f'there are no labelled pairs in "{path}"; give a table ({", ".join(_TABLES)} or .parquet) with the columns '
-            f"first, second and same, or a folder with {' or '.join(METADATA)} of these columns"
+            f'there are no labelled pairs in "{path}"; give a table ({", ".join(_TABLES)} or .parquet) with the '
+            f"columns first, second and same, or a folder with {' or '.join(METADATA)} of these columns"
         )
     return tables
 

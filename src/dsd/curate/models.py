@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from threading import RLock
 from typing import Any
 
@@ -20,6 +19,7 @@ from dsd.curate.tasks.task import Task
 from dsd.data.records import Grid, GridPrompt
 from dsd.errors import UserError
 from dsd.log import quiet_libraries
+from dsd.places import Place
 
 WRITE, DRAW, JUDGE = "write", "draw", "judge"
 """The stages of a unit."""
@@ -114,11 +114,11 @@ class Models:
         labels = {f"templates/{kind}": template.label for kind, template in self.templates.items()}
         drawn = {name: revisions.get(name, revisions[_ROLES[JUDGE]]) for name in ("chat", "teacher")}
         if self.config.sheets_from:
-            before = runs.sources_of(Path(self.config.sheets_from))
+            before = runs.sources_of(self.config.sheets_from)
             if lacking := [name for name in _OF_SHEETS if name not in before]:
                 raise UserError(
-                    f'"{Path(self.config.sheets_from) / runs.SOURCES}" does not name the {lacking[0]} of its sheets; '
-                    "bring the file back, or draw in another folder"
+                    f'"{Place.of(self.config.sheets_from) / runs.SOURCES}" does not name the {lacking[0]} of its '
+                    "sheets; bring the file back, or draw in another folder"
                 )
             drawn = {name: before[name] for name in _OF_SHEETS}
         return {"chat": "", "judge": revisions["judge"], "teacher": "", **labels} | drawn

@@ -5,77 +5,75 @@ Run it again to go on: finished units are skipped, the others give the bytes the
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import Any, get_args
-
-import pyarrow.parquet as pq
+from typing import get_args
 
 from dsd import runs
-from dsd.config import to_json
 from dsd.curate.captions import CaptionFile
 from dsd.curate.claimed import INDEX, Captions, CaptionSource
 from dsd.curate.config import CurateConfig
-from dsd.curate.diversity import diversity_of
+from dsd.curate.ending import ask_again, finish, finished, say, show
 from dsd.curate.executors.local import Local
 from dsd.curate.executors.protocol import Executor
 from dsd.curate.funnel import Funnel
 from dsd.curate.models import JUDGE, Models
 from dsd.curate.prompts import repeated
-from dsd.curate.tasks.registry import task_of
 from dsd.curate.units import FOLDER, UnitLedger, UnitRecord, Units
 from dsd.curate.work import Curation
 from dsd.data.rows import Kind
-from dsd.data.store import MANIFEST, DatasetReader, DatasetWriter, Shard
+from dsd.data.store import MANIFEST
 from dsd.errors import UserError
-from dsd.files import make_folder, sweep
-from dsd.log import console, progress
+from dsd.files import DamagedFile
+from dsd.locks import held
+from dsd.log import progress
+from dsd.places import Place, Where
 
 CAPTIONS = f"{FOLDER}/{INDEX}"
+_DIGEST = "captions"  # a source of the claim
 
 
-def curate(config: CurateConfig, out: Path, executor: Executor | None = None) -> Funnel:
+def curate(config: CurateConfig, out: Where, executor: Executor | None = None) -> Funnel:
     """Makes a dataset, or finishes one.
 
     Args:
         config: settings; the same for every start.
-        out: folder of the dataset.
+        out: folder of the dataset, local or at an address that fsspec knows.
         executor: where units are worked on; by default in this process.
 
     Returns:
         What became of the captions.
 
     Raises:
-        UserError: the folder holds a dataset with other settings or of other models, or something in the config
-            cannot be used; finished units stay.
+        NoPairs: nothing was kept; what failed is asked again by the next start.
+        UserError: the folder holds a dataset with other settings or of other models, another process works in it, or
+            something in the config cannot be used; finished units stay.
     """
-    begun = _begun(config, make_folder(out))
-    if (out / MANIFEST).exists():
-        funnel = Funnel.from_dict(DatasetReader(out).funnel())
-        _show(funnel, out)
-        return funnel
-    if begun:
-        sweep(out)
-    drawn = Path(config.sheets_from) if config.sheets_from else out
-    models, ledger, executor = Models(config), UnitLedger(out), executor or Local()
-    source = _captions(config, drawn, begun, out)
-    if config.sheets_from:
-        _check_drawn(config, drawn)
-    work = Curation(units=Units(captions=Captions.of(()), config=config), models=models, ledger=ledger, drawn=drawn)
-    sources = partial(executor.sources, work, trying=not begun)
-    captions = _claim(config, source, lambda: models.sources(sources()), out)
-    work = replace(work, units=Units(captions=captions, config=config))
-    records = _run(executor, work)
-    funnel = _finish(records, captions, config, out)
-    _show(funnel, out)
+    out = Place.of(out)
+    funnel = finished(out) if _begun(config, out) else None
+    if funnel is None:
+        with held(out, "a dataset"):
+            funnel = _curate(config, out, executor or Local())
+    show(funnel, out)
     return funnel
 
 
-def _begun(config: CurateConfig, out: Path) -> bool:
+def _curate(config: CurateConfig, out: Place, executor: Executor) -> Funnel:
+    begun = _begun(config, out)
+    if begun:
+        out.sweep()
+    drawn = Place.of(config.sheets_from or out)
+    source = _captions(config, drawn, begun, out)
+    if config.sheets_from:
+        _check_drawn(config, drawn)
+    units = Units(captions=source if isinstance(source, Captions) else Captions.of(()), config=config)
+    ledger = UnitLedger(out, config.pictures)
+    work = Curation(units=units, models=Models(config), ledger=ledger, drawn=drawn)
+    work = _resumed(work, executor, out) if begun else _claimed(work, source, executor, out)
+    (out / MANIFEST).remove()  # of a dataset that is no longer whole
+    return finish(_run(executor, work), work.units.captions.skipped, config, out)
+
+
+def _begun(config: CurateConfig, out: Place) -> bool:
     """Whether this dataset was begun in the folder; refuses one with other settings."""
     try:
         begun = runs.begun(out, config, "a dataset")
@@ -83,10 +81,12 @@ def _begun(config: CurateConfig, out: Path) -> bool:
         raise UserError(f"{error}{_judged_anew(config, out)}") from error
     if not begun and any((out / name).exists() for name in (MANIFEST, *get_args(Kind))):
         raise UserError(f'"{out}" holds a dataset that was made elsewhere; give another folder')
+    if begun and not (out / runs.SOURCES).exists():
+        raise DamagedFile(f'"{out / runs.SOURCES}" is missing; bring it back, or give another folder')
     return begun
 
 
-def _judged_anew(config: CurateConfig, out: Path) -> str:
+def _judged_anew(config: CurateConfig, out: Place) -> str:
     """The way on with the sheets of a folder, where they are those that this config would draw."""
     before = runs.config_of(out, CurateConfig)
     try:
@@ -96,7 +96,7 @@ def _judged_anew(config: CurateConfig, out: Path) -> str:
     return f"; to judge its sheets in this way, give --curate.sheets-from {before.sheets_from or out} --out OTHER"
 
 
-def _check_drawn(config: CurateConfig, drawn: Path) -> None:
+def _check_drawn(config: CurateConfig, drawn: Place) -> None:
     """Refuses sheets that other settings would have drawn, or that are not all drawn yet."""
     before = runs.config_of(drawn, CurateConfig)
     runs.begun(drawn, config.judged_as(before), "sheets")
@@ -106,12 +106,12 @@ def _check_drawn(config: CurateConfig, drawn: Path) -> None:
         raise UserError(f'"{drawn}" lacks the sheets of {missing} of {units} units; run its own command again first')
 
 
-def _captions(config: CurateConfig, drawn: Path, begun: bool, out: Path) -> CaptionSource:
+def _captions(config: CurateConfig, drawn: Place, begun: bool, out: Place) -> CaptionSource:
     """Where the captions of all units come from; a later start goes on with those that the first one took."""
-    if config.sheets_from and not (drawn / runs.CONFIG).is_file():
+    if config.sheets_from and not (drawn / runs.CONFIG).exists():
         raise UserError(f'there are no sheets in "{drawn}"; give a folder that `dsd curate` wrote as sheets_from')
-    if begun and (out / CAPTIONS).exists():
-        return Captions.find(out / FOLDER)
+    if begun:
+        return _taken(out)
     if config.sheets_from:
         return Captions.find(drawn / FOLDER)
     wanted = config.units * config.unit_size
@@ -122,22 +122,36 @@ def _captions(config: CurateConfig, drawn: Path, begun: bool, out: Path) -> Capt
     return file
 
 
-def _claim(config: CurateConfig, source: CaptionSource, sources: Callable[[], dict[str, str]], out: Path) -> Captions:
-    """Takes the folder, once everything that the config names has been found; or checks that nothing changed since."""
-    if isinstance(source, Captions) and source.folder == out / FOLDER:
-        ledger, units = UnitLedger(out), Units(captions=source, config=config)
-        if any(ledger.find(number) is None for number in range(len(units))):
-            runs.claim(out, config, sources(), "a dataset")
-        return source
-    found, wanted = sources(), config.units * config.unit_size
+def _taken(out: Place) -> Captions:
+    """The captions that the first start took."""
+    captions = Captions.find(out / FOLDER)
+    if runs.sources_of(out).get(_DIGEST, captions.digest) != captions.digest:
+        raise DamagedFile(f'"{out / CAPTIONS}" is not what was written; bring it back, or curate in another folder')
+    return captions
+
+
+def _claimed(work: Curation, source: CaptionSource, executor: Executor, out: Place) -> Curation:
+    """The work on the captions that it takes, once everything that its config names has been found."""
+    config, wanted = work.models.config, work.models.config.units * work.models.config.unit_size
+    sources = work.models.sources(executor.sources(work, trying=True))
     captions = Captions.keep(source, out / FOLDER)
     if captions.count < wanted:
-        _say(
+        say(
             f"warning: {config.captions} gives {captions.count:,} captions, not the {wanted:,} of "
             f"{config.units:,} units; the curation takes those"
         )
-    runs.claim(out, config, found, "a dataset")
-    return captions
+    runs.claim(out, config, sources | {_DIGEST: captions.digest}, "a dataset")
+    return replace(work, units=Units(captions=captions, config=config))
+
+
+def _resumed(work: Curation, executor: Executor, out: Place) -> Curation:
+    """The work, once it is sure that what is left of it will be done as it was begun."""
+    ask_again(work.ledger, len(work), draws=not work.models.config.sheets_from)
+    if any(work.find(JUDGE, number) is None for number in range(len(work))):
+        kept = {name: digest for name, digest in runs.sources_of(out).items() if name == _DIGEST}
+        sources = work.models.sources(executor.sources(work, trying=False)) | kept
+        runs.claim(out, work.models.config, sources, "a dataset")
+    return work
 
 
 def _run(executor: Executor, work: Curation) -> list[UnitRecord]:
@@ -150,50 +164,3 @@ def _run(executor: Executor, work: Curation) -> list[UnitRecord]:
             records.append(record)
             bar.advance(size)
     return records
-
-
-def _finish(records: Sequence[UnitRecord], captions: Captions, config: CurateConfig, out: Path) -> Funnel:
-    funnel = sum((record.funnel for record in records), Funnel(captions_skipped=captions.skipped))
-    shards = [shard for record in records for shard in record.shards]
-    funnel.reconcile(task_of(config.task).candidates)
-    _reconcile_rows(funnel, out, shards)
-    funnel = replace(funnel, diversity=diversity_of(out, shards))
-    recipe: dict[str, Any] = json.loads(to_json(config))
-    recipe["revisions"] = runs.sources_of(out)
-    DatasetWriter(out).finish(shards, recipe, funnel.to_dict())
-    return funnel
-
-
-def _reconcile_rows(funnel: Funnel, out: Path, shards: Sequence[Shard]) -> None:
-    """Proves that the rows on disk are those of the funnel, and that none to train on is there twice.
-
-    Raises:
-        RuntimeError: they are not.
-    """
-    ids: list[str] = []
-    outcomes: Counter[tuple[str, str]] = Counter()
-    counts: Counter[Kind] = Counter()
-    for shard in shards:
-        columns = ["id", "outcome", "reason"] if shard.kind == "rejects" else ["id"]
-        rows = pq.read_table(out / shard.path, columns=columns).to_pylist()
-        counts[shard.kind] += len(rows)
-        if shard.kind == "rejects":
-            outcomes.update((row["outcome"], row["reason"]) for row in rows)
-        if shard.kind != "grids":
-            ids += [row["id"] for row in rows]
-    expected = {("rejected", reason): count for reason, count in funnel.rejected.items()}
-    expected |= {("failed", reason): count for reason, count in funnel.failed.items()}
-    found = counts["pairs"], counts["films"], counts["grids"]
-    if dict(outcomes) != expected or found != (funnel.pairs, funnel.films or 0, funnel.captions):
-        raise RuntimeError(f'the rows in "{out}" are not those of the funnel: {dict(outcomes)} against {expected}')
-    if len(set(ids)) != len(ids):
-        raise RuntimeError(f'"{out}" holds {len(ids) - len(set(ids))} rows twice')
-
-
-def _show(funnel: Funnel, out: Path) -> None:
-    for line in (*funnel.lines(), f"in {out}"):
-        _say(line)
-
-
-def _say(line: str) -> None:
-    console.print(line, soft_wrap=True, markup=False)

@@ -12,14 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
-
-import pyarrow.parquet as pq
+from typing import Any, get_args
 
 from dsd import runs
 from dsd.config import from_json, to_json
 from dsd.curate.config import CurateConfig
 from dsd.curate.diversity import diversity_of
+from dsd.curate.ending import finished, show
 from dsd.curate.films import films
 from dsd.curate.funnel import Funnel
 from dsd.curate.pairs import BELOW, NEAR_COPY, NO_DESCRIPTION, NO_SCORE, refused, turned
@@ -27,10 +26,12 @@ from dsd.curate.panels import Described, cut
 from dsd.curate.tasks.registry import task_of
 from dsd.data.records import Panel, PanelFilm, panel_id
 from dsd.data.rows import Kind, to_pair, to_sheet
-from dsd.data.store import DatasetReader, DatasetWriter, Shard, read_shard, shard_path
+from dsd.data.store import MANIFEST, DatasetReader, DatasetWriter, Shard, read_columns, read_shard, shard_path
 from dsd.errors import UserError
-from dsd.files import make_folder, require_apart, sha256_of, sweep, write_atomic
-from dsd.log import console, progress
+from dsd.files import require_apart
+from dsd.locks import held
+from dsd.log import progress
+from dsd.places import Place, Where
 
 Row = dict[str, Any]
 _OF_REJECTS = ("outcome", "reason", "words")
@@ -45,11 +46,11 @@ class _Unit:
     films: list[PanelFilm]
 
 
-def rescore(folder: Path, min_score: float, out: Path) -> Funnel:
+def rescore(folder: Where, min_score: float, out: Where) -> Funnel:
     """Makes the dataset that a curation with another `min_score` would have made of the same verdicts.
 
     Args:
-        folder: of a finished dataset.
+        folder: of a finished dataset, local or at an address that fsspec knows.
         min_score: what was judged the same is kept from this score on, in [0, 1]; lower than before is possible too.
         out: folder of the new dataset.
 
@@ -60,31 +61,52 @@ def rescore(folder: Path, min_score: float, out: Path) -> Funnel:
         UserError: no finished dataset of a curation, one without scores or with none that is high enough, or a place
             that is taken.
     """
-    reader = DatasetReader(folder)
+    reader, out = DatasetReader(folder), Place.of(out)
     config = _config(reader, min_score)
-    require_apart(out, folder, "the dataset's folder")
+    _require_apart(out, reader.folder)
     _require_scores(reader, min_score)
-    if runs.begun(make_folder(out), config, "a dataset"):
-        sweep(out)
-    elif any(out.iterdir()):
-        raise UserError(f'"{out}" holds something else; give a new folder')
-    runs.claim(out, config, reader.manifest.recipe["revisions"], "a dataset")
+    begun = runs.begun(out, config, "a dataset")
+    if not begun and any((out / name).exists() for name in (MANIFEST, *get_args(Kind))):
+        raise UserError(f'"{out}" holds a dataset that was made elsewhere; give another folder')
+    funnel = finished(out) if begun else None
+    if funnel is None:
+        with held(out, "a dataset"):
+            out.sweep()
+            runs.claim(out, config, reader.manifest.recipe["revisions"], "a dataset")
+            funnel = _write(reader, config, out)
+    show(funnel, out)
+    return funnel
+
+
+def _write(reader: DatasetReader, config: CurateConfig, out: Place) -> Funnel:
+    """Writes all units, and then what makes them a dataset."""
     shards: list[Shard] = []
     outcomes: Counter[tuple[str, str]] = Counter()
-    writer = DatasetWriter(out)
+    writer = DatasetWriter(out, config.pictures)
     for shard in progress(reader.manifest.of("grids"), description="rescoring"):
         number = int(Path(shard.path).stem)
         unit = _rescored(reader, number, config)
         rows: dict[Kind, Sequence[Any]] = {"pairs": unit.pairs, "films": unit.films, "rejects": unit.rejects}
         shards += [writer.write_shard(kind, number, records) for kind, records in rows.items() if records]
-        shards.append(_copied(folder, shard, out))
+        (out / shard.path).write_atomic((reader.folder / shard.path).read_bytes())
+        shards.append(shard)
         outcomes.update((row["outcome"], row["reason"]) for row in unit.rejects)
     funnel = replace(_funnel(reader, shards, outcomes, config), diversity=diversity_of(out, shards))
-    recipe: dict[str, Any] = json.loads(to_json(config))
+    if funnel.films == 0:
+        raise UserError(
+            f"no film of {config.frames} panels is left from a score of {config.min_score:g} on; give a lower one"
+        )
+    recipe: dict[str, Any] = json.loads(to_json(config.claimed()))
     writer.finish(shards, recipe | {"revisions": runs.sources_of(out)}, funnel.to_dict())
-    for line in (*funnel.lines(), f"in {out}"):
-        console.print(line, soft_wrap=True, markup=False)
     return funnel
+
+
+def _require_apart(out: Place, folder: Place) -> None:
+    """Refuses to write over what is read, or into it."""
+    if out.local is not None and folder.local is not None:
+        require_apart(out.local, folder.local, "the dataset's folder")
+    elif f"{out}/".startswith(f"{folder}/"):
+        raise UserError(f'--out "{out}" is or lies in the dataset\'s folder "{folder}"; give a folder apart')
 
 
 def _config(reader: DatasetReader, min_score: float) -> CurateConfig:
@@ -119,10 +141,10 @@ def _require_scores(reader: DatasetReader, min_score: float) -> None:
 
 def _scores(reader: DatasetReader) -> Iterator[float | None]:
     """Of all that was judged the same."""
+    scored = ["score"] if reader.manifest.schema_version > 1 else []
     for shard in (*reader.manifest.of("pairs"), *reader.manifest.of("rejects")):
-        path = reader.folder / shard.path
-        columns = [name for name in ("score", "reason") if name in pq.read_schema(path).names]
-        for row in pq.read_table(path, columns=columns).to_pylist():
+        named = "id" if shard.kind == "pairs" else "reason"
+        for row in read_columns(reader.folder / shard.path, [named, *scored]):
             if shard.kind == "pairs" or row["reason"] in (BELOW, NO_SCORE):
                 yield row.get("score")
 
@@ -149,21 +171,22 @@ def _rescored(reader: DatasetReader, number: int, config: CurateConfig) -> _Unit
 
 def _rows(reader: DatasetReader, kind: Kind, number: int) -> list[Row]:
     path = shard_path(reader.folder, kind, number)
-    return list(read_shard(path, dict)) if path.is_file() else []
+    named = any(reader.folder / shard.path == path for shard in reader.manifest.of(kind))
+    return list(read_shard(path, dict)) if named else []
 
 
 def _unjudged(reject: Row) -> bool:
     return reject["reason"] == NEAR_COPY or reject["reason"].startswith(NO_DESCRIPTION)
 
 
-def _require_both_orders(pairs: Sequence[Row], folder: Path) -> None:
+def _require_both_orders(pairs: Sequence[Row], folder: Place) -> None:
     if len(pairs) % 2 or any(turned(one)["id"] != two["id"] for one, two in zip(pairs[::2], pairs[1::2], strict=True)):
         raise UserError(
             f'"{folder}" holds examples that are no pairs in both orders; curate it with the other min_score'
         )
 
 
-def _places(sheets: Sequence[Row], folder: Path) -> Any:
+def _places(sheets: Sequence[Row], folder: Place) -> Any:
     """Where a candidate stands among all of its unit."""
     ids = [[panel_id(sheet["id"], n) for n in range(len(sheet["panel_subjects"]))] for sheet in sheets]
     order = {two: at for at, two in enumerate(two for panels in ids for two in combinations(panels, 2))}
@@ -191,13 +214,6 @@ def _films(sheets: Sequence[Row], pairs: Sequence[Row], config: CurateConfig) ->
                 ]
             )
     return list(films(described, [to_pair(row) for row in pairs], config.references, config.targets))
-
-
-def _copied(folder: Path, shard: Shard, out: Path) -> Shard:
-    """The same file in another folder."""
-    path = out / shard.path
-    write_atomic(path, (folder / shard.path).read_bytes())
-    return replace(shard, sha256=sha256_of(path))
 
 
 def _funnel(

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -26,6 +25,7 @@ from dsd.curate.units import Unit, UnitLedger, Units
 from dsd.data.records import Caption, Grid, GridPrompt, Reject, Sheet
 from dsd.data.rows import Kind, Row, to_sheet
 from dsd.data.store import read_shard, shard_path
+from dsd.places import Place
 
 Cut = list[Image.Image] | RefusedSheet
 _NO_PROMPT = "no grid prompt: "
@@ -47,7 +47,7 @@ class Curation:
     units: Units
     models: Models
     ledger: UnitLedger
-    drawn: Path
+    drawn: Place
 
     def __len__(self) -> int:
         return len(self.units)
@@ -76,13 +76,13 @@ class Curation:
 
     def do(self, stage: str, number: int, given: Any) -> Any:
         """Has the grid prompts of a unit written, its sheets drawn, or them judged."""
-        if stage == JUDGE:
-            sheets = list(read_shard(shard_path(self.drawn, "grids", number), to_sheet))
-            return self.ledger.commit(number, *judge(sheets, self.units.seed(number), self.models))
-        unit = self.units[number]
         if stage == WRITE:
-            return write(unit, self.models)
-        return self.ledger.commit_sheets(number, draw(unit, given or write(unit, self.models), self.models))
+            return write(self.units[number], self.models)
+        if stage == DRAW:
+            unit = self.units[number]
+            return self.ledger.commit_sheets(number, draw(unit, given or write(unit, self.models), self.models))
+        sheets = list(read_shard(shard_path(self.drawn, "grids", number), to_sheet))
+        return self.ledger.commit(number, *judge(sheets, self.units.seed(number), self.models))
 
 
 def write(unit: Unit, models: Models) -> Sequence[GridPrompt | ChatFailure]:

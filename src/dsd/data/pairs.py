@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-import pyarrow.parquet as pq
-
 from dsd.data.records import Pair, content_id
 from dsd.data.rows import Kind, to_pair
-from dsd.data.store import DatasetReader
+from dsd.data.store import DatasetReader, read_columns
+from dsd.places import Where
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class PairRows(Sequence[Pair]):
 
     def __init__(
         self,
-        folder: Path,
+        folder: Where,
         cache: Path,
         *,
         only: Collection[str] | None = None,
@@ -99,7 +98,7 @@ def turned(pair: Pair) -> Pair:
 def _places(reader: DatasetReader, kind: Kind, refused: str | None) -> list[_Place]:
     """Kept pairs as they stand, and what was rejected for a reason in both orders."""
     columns = ["id", "grid", "reference_panel", "target_panel", *(["reason"] if kind == "rejects" else [])]
-    rows = pq.read_table(_files(reader, kind), columns=columns).to_pylist()
+    rows = [row for file in _files(reader, kind) for row in read_columns(file, columns)]
     if kind == "pairs":
         return [_Place(kind, number, False, row["id"], row["grid"]) for number, row in enumerate(rows)]
     return [

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
 from dsd.data.records import Caption, Description, Grid, GridPrompt, Model, Pair, PanelFilm, Reject, Sheet, Votes
-from dsd.images import encode_png, load_image
+from dsd.errors import UserError, cut
+from dsd.images import encode, load_image
+from dsd.images.writing import Format
+
+if TYPE_CHECKING:  # imported where it is used: it is slow
+    import datasets
 
 Kind = Literal["pairs", "rejects", "grids", "films"]
 Row = Pair | Reject | Sheet | PanelFilm | dict[str, Any]
@@ -75,9 +81,33 @@ COLUMNS: dict[Kind, dict[str, str]] = {
 }
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """How pictures of panels are written. Sheets are always PNG: what is cut from them is decided by every pixel.
+
+    Attributes:
+        format: PNG keeps all pixels; WebP and JPEG are smaller and lossy.
+        quality: of WebP and JPEG, from 1 to 100.
+    """
+
+    format: Format = "png"
+    quality: int = 95
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 100:
+            raise UserError(f"image_quality is {self.quality}, but must be from 1 to 100")
+
+    def bytes_of(self, image: Image.Image) -> bytes:
+        """A picture as a file."""
+        return encode(image, self.format, quality=self.quality)
+
+
+PNG = Pictures()
+
+
 @cache
-def arrow_schema(kind: Kind) -> pa.Schema:
-    """The schema of a kind's files, with Hugging Face features in its metadata."""
+def features(kind: Kind) -> datasets.Features:
+    """What the columns of a kind's files are to `datasets`."""
     import datasets
 
     makers = {
@@ -88,30 +118,44 @@ def arrow_schema(kind: Kind) -> pa.Schema:
         "image": datasets.Image,
         "images": lambda: datasets.List(datasets.Image()),
     }
-    return datasets.Features({name: makers[type_]() for name, type_ in COLUMNS[kind].items()}).arrow_schema
+    return datasets.Features({name: makers[type_]() for name, type_ in COLUMNS[kind].items()})
 
 
-def to_parquet(kind: Kind, records: Sequence[Row]) -> bytes:
-    """The bytes of a file with the records, in order; equal records give equal bytes."""
-    table = pa.Table.from_pylist([to_row(record) for record in records], schema=arrow_schema(kind))
+@cache
+def arrow_schema(kind: Kind) -> pa.Schema:
+    """The schema of a kind's files, with Hugging Face features in its metadata."""
+    return features(kind).arrow_schema
+
+
+def to_parquet(kind: Kind, records: Sequence[Row], pictures: Pictures = PNG) -> bytes:
+    """The bytes of a file with the records, in order; equal records give equal bytes.
+
+    Raises:
+        UserError: a text of a record is no Unicode.
+    """
+    rows = [to_row(record, pictures) for record in records]
+    try:
+        table = pa.Table.from_pylist(rows, schema=arrow_schema(kind))
+    except UnicodeEncodeError as error:
+        raise _no_text(kind, rows) from error
     buffer = io.BytesIO()
-    # Zstandard at a fixed level; pictures are PNG already and gain nothing from dictionaries.
+    # Zstandard at a fixed level; pictures are compressed already and gain nothing from dictionaries.
     pq.write_table(table, buffer, compression="zstd", compression_level=3, row_group_size=ROW_GROUP, version="2.6")
     return buffer.getvalue()
 
 
-def to_row(record: Row) -> dict[str, Any]:
+def to_row(record: Row, pictures: Pictures = PNG) -> dict[str, Any]:
     """The columns of a record; a row passes as it is, with the bytes of its pictures."""
     if isinstance(record, dict):
         return record
     if isinstance(record, Sheet):
         return _sheet_row(record)
     if isinstance(record, PanelFilm):
-        return _judged_row("films", record)
+        return _judged_row("films", record, pictures)
     if isinstance(record, Reject):
         own = {"outcome": record.outcome, "reason": record.reason, "words": record.words}
-        return own | _judged_row("pairs", record.pair)
-    return _judged_row("pairs", record)
+        return own | _judged_row("pairs", record.pair, pictures)
+    return _judged_row("pairs", record, pictures)
 
 
 def to_pair(row: dict[str, Any]) -> Pair:
@@ -148,8 +192,29 @@ def to_sheet(row: dict[str, Any]) -> Sheet:
     return Sheet(caption=caption, prompt=prompt, grid=grid, descriptions=described, reason=row["reason"])
 
 
-def _judged_row(kind: Kind, record: Pair | PanelFilm) -> dict[str, Any]:
-    own = {name: _cell(getattr(record, name)) for name in _plain(kind)}
+def _no_text(kind: Kind, rows: Sequence[dict[str, Any]]) -> UserError:
+    """Which text has halves of surrogate pairs, which UTF-8 cannot say."""
+    for number, row in enumerate(rows):
+        for name, value in row.items():
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str) and not _is_text(text):
+                    return UserError(
+                        f"row {number} of {kind} cannot be written: its {name} is {cut(ascii(text))}, which is no text "
+                        "of Unicode; refuse such a text where it is read"
+                    )
+    raise AssertionError("all texts are Unicode")
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _judged_row(kind: Kind, record: Pair | PanelFilm, pictures: Pictures) -> dict[str, Any]:
+    own = {name: _cell(getattr(record, name), pictures) for name in _plain(kind)}
     counts = {} if isinstance(record, PanelFilm) else _vote_columns(record.votes)
     return own | _model_columns("judge", record.judge) | counts
 
@@ -171,15 +236,15 @@ def _vote_columns(votes: Votes | None) -> dict[str, int | None]:
 
 
 def _to_votes(row: dict[str, Any]) -> Votes | None:
-    same, other, failed = (row.get(name) for name in _VOTES)
-    return None if same is None else Votes(same=same, other=other, failed=failed)
+    counts: list[Any] = [row.get(name) for name in _VOTES]
+    return None if counts[0] is None else Votes(same=counts[0], other=counts[1], failed=counts[2])
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: Any, pictures: Pictures) -> Any:
     """What stands in a row for a text, a picture, or several of them."""
     if isinstance(value, tuple):
-        return [_cell(one) for one in value]
-    return _picture(value) if isinstance(value, Image.Image) else value
+        return [_cell(one, pictures) for one in value]
+    return _picture(value, pictures) if isinstance(value, Image.Image) else value
 
 
 def _value(cell: Any) -> Any:
@@ -196,7 +261,7 @@ def _sheet_row(sheet: Sheet) -> dict[str, Any]:
         row |= {"prompt_id": prompt.id, "subject": prompt.subject, "scenes": list(prompt.scenes), "text": prompt.text}
         row |= _model_columns("writer", prompt.writer)
     if sheet.grid is not None:
-        row |= {"id": sheet.grid.id, "image": _picture(sheet.grid.image), "seed": sheet.grid.seed}
+        row |= {"id": sheet.grid.id, "image": _picture(sheet.grid.image, PNG), "seed": sheet.grid.seed}
         row |= _model_columns("teacher", sheet.grid.teacher)
     return row | {
         "panel_subjects": [words.subject for words in sheet.descriptions],
@@ -205,8 +270,8 @@ def _sheet_row(sheet: Sheet) -> dict[str, Any]:
     }
 
 
-def _picture(image: Any) -> dict[str, Any]:
-    return {"bytes": encode_png(image), "path": None}
+def _picture(image: Image.Image, pictures: Pictures) -> dict[str, Any]:
+    return {"bytes": pictures.bytes_of(image), "path": None}
 
 
 def _model_columns(name: str, model: Model) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Where examples come from: a curated dataset, or the user's own pictures, in any layout that `datasets` reads.
 
-- a folder that `dsd curate` wrote;
+- a folder that `dsd curate` wrote, here or at an address that fsspec knows;
 - a folder of pictures with a ``metadata.jsonl`` or ``metadata.csv`` (or such a file itself, of any name): a row an
   example, pictures by their names in it;
 - what `datasets` loads: a folder of ``save_to_disk``, a folder of its files, one of them, or a hub id (a stream);
@@ -23,6 +23,7 @@ from dsd.data.records import Example
 from dsd.data.tables import Row, rows_of
 from dsd.errors import UserError, reason_of
 from dsd.files import sha256_of
+from dsd.places import Place
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Files that describe the pictures beside them, a row each."""
@@ -57,7 +58,7 @@ def open_source(
     """Finds out what the data are.
 
     Args:
-        data: a folder, a single file, or a hub id.
+        data: a folder, a single file, a hub id, or the address of a folder that `dsd curate` wrote (``s3://...``).
         columns: of the user's own data.
         skip_bad_rows: leave out rows that cannot be used, and say how many, where the first one else ends the reading.
         one_size: a row with a picture of another size than the first one's cannot be used.
@@ -67,10 +68,10 @@ def open_source(
     """
     from dsd.data.store import MANIFEST, DatasetReader
 
-    path, columns = Path(data), columns or Columns()
-    if (path / MANIFEST).is_file() or (path / _UNITS).is_dir():  # finished, or to be refused as unfinished
-        reader = DatasetReader(path)
-        return Source(examples=reader.examples, fingerprint=sha256_of(path / MANIFEST)[:16], total=len(reader))
+    place, path, columns = Place.of(data), Path(data), columns or Columns()
+    if place.local is None or (path / MANIFEST).is_file() or (path / _UNITS).is_dir():  # unfinished ones are refused
+        reader = DatasetReader(place)
+        return Source(examples=reader.examples, fingerprint=(place / MANIFEST).sha256()[:16], total=len(reader))
     folder = path.parent if path.is_file() else path
     tables = [path] if path.is_file() else [path / name for name in METADATA]
     table = next((table for table in tables if table.suffix in _OF_TABLES and table.is_file()), None)

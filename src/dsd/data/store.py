@@ -7,19 +7,23 @@ The manifest is written last: a folder without one is a dataset in the making.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dsd.data.card import CARD, card
 from dsd.data.records import Example, Pair, PanelFilm, Reject, Sheet
-from dsd.data.rows import Kind, to_film, to_pair, to_parquet, to_reject, to_sheet
-from dsd.errors import UserError
-from dsd.files import read_json, sha256_of, write_atomic
+from dsd.data.rows import PNG, Kind, Pictures, to_film, to_pair, to_parquet, to_reject, to_sheet
+from dsd.errors import UserError, cut, reason_of
+from dsd.files import DamagedFile, read_json
+from dsd.places import Place, Where
 
 Record = TypeVar("Record")
 
@@ -28,6 +32,8 @@ READABLE = (1, SCHEMA_VERSION)
 """Version 1 has no columns of scores and votes (`dsd.data.rows.SINCE_2`), which are then read as None."""
 MANIFEST = "manifest.json"
 FUNNEL = "funnel.json"
+_AGAIN = "copy the dataset again, or run the command that curated it, which makes anew what is damaged"
+_READ_AT_ONCE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +51,18 @@ class Shard:
     kind: Kind
     rows: int
     sha256: str
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Shard:
+        """The inverse of `dataclasses.asdict`.
+
+        Raises:
+            LookupError, TypeError, ValueError: something else.
+        """
+        if content["kind"] not in get_args(Kind):
+            raise ValueError(f"there is no kind {content['kind']!r}")
+        texts = str(content["path"]), str(content["sha256"])
+        return cls(path=texts[0], kind=content["kind"], rows=int(content["rows"]), sha256=texts[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +94,12 @@ class Manifest:
         return sum(shard.rows for shard in self.of(kind))
 
 
-def shard_path(folder: Path, kind: Kind, number: int) -> Path:
+def shard_path(folder: Where, kind: Kind, number: int) -> Place:
     """Where shard `number` of a kind is, or will be."""
-    return folder / kind / f"{number:05d}.parquet"
+    return Place.of(folder) / f"{kind}/{number:05d}.parquet"
 
 
-def read_shard(path: Path, read: Callable[[dict[str, Any]], Record]) -> Iterator[Record]:
+def read_shard(path: Where, read: Callable[[dict[str, Any]], Record]) -> Iterator[Record]:
     """The records of a shard, in order.
 
     Args:
@@ -89,16 +107,93 @@ def read_shard(path: Path, read: Callable[[dict[str, Any]], Record]) -> Iterator
         read: makes a record of a row.
 
     Raises:
-        UserError: it is missing or damaged.
+        DamagedFile: it is missing or damaged.
+        UserError: it cannot be read.
     """
-    if not path.is_file():
-        raise UserError(f'"{path}" is missing from the dataset; copy the dataset again')
+    with _parquet(Place.of(path)) as file:
+        for batch in file.iter_batches(batch_size=64):
+            for row in batch.to_pylist():
+                yield _read(row, read, Place.of(path))
+
+
+def _read(row: dict[str, Any], read: Callable[[dict[str, Any]], Record], path: Place) -> Record:
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=64):
-                yield from map(read, batch.to_pylist())
-    except pa.ArrowException as error:
-        raise UserError(f'"{path}" is damaged ({error}); copy the dataset again') from error
+        return read(row)
+    except UserError as error:  # a picture that does not decode
+        raise _damaged(path, error) from error
+
+
+def read_columns(path: Where, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Some columns of a shard, a row each; see `read_shard`."""
+    with _parquet(Place.of(path)) as file:
+        rows: list[dict[str, Any]] = file.read(columns=list(columns)).to_pylist()
+        if rows and (lacking := set(columns) - set(rows[0])):
+            raise KeyError(min(lacking))
+        return rows
+
+
+def read_row(path: Where, row: int, read: Callable[[dict[str, Any]], Record]) -> Record:
+    """One record of a shard, for which the one row group that holds it is read; see `read_shard`.
+
+    Args:
+        path: of the shard.
+        row: its place in it, from 0.
+        read: makes a record of a row.
+    """
+    with _parquet(Place.of(path)) as file:
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if row < rows:
+                return _read(file.read_row_group(group).slice(row, 1).to_pylist()[0], read, Place.of(path))
+            row -= rows
+        raise ValueError(f"it has {row} rows too few")
+
+
+@contextmanager
+def _parquet(path: Place) -> Iterator[pq.ParquetFile]:
+    try:
+        with path.reading(), path.open() as opened, _parsing(path), pq.ParquetFile(opened) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise DamagedFile(f'"{path}" is missing from the dataset; {_AGAIN}') from error
+
+
+@contextmanager
+def _parsing(path: Place) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+            raise  # of the place; what pyarrow says of a file's content has no number
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Place, error: Exception) -> DamagedFile:
+    return DamagedFile(f'"{path}" is damaged ({cut(reason_of(error))}); {_AGAIN}')
+
+
+def is_intact(folder: Where, shard: Shard) -> bool:
+    """Whether a shard is there with the bytes that it was written with.
+
+    Raises:
+        UserError: the place cannot be read.
+    """
+    try:
+        return (Place.of(folder) / shard.path).sha256() == shard.sha256
+    except FileNotFoundError:
+        return False
+
+
+def damaged_shards(folder: Where, shards: Sequence[Shard]) -> list[Shard]:
+    """Those that are missing or have other bytes; all are read, several at once.
+
+    Raises:
+        UserError: the place cannot be read.
+    """
+    place = Place.of(folder)
+    with ThreadPoolExecutor(_READ_AT_ONCE) as threads:
+        intact = threads.map(lambda shard: is_intact(place, shard), shards)
+        return [shard for shard, whole in zip(shards, intact, strict=True) if not whole]
 
 
 class DatasetWriter:
@@ -106,23 +201,35 @@ class DatasetWriter:
 
     Args:
         folder: of the dataset.
+        pictures: how those of panels are written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Where, pictures: Pictures = PNG) -> None:
+        self.folder = Place.of(folder)
+        self.pictures = pictures
 
     def write_shard(self, kind: Kind, number: int, records: Sequence[Any]) -> Shard:
         """Writes (or writes anew) shard `number` of a kind; equal records give equal bytes.
 
         Raises:
             ValueError: no records; `datasets` cannot read a file without rows, so none is written.
+            UserError: the place cannot be written to, or a text is no Unicode.
         """
+        shard, content = self.shard(kind, number, records)
+        (self.folder / shard.path).write_atomic(content)
+        return shard
+
+    def shard(self, kind: Kind, number: int, records: Sequence[Any]) -> tuple[Shard, bytes]:
+        """What `write_shard` writes, and the bytes; nothing is written."""
         if not records:
             raise ValueError(f"shard {number} of {kind} would be empty")
-        path = shard_path(self.folder, kind, number)
-        write_atomic(path, to_parquet(kind, records))
-        name = path.relative_to(self.folder).as_posix()
-        return Shard(path=name, kind=kind, rows=len(records), sha256=sha256_of(path))
+        content = to_parquet(kind, records, self.pictures)
+        name = f"{kind}/{number:05d}.parquet"
+        return Shard(path=name, kind=kind, rows=len(records), sha256=hashlib.sha256(content).hexdigest()), content
+
+    def write_funnel(self, funnel: Mapping[str, Any]) -> None:
+        """Writes what became of everything; without a manifest that makes no dataset."""
+        (self.folder / FUNNEL).write_atomic(_json(funnel))
 
     def finish(
         self,
@@ -135,9 +242,10 @@ class DatasetWriter:
         """Writes funnel, card and manifest; with the last the dataset is complete."""
         shards = [shard for kind in get_args(Kind) for shard in shards if shard.kind == kind]
         manifest = Manifest(schema_version=schema_version, recipe=recipe, shards=tuple(shards))
-        write_atomic(self.folder / FUNNEL, _json(funnel))
-        write_atomic(self.folder / "README.md", _card(manifest))
-        write_atomic(self.folder / MANIFEST, _json(asdict(manifest)))
+        self.write_funnel(funnel)
+        rows = {kind: manifest.rows(kind) for kind in get_args(Kind)}
+        (self.folder / CARD).write_atomic(card(rows, manifest.trained_on))
+        (self.folder / MANIFEST).write_atomic(_json(asdict(manifest)))
 
 
 class DatasetReader:
@@ -150,8 +258,8 @@ class DatasetReader:
         UserError: no dataset, an unfinished one, or one of another schema version.
     """
 
-    def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: Where) -> None:
+        self.folder = Place.of(folder)
         self.manifest = _read_manifest(self.folder)
 
     def __len__(self) -> int:
@@ -179,25 +287,24 @@ class DatasetReader:
 
     def funnel(self) -> dict[str, Any]:
         """The content of ``funnel.json``."""
-        return read_json(self.folder / FUNNEL, lambda content: dict(content.items()), "copy the dataset again")
+        return read_json(self.folder / FUNNEL, lambda content: dict(content.items()), _AGAIN)
 
     def verify(self) -> None:
         """Compares every shard with the manifest.
 
         Raises:
-            UserError: a shard is missing or has other bytes.
+            DamagedFile: a shard is missing or has other bytes.
+            UserError: the place cannot be read.
         """
-        for shard in self.manifest.shards:
-            path = self.folder / shard.path
-            if not path.is_file() or sha256_of(path) != shard.sha256:
-                raise UserError(f'"{path}" is missing or not what the manifest says; copy the dataset again')
+        for shard in damaged_shards(self.folder, self.manifest.shards):
+            raise DamagedFile(f'"{self.folder / shard.path}" is missing or not what the manifest says; {_AGAIN}')
 
     def _records(self, kind: Kind, read: Callable[[dict[str, Any]], Record]) -> Iterator[Record]:
         for shard in self.manifest.of(kind):
             yield from read_shard(self.folder / shard.path, read)
 
 
-def _read_manifest(folder: Path) -> Manifest:
+def _read_manifest(folder: Place) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(
@@ -212,37 +319,11 @@ def _read_manifest(folder: Path) -> Manifest:
                 f'"{folder}" is a dataset of schema version {version}, but this version of dsd reads '
                 f"{' and '.join(map(str, READABLE))}; curate it again, or use the dsd that wrote it"
             )
-        shards = tuple(Shard(**shard) for shard in content["shards"])
-        return Manifest(schema_version=version, recipe=content["recipe"], shards=shards)
+        shards = tuple(map(Shard.from_dict, content["shards"]))
+        return Manifest(schema_version=version, recipe=dict(content["recipe"].items()), shards=shards)
 
-    return read_json(path, read, "copy the dataset again")
+    return read_json(path, read, _AGAIN)
 
 
 def _json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def _card(manifest: Manifest) -> str:
-    configs, trained_on = [], manifest.trained_on
-    kinds: list[Kind] = [kind for kind in get_args(Kind) if kind != "films" or trained_on == "films"]
-    for kind in kinds:
-        if manifest.rows(kind):
-            default = "\n  default: true" if kind == trained_on else ""
-            configs.append(f'- config_name: {kind}{default}\n  data_files: "{kind}/*.parquet"')
-    counts = ", ".join(f"{manifest.rows(kind)} {kind}" for kind in kinds)
-    films = ""
-    if trained_on == "films":
-        films = (
-            "\n`films` holds examples of several references or targets, of panels that were all kept with one another."
-        )
-    header = "\n".join(["---", "configs:", *configs, "---"]) if configs else ""
-    return f"""{header}
-# Pairs of one individual in two scenes
-
-Made by `dsd curate`: {counts}. A teacher drew sheets of one subject, a vision-language model judged every two panels.
-`pairs` holds what it kept, in both orders: a `reference`, and a `target` under its caption. `rejects` holds the rest
-with the `reason`, `grids` a row for each caption. `manifest.json` names the settings and the models.{films}
-
-    datasets.load_dataset("this/folder")             # the {trained_on}
-    datasets.load_dataset("this/folder", "rejects")
-"""

@@ -5,22 +5,19 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from dsd.data.records import Pair, Reject
 from dsd.data.rows import to_pair, to_reject
-from dsd.data.store import DatasetReader
-from dsd.errors import UserError, cut, reason_of
+from dsd.data.store import DatasetReader, read_columns, read_row
+from dsd.errors import UserError, cut
 from dsd.images import encode_png
+from dsd.places import Place, Where
 
 PER_PAGE = 6
 KEPT, REJECTED = "kept", "rejected, for any reason"
@@ -28,10 +25,10 @@ _LARGE = 384  # pixels; larger panels are scaled down and sent as WebP
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Row:
     """Where a row is."""
 
-    path: Path
+    path: Place
     row: int
 
 
@@ -45,21 +42,21 @@ class Pages:
         UserError: no finished dataset, or a damaged one.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Where) -> None:
         reader = DatasetReader(folder)
         self.folder = reader.folder
         self.funnel = reader.funnel()
-        kept: dict[frozenset[str], _Place] = {}
+        kept: dict[frozenset[str], _Row] = {}
         for shard in reader.manifest.of("pairs"):
             path = self.folder / shard.path
-            for row, panels in enumerate(_columns(path, "reference_panel", "target_panel")):
-                kept.setdefault(frozenset(panels), _Place(path, row))
-        self._places: dict[str, list[_Place]] = {KEPT: list(kept.values()), REJECTED: []}
-        reasons: dict[str, list[_Place]] = {}
+            for row, panels in enumerate(read_columns(path, ["reference_panel", "target_panel"])):
+                kept.setdefault(frozenset(panels.values()), _Row(path, row))
+        self._places: dict[str, list[_Row]] = {KEPT: list(kept.values()), REJECTED: []}
+        reasons: dict[str, list[_Row]] = {}
         for shard in reader.manifest.of("rejects"):
             path = self.folder / shard.path
-            for row, (reason,) in enumerate(_columns(path, "reason")):
-                reasons.setdefault(reason, []).append(_Place(path, row))
+            for row, columns in enumerate(read_columns(path, ["reason"])):
+                reasons.setdefault(columns["reason"], []).append(_Row(path, row))
         self._places[REJECTED] = [place for places in reasons.values() for place in places]
         self._places |= dict(sorted(reasons.items(), key=lambda item: -len(item[1])))
 
@@ -89,7 +86,7 @@ class Pages:
         if not places:
             return '<p class="dsd-empty">There are none.</p>'
         read = to_pair if which == KEPT else to_reject
-        cards = "".join(_card(_record(place, read)) for place in places)
+        cards = "".join(_card(read_row(place.path, place.row, read)) for place in places)
         return f'<div class="dsd-pairs">{cards}</div>'
 
     def funnel_html(self) -> str:
@@ -165,33 +162,3 @@ def _data_url(picture: Image.Image) -> str:
 
 def _listed(counts: Mapping[str, Any]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
-
-
-def _columns(path: Path, *names: str) -> Iterator[tuple[str, ...]]:
-    """Some columns of a file of rows, row by row."""
-    with _damage_in(path):
-        table = pq.read_table(path, columns=list(names))
-        columns = [table[name].to_pylist() for name in names]
-    return zip(*columns, strict=True)
-
-
-def _record(place: _Place, read: Callable[[dict[str, Any]], Pair | Reject]) -> Pair | Reject:
-    """A record; of its file, the one row group that holds it is read."""
-    with _damage_in(place.path), pq.ParquetFile(place.path) as file:
-        row = place.row
-        for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            if row < rows:
-                return read(file.read_row_group(group).slice(row, 1).to_pylist()[0])
-            row -= rows
-        raise ValueError(f"it has no row {place.row}")
-
-
-@contextmanager
-def _damage_in(path: Path) -> Iterator[None]:
-    if not path.is_file():
-        raise UserError(f'"{path}" is missing from the dataset; copy the dataset again')
-    try:
-        yield
-    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f'"{path}" is damaged ({reason_of(error)}); copy the dataset again') from error

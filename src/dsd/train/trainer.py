@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from dsd.data.pairs import ids_of
 from dsd.data.records import Example
 from dsd.data.sources import Source, open_source
 from dsd.errors import UserError
-from dsd.files import make_folder
+from dsd.locks import held
 from dsd.models import revision_or_name
 from dsd.train import adapter as adapters
 from dsd.train import checkpoint, environment, loop
@@ -30,7 +31,7 @@ __all__ = ["TrainConfig", "train"]
 
 @loop.flushed_denormals()
 def train(
-    config: TrainConfig, data: Path | Source | Sequence[Example], out: Path, *, latents: Path | None = None
+    config: TrainConfig, data: Path | str | Source | Sequence[Example], out: Path, *, latents: Path | None = None
 ) -> Path:
     """Trains a student and writes its adapter.
 
@@ -51,13 +52,18 @@ def train(
     finished, source = out / "adapter", _source_of(data, config)
     if is_finished(config, source, out):
         return finished
+    with held(out) if accelerator.is_main_process else nullcontext():
+        _train(config, source, out, latents or out / "latents", accelerator)
+    return finished
+
+
+def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
-        make_folder(out)
         if not runs.begun(out, config):
             discard(out / "latents")  # of a start that failed on what it found
-        latent_cache(config, source, latents or out / "latents", accelerator.device)
+        latent_cache(config, source, latents, accelerator.device)
     accelerator.wait_for_everyone()
-    cache = LatentCache(latents or out / "latents")
+    cache = LatentCache(latents)
     backbone = load_backbone(config.base, device=accelerator.device, dtype=_frozen_dtype(config), text=False)
     task = TwoFrameTask(config, backbone, attach(config, backbone), cache, accelerator, out)
     if accelerator.is_main_process:
@@ -73,9 +79,8 @@ def train(
         writes=accelerator.is_main_process,
     )
     if accelerator.is_main_process:
-        export(task, finished)
+        export(task, out / "adapter")
     accelerator.wait_for_everyone()
-    return finished
 
 
 def is_finished(config: TrainConfig, data: Source, out: Path) -> bool:
@@ -148,7 +153,7 @@ def export(task: TwoFrameTask, folder: Path) -> None:
 
 
 def latent_cache(
-    config: TrainConfig, data: Path | Source | Sequence[Example], folder: Path, device: torch.device
+    config: TrainConfig, data: Path | str | Source | Sequence[Example], folder: Path, device: torch.device
 ) -> LatentCache:
     """The latents and encoded captions of a run's pairs, made unless they are there.
 
@@ -166,13 +171,14 @@ def latent_cache(
         max_sequence_length=config.max_sequence_length,
     )
     if not is_complete(folder, key):
-        backbone = load_backbone(config.base, device=device, dtype=_frozen_dtype(config), transformer=False)
-        build_cache(data.examples(), backbone, folder, key, total=data.total)
+        with held(folder, "latents"):
+            backbone = load_backbone(config.base, device=device, dtype=_frozen_dtype(config), transformer=False)
+            build_cache(data.examples(), backbone, folder, key, total=data.total)
     return LatentCache(folder)
 
 
-def _source_of(data: Path | Source | Sequence[Example], config: TrainConfig) -> Source:
-    if isinstance(data, Path):
+def _source_of(data: Path | str | Source | Sequence[Example], config: TrainConfig) -> Source:
+    if isinstance(data, (Path, str)):
         return open_source(data, one_size=config.frame_size is None)
     if isinstance(data, Source):
         return data

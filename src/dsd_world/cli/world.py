@@ -14,11 +14,14 @@ class Draw:
     """Draws individuals of the world as PNG files, with all that is known of them in metadata.jsonl."""
 
     count: int = 16
-    """How many individuals (with --sheets: how many sheets)."""
+    """How many individuals (with --sheets: how many sheets; with --pairs: how many pairs)."""
     split: Literal["training", "validation", "evaluation"] = "training"
     """The splits share no individual."""
     sheets: bool = False
     """Draw 2x2 sheets, about a third of them with drifting panels, in place of single panels."""
+    pairs: bool = False
+    """Draw pairs whose captions say the same, half of them of one individual and half of two, with the truth: what
+    `dsd curate calibrate` reads."""
     maps: bool = False
     """Write depth and light maps beside the panels."""
     out: Path = Path("runs/world")
@@ -57,7 +60,7 @@ def variants() -> dict[str, tuple[str, Draw | TrainModel]]:
 
 def plan(command: Draw | TrainModel) -> list[str]:
     if isinstance(command, Draw):
-        what = "sheets of 2x2 panels" if command.sheets else "individuals"
+        what = "sheets of 2x2 panels" if command.sheets else "labelled pairs" if command.pairs else "individuals"
         return [f"draw {command.count} {what} of the {command.split} split into {command.out}"]
     length = f"{command.steps} steps" if command.steps else f"{command.hours} hours" if command.hours else "a budget"
     budget = "" if command.steps or command.hours else " (give --steps or --hours)"
@@ -70,7 +73,14 @@ def run(command: Draw | TrainModel) -> None:
     if isinstance(command, Draw):
         from dsd_world.export import draw_to_folder
 
-        draw_to_folder(command.out, count=command.count, split=command.split, sheets=command.sheets, maps=command.maps)
+        draw_to_folder(
+            command.out,
+            count=command.count,
+            split=command.split,
+            sheets=command.sheets,
+            pairs=command.pairs,
+            maps=command.maps,
+        )
         return
     from dsd_world.training import train_model
 

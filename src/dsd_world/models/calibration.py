@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from dsd.chat.local import LocalChat
+from dsd.chat.protocol import Decision
+from dsd.curate.judge import questions
 from dsd.curate.tasks.identity import IDENTITY
 from dsd_world.examined_pairs import Pairs
-from dsd_world.judge_quality import candidate_pairs, judged
+from dsd_world.judge_quality import candidate_pairs
 
 _BIASED = {True: '", "same": true}', False: '{"same": true}'}
 """The token of tiny-vlm that accepts a pair, with chain of thought and without."""
+_LEAST = 1e-7
+"""How far a probability in float32 can be told from 0 and 1."""
 
 
 def best_threshold(confidence: Sequence[float], same: Sequence[bool]) -> float:
@@ -31,11 +36,18 @@ def best_threshold(confidence: Sequence[float], same: Sequence[bool]) -> float:
     return float((edges[cut] + edges[cut + 1]) / 2)
 
 
+def _odds(probability: float | None) -> float:
+    """The log-odds of a decision; even where none are known."""
+    inside = min(max(0.5 if probability is None else probability, _LEAST), 1 - _LEAST)
+    return log(inside / (1 - inside))
+
+
 def calibrate(folder: Path, pairs: Pairs) -> dict[str, float]:
     """Sets tiny-vlm's decisions to the threshold that is right most often on these pairs, in both forms.
 
     The threshold is written into the model's ``generation_config.json``, as a bias on the token that accepts, so every
-    program that generates with the folder decides alike. Calibrating again changes nothing.
+    program that generates with the folder decides alike, and its probability of "same" is one half at the threshold.
+    Calibrating again changes nothing.
 
     Args:
         folder: of tiny-vlm.
@@ -46,14 +58,15 @@ def calibrate(folder: Path, pairs: Pairs) -> dict[str, float]:
     """
     judge, templates = LocalChat(str(folder)), IDENTITY.load_templates("compact")
     asked = candidate_pairs(pairs)
-    biases = {}
-    for chain_of_thought, token in _BIASED.items():
-        found = judged(judge, templates, asked, chain_of_thought=chain_of_thought)
-        biases[token] = -best_threshold(found.confidence, pairs.same)
     config = GenerationConfig.from_pretrained(folder)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    config.sequence_bias = [
-        [[tokenizer.convert_tokens_to_ids(token)], round(bias, 3)] for token, bias in biases.items()
-    ]
+    numbers = {token: tokenizer.convert_tokens_to_ids(token) for token in _BIASED.values()}
+    before = {number: bias for (number,), bias in config.sequence_bias or ()}
+    biases = {}
+    for chain_of_thought, token in _BIASED.items():
+        replies = judge.reply(questions(asked, templates, chain_of_thought=chain_of_thought, seed=0))
+        odds = [_odds(cast(Decision, reply).probability) if isinstance(reply, Decision) else 0.0 for reply in replies]
+        biases[token] = before.get(numbers[token], 0.0) - best_threshold(odds, pairs.same)
+    config.sequence_bias = [[[numbers[token]], round(bias, 3)] for token, bias in biases.items()]
     config.save_pretrained(folder)
     return {"bias_chain_of_thought": biases[_BIASED[True]], "bias_direct": biases[_BIASED[False]]}

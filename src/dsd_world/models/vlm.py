@@ -18,6 +18,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from dsd.chat.parse import parse_reply
+from dsd.chat.protocol import Reply
+from dsd.curate.contradiction import misquoted
+from dsd.curate.schemas import DirectVerdict, PairVerdict
 from dsd.devices import batch_factor, default_device
 from dsd.train import checkpoint
 from dsd.train.loop import learning_rate_factor, step_generator
@@ -313,25 +317,32 @@ class VlmTask:
         self.model.train()
         return self.processor.tokenizer.batch_decode(said, skip_special_tokens=True)
 
+    def verdicts(self, job: Job, pairs: Pairs) -> list[Reply]:
+        """What it says of pairs, and why that cannot be used if it cannot."""
+        prompt, schema = self.writer.prompt(messages(job)), PairVerdict if job == "judge" else DirectVerdict
+        said: list[str] = []
+        for a, b in zip(pairs.first.split(64), pairs.second.split(64), strict=True):
+            said += self.say([prompt] * len(a), torch.stack([a, b], 1).flatten(0, 1))
+        return [parse_reply(reply, schema) for reply in said]
+
     def accuracy(self, job: Job, pairs: Pairs) -> float:
         """The share of right verdicts on pairs; a reply that does not parse is wrong."""
-        prompt = self.writer.prompt(messages(job))
-        said: list[bool | None] = []
-        for a, b in zip(pairs.first.split(64), pairs.second.split(64), strict=True):
-            for reply in self.say([prompt] * len(a), torch.stack([a, b], 1).flatten(0, 1)):
-                said.append(_parsed(reply).get("same"))
-        return sum(v == s for v, s in zip(said, pairs.same, strict=True)) / len(said)
+        return _right(self.verdicts(job, pairs), pairs)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Held-out accuracy of verdicts and details, and the share of grid prompts that follow their caption."""
+        """Held-out accuracy of verdicts and details, the share of comparisons that contradict the descriptions above
+        them, and that of grid prompts that follow their caption."""
         if self._share(step) < _DESCRIBING_UNTIL:
             return {}
         state = torch.get_rng_state()
         torch.manual_seed(0)
         pairs = equal_word_pairs("validation", torch.arange(_HELD_PAIRS, device=self.device))
         figures = {}
-        for name, job in (("chain_of_thought", "judge"), ("direct", "judge_direct")):
-            figures[name] = self.accuracy(job, pairs)  # pyright: ignore[reportArgumentType]
+        reasoned = self.verdicts("judge", pairs)
+        figures["chain_of_thought"] = _right(reasoned, pairs)
+        figures["direct"] = self.accuracy("judge_direct", pairs)
+        compared = [misquoted(reply) > 0 for reply in reasoned if isinstance(reply, PairVerdict)]
+        figures["misquoting"] = sum(compared) / max(1, len(compared))
         index = torch.arange(64, device=self.device)
         who, at = sample_individuals("validation", index), sample_scenes("validation", index)
         told = [_parsed(r) for r in self.say([self.writer.prompt(messages("describe"))] * 64, draw_panels(who, at))]
@@ -373,6 +384,12 @@ def _pairs_of(panels: int) -> tuple[Tensor, list[bool]]:
     starts = torch.arange(0, panels, FAMILY)[:, None, None]
     pairs = (starts + torch.tensor((*SAME_PAIRS, *OTHER_PAIRS))).flatten(0, 1)
     return pairs, [i % FAMILY < len(SAME_PAIRS) for i in range(len(pairs))]
+
+
+def _right(replies: list[Reply], pairs: Pairs) -> float:
+    return sum(getattr(reply, "same", None) == same for reply, same in zip(replies, pairs.same, strict=True)) / len(
+        replies
+    )
 
 
 def _parsed(reply: str) -> dict:

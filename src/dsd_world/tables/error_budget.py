@@ -141,7 +141,8 @@ def write(
     write_atomic(folder / "judge.json", json.dumps({"forms": forms, "candidates": shares}, indent=2) + "\n")
     points = [
         f"<p>{e.form}: accuracy {e.accuracy}, precision {e.precision or 'undefined'}, "
-        f"recall {e.recall or 'undefined'}, area under the ROC curve {e.auc}, {e.tokens:.0f} tokens a pair, "
+        f"recall {e.recall or 'undefined'}, area under the ROC curve {e.auc}, comparisons that contradict the "
+        f"descriptions above them {e.misquoting or 'none'}, {e.tokens:.0f} tokens a pair, "
         f"{e.n} pairs, {e.failed} without a usable reply.</p>"
         for e in examined
     ]
@@ -169,6 +170,7 @@ def as_markdown(found: Sequence[Figure], met: Sequence[Figure], examined: Sequen
         [
             e.form,
             *(str(x or "undefined") for x in (e.accuracy, e.precision, e.recall, e.auc)),
+            str(e.misquoting or "-"),
             f"{e.tokens:.0f}",
             *map(str, (e.n, e.failed, seed)),
         ]
@@ -176,7 +178,10 @@ def as_markdown(found: Sequence[Figure], met: Sequence[Figure], examined: Sequen
     ]
     tables = [
         markdown(["pairs", "identity", "n", "seeds"], _cells(found, seed)),
-        markdown(["judge", "accuracy", "precision", "recall", "ROC area", "tokens", "n", "no reply", "seeds"], forms),
+        markdown(
+            ["judge", "accuracy", "precision", "recall", "ROC area", "misquoting", "tokens", "n", "no reply", "seeds"],
+            forms,
+        ),
         markdown(["the judge on what it met, by tiny-dino", "share", "n", "seeds"], _cells(met, seed)),
     ]
     return "\n".join(tables)
