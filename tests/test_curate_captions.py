@@ -118,7 +118,8 @@ def test_what_cannot_be_read_is_one_sentence(name: str, content: bytes | None, w
 
 
 def test_a_store_that_lets_nobody_in_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("s3fs")
+    s3fs = pytest.importorskip("s3fs")
+    s3fs.S3FileSystem.clear_instance_cache()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
@@ -127,6 +128,7 @@ def test_a_store_that_lets_nobody_in_is_one_sentence(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(UserError, match="cannot read captions"):
         read("s3://nobody/a.parquet")
+    s3fs.S3FileSystem.clear_instance_cache()  # of those who may do nothing
 
 
 @pytest.mark.parametrize("at", [0.3, 0.999])
