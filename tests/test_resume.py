@@ -8,8 +8,10 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +20,18 @@ import chat_server as replies
 import curation_parts as parts
 import pytest
 from chat_server import ChatServer, chat_server
+from s3_server import s3_server
 
 from dsd.curate.config import CurateConfig
 from dsd.curate.ending import NoPairs
 from dsd.curate.executors.local import Local
 from dsd.curate.executors.protocol import Record, Work
 from dsd.curate.pipeline import curate
+from dsd.data.sources import open_source
 from dsd.data.store import DatasetReader
 from dsd.errors import UserError
 from dsd.locks import held
+from dsd.places import Place
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -44,7 +49,7 @@ def _open_server(server: ChatServer) -> Iterator[None]:
     server.requests.clear()
     server.script.clear()
     yield
-    server.same = None
+    server.same = server.closed_after = None
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +166,71 @@ def test_what_changes_while_it_runs_does_not_end_as_a_dataset(
     assert not differences(finished, tmp_path / "dataset")
 
 
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with s3_server() as address:
+        yield address
+
+
+@pytest.mark.parametrize("store", ["memory", "s3"])
+def test_a_dataset_in_an_object_store_is_that_of_a_folder_and_resumes_like_it(
+    store: str, finished: Path, config: CurateConfig, server: ChatServer, request: pytest.FixtureRequest
+) -> None:
+    out = Place.of("memory://curated/it" if store == "memory" else f"{request.getfixturevalue('bucket')}/curated")
+    server.closed_after = 30
+    with pytest.raises(UserError, match="closed"):
+        curate(config, out)
+    server.closed_after = None
+    assert (out / "config.json").exists() and not (out / "manifest.json").exists()
+    funnel = curate(config, str(out))
+    assert contents(out) == contents(Place.of(finished))
+    (out / "pairs/00001.parquet").write_atomic((out / "pairs/00000.parquet").read_bytes())
+    (out / "funnel.json").write_atomic("{")
+    assert curate(config, out) == funnel
+    assert contents(out) == contents(Place.of(finished))
+    (out / "manifest.json").remove()
+    with held(out), pytest.raises(UserError, match=rf"process {os.getpid()} on .* is at work .* runs out after 120 s"):
+        curate(config, out)
+    assert not (out / ".lock").exists()
+    requests = len(server.requests)
+    assert curate(config, out) == funnel and len(server.requests) == requests
+    assert list(open_source(str(out)).examples()) == list(open_source(finished).examples())
+
+
+def contents(folder: Place) -> dict[str, bytes]:
+    """The files of a folder, by their names in it."""
+    files = [place for place in folder.glob("**/*") if place.is_file()]
+    return {str(file).removeprefix(str(folder)): file.read_bytes() for file in files}
+
+
+def test_a_lease_that_ran_out_or_was_left_by_a_dead_process_is_taken_over(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Place.of(f"{bucket}/leased")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    mine = {"host": socket.gethostname(), "token": "a", "seen": time.time()}
+    theirs = {**mine, "host": "elsewhere", "pid": 1}
+    for left in ({**mine, "pid": dead.pid}, {**theirs, "seen": time.time() - 121}, {**mine, "pid": os.getpid()}):
+        (folder / ".lock").write_atomic(json.dumps(left))
+        with held(folder):
+            assert json.loads((folder / ".lock").read_text())["token"] != "a"
+        assert not (folder / ".lock").exists()
+    (folder / ".lock").write_atomic(json.dumps(theirs))
+    with pytest.raises(UserError, match="process 1 on elsewhere is at work"), held(folder):
+        pass
+    monkeypatch.setattr("dsd.locks.LEASE_SECONDS", 0.2)
+    time.sleep(0.2)
+    with held(folder):
+        first = json.loads((folder / ".lock").read_text())["seen"]
+        time.sleep(0.3)
+        assert json.loads((folder / ".lock").read_text())["seen"] > first, "it is renewed"
+
+
 HOLD = """
 import sys, time
 from dsd.locks import held
+from dsd.places import Place
 with held(sys.argv[1], "a dataset"):
     print("held", flush=True)
     time.sleep(60)

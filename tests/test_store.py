@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 import tiny
+from huggingface_hub import DatasetCard
+from s3_server import s3_server
 
 from dsd.data.records import (
     Caption,
@@ -21,9 +26,12 @@ from dsd.data.records import (
     Sheet,
     content_id,
 )
-from dsd.data.rows import to_pair, to_parquet, to_reject, to_row, to_sheet
-from dsd.data.store import DatasetReader, DatasetWriter
+from dsd.data.rows import Pictures, to_pair, to_parquet, to_reject, to_row, to_sheet
+from dsd.data.store import DatasetReader, DatasetWriter, read_columns, read_row, read_shard
 from dsd.errors import UserError
+from dsd.files import DamagedFile
+from dsd.images.writing import Format
+from dsd.places import Place
 
 JUDGE = Model(name="vlm", revision="1", template="compact/judge 1")
 
@@ -124,6 +132,91 @@ def test_datasets_opens_the_folder_with_pictures(tmp_path: Path) -> None:
     assert loaded[5]["target_caption"] == pair(12).target_caption
     for name, rows in (("rejects", 1), ("grids", 3)):
         assert len(datasets.load_dataset(folder, name, cache_dir=cache, split="train")) == rows
+
+
+def test_datasets_streams_pictures_from_an_object_store(tmp_path: Path) -> None:
+    with s3_server() as bucket:
+        folder = Place.of(bucket) / "dataset"
+        writer = DatasetWriter(folder)
+        writer.finish([writer.write_shard("pairs", 0, [pair(0), pair(1)])], {}, {})
+        reader = DatasetReader(str(folder))
+        reader.verify()
+        assert list(reader.pairs()) == [pair(0), pair(1)]
+        files = f"{folder}/pairs/*.parquet"
+        rows = list(datasets.load_dataset("parquet", data_files=files, split="train", streaming=True))
+        assert [row["reference"].tobytes() for row in rows] == [
+            pair(0).reference.tobytes(),
+            pair(1).reference.tobytes(),
+        ]
+        assert rows[0]["target_caption"] == pair(0).target_caption
+
+
+def test_the_card_tells_the_hub_what_the_folder_holds(tmp_path: Path) -> None:
+    card = DatasetCard.load(write(tmp_path) / "README.md").data.to_dict()
+    assert card["license"] == "unknown" and card["size_categories"] == "n<1K"
+    assert card["task_categories"] == ["text-to-image", "image-to-image"]
+    names = [config["config_name"] for config in card["configs"]]
+    assert names == ["pairs", "rejects", "grids"]
+    told = {info["config_name"]: info for info in card["dataset_info"]}
+    assert set(told) == set(names)
+    assert card["configs"][0] == {
+        "config_name": "pairs",
+        "data_files": [{"split": "train", "path": "pairs/*.parquet"}],
+        "default": True,
+    }
+    features = {feature["name"]: feature["dtype"] for feature in told["pairs"]["features"]}
+    assert features["reference"] == "image" and features["score"] == "float64"
+    assert told["pairs"]["splits"][0]["num_examples"] == 6
+    info = datasets.load_dataset_builder(str(tmp_path), "grids", cache_dir=str(tmp_path / "cache")).info
+    assert info.splits is not None and info.splits["train"].num_examples == 3
+
+
+@pytest.mark.parametrize(("format", "starts"), [("webp", b"RIFF"), ("jpeg", b"\xff\xd8")])
+def test_pictures_are_written_in_the_format_that_was_asked_and_sheets_keep_all_pixels(
+    format: Format, starts: bytes, tmp_path: Path
+) -> None:
+    noise = [replace(pair(number), reference=tiny.picture((96, 96), seed=number)) for number in range(2)]
+    writer = DatasetWriter(tmp_path, Pictures(format, 80))
+    shards = [writer.write_shard("pairs", 0, noise), writer.write_shard("grids", 0, sheets())]
+    writer.finish(shards, {}, {})
+    assert to_row(noise[0], Pictures(format, 80))["reference"]["bytes"].startswith(starts)
+    assert shards[0] == DatasetWriter(tmp_path, Pictures(format, 80)).write_shard("pairs", 0, noise)
+    assert len(to_parquet("pairs", noise, Pictures(format, 30))) < len(to_parquet("pairs", noise))
+    reader = DatasetReader(tmp_path)
+    assert list(reader.sheets()) == sheets()
+    for found, given in zip(reader.pairs(), noise, strict=True):
+        assert found.reference.size == given.reference.size and found.id == given.id
+        difference = np.abs(np.asarray(found.reference, float) - np.asarray(given.reference, float)).mean()
+        assert 0 < difference < 40
+    loaded = datasets.load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"), split="train")
+    assert isinstance(loaded, datasets.Dataset) and loaded[0]["reference"].size == (96, 96)
+
+
+def test_a_text_that_is_no_unicode_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+    for kind, record, column in (
+        ("rejects", replace(rejects()[0], words="\ud800"), "words"),
+        ("grids", replace(sheets()[0], descriptions=(Description(details="a\udfff"),) * 4), "panel_details"),
+    ):
+        with pytest.raises(UserError, match=f"row 1 of {kind} cannot be written: its {column} is .*ud"):
+            DatasetWriter(tmp_path).write_shard(kind, 0, [sheets()[1] if kind == "grids" else rejects()[0], record])
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_shard_with_any_other_byte_is_damaged_or_the_same(seed: int, tmp_path: Path) -> None:
+    """Or holds other words, which its digest tells."""
+    shard = write(tmp_path) / "pairs" / "00000.parquet"
+    content, place = bytearray(shard.read_bytes()), random.Random(seed)
+    content[place.randrange(len(content))] ^= place.randrange(1, 256)
+    shard.write_bytes(content)
+    with pytest.raises(DamagedFile, match="is missing or not what the manifest says"):
+        DatasetReader(tmp_path).verify()
+    try:
+        assert len(list(read_shard(shard, to_pair))) <= 3
+        read_columns(shard, ["id", "grid"])
+        read_row(shard, 2, to_pair)
+    except DamagedFile as error:
+        assert "is damaged" in str(error)
 
 
 def test_a_dataset_without_pairs_still_opens(tmp_path: Path) -> None:

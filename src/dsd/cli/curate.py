@@ -15,8 +15,8 @@ from dsd.recipes.registry import all_recipes
 class Curate:
     """Makes a dataset of consistent pairs. Run the same command again to resume."""
 
-    out: Path
-    """Dataset folder to write."""
+    out: str
+    """Dataset folder to write: a path, or an address that fsspec knows, such as s3://bucket/folder."""
     curate: CurateConfig
     """Settings of phases 1 and 2."""
     dry_run: bool = False
@@ -25,7 +25,7 @@ class Curate:
 
 def variants() -> dict[str, tuple[str, Any]]:
     recipes = {
-        name: (recipe.summary, Curate(out=Path("runs") / name / "dataset", curate=recipe.curate))
+        name: (recipe.summary, Curate(out=str(Path("runs") / name / "dataset"), curate=recipe.curate))
         for name, recipe in all_recipes().items()
     }
     return {

@@ -21,6 +21,7 @@ from dsd.plugins import added, summary_of
 
 VERBS = {
     "curate": "captions -> grid prompts -> grids -> judged pairs",
+    "data": "check, show, merge, filter and split datasets",
     "train": "a dataset of pairs -> a two-frame adapter",
     "generate": "a reference picture and a sentence -> pictures",
     "evaluate": "measure identity, prompt following, diversity and copying",

@@ -24,6 +24,7 @@ class Funnel:
         captions_skipped: rows of the caption file that were not taken, by reason; of the whole curation only.
         pairs: rows that the kept candidates became, such as each pair in both orders.
         films: examples of more than two frames that the pairs became; None where the pairs are trained on.
+        left_out: candidates of these sheets that `dsd data` left out, by what it was told; None where it did not.
     """
 
     captions: int = 0
@@ -38,6 +39,7 @@ class Funnel:
     captions_skipped: Mapping[str, int] = field(default_factory=dict)
     pairs: int = 0
     films: int | None = None
+    left_out: Mapping[str, int] | None = None
 
     def __add__(self, other: Funnel) -> Funnel:
         return Funnel(**{f.name: _sum(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)})
@@ -55,6 +57,7 @@ class Funnel:
         _require("grid prompts", self.grid_prompts, self.sheets + sum(self.sheets_refused.values()))
         _require("candidates", self.candidates, candidates * self.sheets)
         parts = self.kept + sum(self.rejected.values()) + sum(self.failed.values())
+        parts += sum((self.left_out or {}).values())
         _require("candidates", self.candidates, parts)
 
     def counts(self) -> dict[str, int]:
@@ -69,6 +72,7 @@ class Funnel:
             "kept": self.kept,
             "pairs": self.pairs,
             **({} if self.films is None else {"films": self.films}),
+            **{f"left out: {what}": count for what, count in (self.left_out or {}).items()},
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,7 +96,10 @@ class Funnel:
             f"{self.captions:>8,} captions" + _aside("skipped", self.captions_skipped),
             f"{self.grid_prompts:>8,} grid prompts" + _aside("failed", self.prompts_failed),
             f"{self.sheets:>8,} sheets cut" + _aside("refused", self.sheets_refused),
-            f"{self.candidates:>8,} candidates" + _aside("rejected", self.rejected) + _aside("failed", self.failed),
+            f"{self.candidates:>8,} candidates"
+            + _aside("rejected", self.rejected)
+            + _aside("failed", self.failed)
+            + _aside("left out", self.left_out or {}),
             f"{self.kept:>8,} kept{share}, {self.pairs:,} pairs{films} to train on",
         ]
 

@@ -75,13 +75,13 @@ class Curation:
 
     def do(self, stage: str, number: int, given: Any) -> Any:
         """Has the grid prompts of a unit written, its sheets drawn, or them judged."""
+        if stage == JUDGE:
+            sheets = list(read_shard(shard_path(self.drawn, "grids", number), to_sheet))
+            return self.ledger.commit(number, *judge(sheets, self.units.seed(number), self.models))
+        unit = self.units[number]
         if stage == WRITE:
-            return write(self.units[number], self.models)
-        if stage == DRAW:
-            unit = self.units[number]
-            return self.ledger.commit_sheets(number, draw(unit, given or write(unit, self.models), self.models))
-        sheets = list(read_shard(shard_path(self.drawn, "grids", number), to_sheet))
-        return self.ledger.commit(number, *judge(sheets, self.units.seed(number), self.models))
+            return write(unit, self.models)
+        return self.ledger.commit_sheets(number, draw(unit, given or write(unit, self.models), self.models))
 
 
 def write(unit: Unit, models: Models) -> Sequence[GridPrompt | ChatFailure]:

@@ -74,6 +74,18 @@ class OwnRows:
             UserError: a row cannot be used and is not to be left out.
         """
         bad: list[str] = []
+        for outcome in self.outcomes():
+            if isinstance(outcome, OwnExample):
+                yield outcome
+            elif self.skip:
+                bad.append(str(outcome))
+            else:
+                raise UserError(f"{outcome}; or leave such rows out with --skip-bad-rows") from outcome
+        if bad:
+            console.print(f"warning: {len(bad)} rows were left out, the first: {bad[0]}", soft_wrap=True, markup=False)
+
+    def outcomes(self) -> Iterator[OwnExample | UserError]:
+        """What becomes of each row: an example, or the sentence that says why it cannot be one."""
         first: OwnExample | None = None
         for number, row in enumerate(self.rows(), start=1):
             try:
@@ -82,15 +94,12 @@ class OwnRows:
                 example = self._example(row)
                 self._require_alike(example, first or example)
             except UserError as error:
-                sentence = f'"{self.where}", row {number}: {error}'
-                if not self.skip:
-                    raise UserError(f"{sentence}; or leave such rows out with --skip-bad-rows") from error
-                bad.append(sentence)
+                mistake = UserError(f'"{self.where}", row {number}: {error}')
+                mistake.__cause__ = error
+                yield mistake
             else:
                 first = first or example
                 yield example
-        if bad:
-            console.print(f"warning: {len(bad)} rows were left out, the first: {bad[0]}", soft_wrap=True, markup=False)
 
     def files(self) -> Iterator[str]:
         """The names of pictures' files, as rows give them."""

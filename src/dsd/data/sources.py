@@ -42,12 +42,14 @@ class Source:
         fingerprint: of the content, as far as that can be told without reading all of it.
         total: how many there are; None where that is not known beforehand.
         whole: a folder of which any file may be data; None where it is known which are.
+        own: the user's own data, row by row; None for a curated dataset.
     """
 
     examples: Callable[[], Iterator[Example]]
     fingerprint: str
     total: int | None = None
     whole: Path | None = None
+    own: OwnRows | None = None
 
 
 def open_source(
@@ -97,7 +99,7 @@ def open_source(
     if table is not None:
         digest = f"{digest} {_digest_of(folder, reading.files())}"
     digest = hashlib.sha256(f"{digest} {columns}".encode()).hexdigest()[:16]
-    return Source(examples=reading.examples, fingerprint=digest, whole=whole)
+    return Source(examples=reading.examples, fingerprint=digest, whole=whole, own=reading)
 
 
 def _listed(cell: Any) -> Any:

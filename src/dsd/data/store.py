@@ -231,13 +231,20 @@ class DatasetWriter:
         """Writes what became of everything; without a manifest that makes no dataset."""
         (self.folder / FUNNEL).write_atomic(_json(funnel))
 
-    def finish(self, shards: Sequence[Shard], recipe: Mapping[str, Any], funnel: Mapping[str, Any]) -> None:
+    def finish(
+        self,
+        shards: Sequence[Shard],
+        recipe: Mapping[str, Any],
+        funnel: Mapping[str, Any],
+        *,
+        schema_version: int = SCHEMA_VERSION,
+    ) -> None:
         """Writes funnel, card and manifest; with the last the dataset is complete."""
         shards = [shard for kind in get_args(Kind) for shard in shards if shard.kind == kind]
-        manifest = Manifest(schema_version=SCHEMA_VERSION, recipe=recipe, shards=tuple(shards))
+        manifest = Manifest(schema_version=schema_version, recipe=recipe, shards=tuple(shards))
         self.write_funnel(funnel)
         rows = {kind: manifest.rows(kind) for kind in get_args(Kind)}
-        (self.folder / CARD).write_atomic(card(rows, manifest.trained_on))
+        (self.folder / CARD).write_atomic(card(rows, manifest.trained_on, with_scores=schema_version > 1))
         (self.folder / MANIFEST).write_atomic(_json(asdict(manifest)))
 
 
