@@ -271,6 +271,6 @@ def _digest(row: Mapping[str, Any], kind: Kind) -> str:
 
 def _differ(first: Folder, second: Folder, identity: str) -> UserError:
     return UserError(
-        f'"{first.path}" and "{second.path}" both hold {identity}, but say different things of it, as two judges of the '
-        "same sheets do; merge datasets of different sheets, or filter one of them first"
+        f'"{first.path}" and "{second.path}" both hold {identity}, but say different things of it, as two judges of '
+        "the same sheets do; merge datasets of different sheets, or filter one of them first"
     )

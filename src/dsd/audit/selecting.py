@@ -165,8 +165,8 @@ def _funnel(sums: Sums, selection: Selection, recipe: Mapping[str, Any]) -> Funn
     earlier = candidates - counted.candidates - sum(left_out.values())
     if earlier < 0:
         raise UserError(
-            f"there are {-earlier:,} candidates more than their sheets have, so that some are there twice or sheets are "
-            "missing; see what `dsd data check` says of what this is made of"
+            f"there are {-earlier:,} candidates more than their sheets have, so that some are there twice or sheets "
+            "are missing; see what `dsd data check` says of what this is made of"
         )
     if earlier:
         left_out[EARLIER] = earlier

@@ -20,6 +20,7 @@ _URL = re.compile(
 )
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PIECE = 12  # characters of a key that give it away
+_WORD = 4  # characters of a key that is more than a word of the protocol such as "1"
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,14 @@ class Key:
             )
         return cls(secret)
 
+    @property
+    def is_secret(self) -> bool:
+        """Whether it is too long to be a word that a model may say by chance, such as ``EMPTY``."""
+        return len(self.secret) >= _PIECE
+
     def redacted(self, text: str) -> str:
-        """A text without the key and any long piece of it."""
-        if not self.secret:
+        """A sentence without the key and any long piece of it."""
+        if len(self.secret) < _WORD:
             return text
         text = text.replace(self.secret, "[key]")
         pieces = {self.secret[at : at + _PIECE] for at in range(len(self.secret) - _PIECE + 1)}

@@ -189,9 +189,10 @@ class Asking:
                     raise self.unusable(fault if other.kind != "unusable" else other) from None
 
     def _without_key(self, said: Said) -> Said:
-        hide, answer = self._line.key.redacted, said.answer
+        key, answer = self._line.key, said.answer
+        hide = key.redacted if key.is_secret else str
         if isinstance(answer, ChatFailure):
-            return replace(said, answer=ChatFailure(answer.reason, hide(answer.detail), hide(answer.text)))
+            return replace(said, answer=ChatFailure(answer.reason, key.redacted(answer.detail), hide(answer.text)))
         return replace(said, answer=CutText(hide(answer.text)) if isinstance(answer, CutText) else hide(answer))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cached_property
+from functools import cache
 
 import httpx
 
@@ -17,6 +18,7 @@ from dsd.chat.openai_faults import Fault, one_line
 
 _ERROR_BYTES = 1 << 16
 _GZIP = ("gzip", "x-gzip", "deflate")
+_LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,11 @@ class Line:
     most_bytes: int
     connect_seconds: float
 
-    @cached_property
-    def _certificates(self) -> ssl.SSLContext:
-        return httpx.create_ssl_context()
-
     def open(self) -> httpx.AsyncClient:
         """A client; a proxy is used for other machines only."""
         headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "dsd"}
+        _keep_out_of_logs(self.key)
+        plain = self.address.is_loopback and self.address.scheme == "http"  # reading certificates takes a while
         if self.key.secret:
             headers["Authorization"] = f"Bearer {self.key.secret}"
         return httpx.AsyncClient(
@@ -67,7 +67,7 @@ class Line:
             limits=httpx.Limits(max_connections=None),
             follow_redirects=False,
             trust_env=not self.address.is_loopback,
-            verify=self._certificates,
+            verify=not plain and _certificates(),
         )
 
     async def exchange(self, client: httpx.AsyncClient, path: str, body: bytes | None = None) -> Spoken:
@@ -107,7 +107,7 @@ class Line:
             if status < 300:
                 raise Fault("odd", "reply broken off", said) from None
             body = b""
-        if self.key.secret:
+        if self.key.is_secret:
             body = body.replace(self.key.secret.encode(), b"[key]")
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         return Spoken(status, kind, body, _seconds_to_wait(response.headers))
@@ -120,6 +120,28 @@ class Line:
         except httpx.InvalidURL:
             return f"status {response.status_code}"
         return one_line(self.key.redacted(f"status {response.status_code}, to {there.scheme}://{there.host}"))
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    return httpx.create_ssl_context()
+
+
+class _Redacting(logging.Filter):
+    def __init__(self, key: Key) -> None:
+        super().__init__()
+        self._key = key
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = self._key.redacted(record.getMessage()), None
+        return True
+
+
+@cache
+def _keep_out_of_logs(key: Key) -> None:
+    """Libraries log what a server says, which may be the key that it was sent."""
+    for name in _LOGGERS if key.secret else ():
+        logging.getLogger(name).addFilter(_Redacting(key))
 
 
 async def read_bounded(chunks: AsyncIterator[bytes], encoding: str, most: int) -> bytes:

@@ -1,42 +1,55 @@
-"""Captions from a file: LAION-layout parquet, CSV, JSON lines or plain text; empty and repeated ones are left out."""
+"""Captions from a file: LAION-layout parquet, CSV, TSV, JSON lines or plain text; what holds none is counted by reason.
+
+A file is read as a stream: neither its length nor a bad row in it matters to what is read of it before.
+"""
 
 from __future__ import annotations
 
-import io
+import lzma
 import re
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import PurePosixPath
-from typing import IO
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasketch import MinHash, MinHashLSH
 
+from dsd.curate.cleaning import clean
+from dsd.curate.likeness import WINDOW, Said
 from dsd.data.records import Caption
-from dsd.data.tables import rows_of
-from dsd.errors import UserError, cut
+from dsd.data.tables import DamagedRow, kind_of, rows_of, text_lines
+from dsd.errors import UserError
 
-COLUMNS = ("text", "caption", "captions", "prompt")
+COLUMNS = ("text", "caption", "captions", "prompt", "txt", "alt_text", "sentences", "description")
 """Names of a caption column, in upper or lower case; LAION's is ``TEXT``. The first that is found counts."""
-MAX_CHARACTERS = 300
-"""A longer caption is cut at a word; it is an inspiration, and long ones are lists of search words."""
 NEAR_DUPLICATE = 0.85
 """Jaccard similarity of two captions' four-letter pieces from which on the later one is left out."""
+BANDS, BAND = 4, 15
+"""Bands of a caption's sketch and numbers in one, see `dsd.curate.likeness.Said`."""
+REASONS = ("empty", "near-duplicate", "no text", "another of its row", "not UTF-8", "damaged row")
+"""Why a row, or a caption of a row of several, is not taken."""
 
-_PIECE = 4
-_PERMUTATIONS = 64
+_BATCH = 8192
+_ROWS_WITHOUT = 1000  # of JSON lines at the beginning that may lack the column of captions
+_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]{1,9}://\S+\s*", re.IGNORECASE)
+_NO_WORDS = re.compile(rf"{_ADDRESS.pattern}|[\s0-9.,eE+-]*", re.IGNORECASE)
 
 
 class CaptionFile:
     """Captions of a file, read as they are asked for.
 
     Args:
-        path: a ``.parquet``, ``.csv``, ``.tsv``, ``.jsonl`` or ``.txt`` file; local or any address that fsspec knows.
+        path: a ``.parquet``, ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson`` or ``.txt`` file, all but the first perhaps
+            compressed (``.gz``, ``.bz2``, ``.xz``); local or any address that fsspec knows. A ``*`` stands for any
+            words in names of files, which are read in the order of these.
         limit: captions to take at most.
 
     Attributes:
-        skipped: rows before the last one that was taken that were not, by reason, as far as the file has been read.
+        skipped: what was not taken, by reason, of the rows before the last caption that was; of all rows when the file
+            has ended.
 
     Raises:
         UserError: an unknown kind of file; and while it is read: no such file, a damaged one, no caption column, or not
@@ -46,84 +59,92 @@ class CaptionFile:
     def __init__(self, path: str, limit: int) -> None:
         self.path, self.limit = path, limit
         self.skipped: dict[str, int] = {}
-        self._suffix = PurePosixPath(path).suffix.lower()
-        if self._suffix not in _READERS:
+        kind = kind_of(path)
+        if kind not in _READERS or (kind == ".parquet" and not path.lower().endswith(kind)):
             raise UserError(f'"{path}" is no caption file; give one of {", ".join(_READERS)}')
+        self._read = _READERS[kind]
 
     def require(self) -> None:
         """Reads the first caption, to find out early whether there is one."""
         next(iter(CaptionFile(self.path, 1)))
 
     def __iter__(self) -> Iterator[Caption]:
-        self.skipped.clear()
-        taken = 0
+        self.skipped = {}
+        found = False
         try:
-            with fsspec.open(self.path, "rb") as file:
-                for text in self._texts(_READERS[self._suffix](file, self.path)):  # pyright: ignore[reportArgumentType]
-                    taken += 1
-                    yield Caption(text=text)
-                    if taken == self.limit:
-                        break
-        except UnicodeDecodeError as error:
-            raise UserError(f'"{self.path}" is not UTF-8 text ({error.reason}); convert it') from error
-        except (OSError, ImportError, pa.ArrowException) as error:
+            for text in self._new(map(text_of, self._cells())):
+                found = True
+                yield Caption(text=text)
+        except (OSError, EOFError, ImportError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
             raise UserError(
                 f'cannot read captions from "{self.path}" ({error}); give a file that exists and is whole'
             ) from error
-        if not taken:
-            raise UserError(f'"{self.path}" holds no caption that is not empty; give a file with at least one')
+        if not found:
+            skipped = "".join(f"; {count:,} {reason}" for reason, count in self.skipped.items())
+            raise UserError(f'"{self.path}" holds no caption that is not empty{skipped}; give a file with at least one')
 
-    def _texts(self, raw: Iterable[str | None]) -> Iterator[str]:
-        """What is taken of the rows."""
-        seen, empty, repeated = _Seen(), 0, 0
-        for one in raw:
-            text = clean(one)
-            if not text:
-                empty += 1
-            elif seen.before(text):
-                repeated += 1
-            else:
-                counted = {"empty": empty, "near-duplicate": repeated}
-                self.skipped.update({reason: count for reason, count in counted.items() if count})
-                yield text
+    def _cells(self) -> Iterator[Any]:
+        """What the rows have in the place of a caption."""
+        try:
+            files = fsspec.open_files(self.path, "rb", compression="infer", expand="*" in self.path)
+        except ValueError as error:  # a protocol that nobody knows
+            raise UserError(f'cannot read captions from "{self.path}" ({error}); give another address') from error
+        if not files:
+            raise UserError(f'no file is called "{self.path}"; give names of files that exist')
+        for opened in files:
+            with opened as file:
+                yield from self._read(file, str(opened.path))
 
-
-def clean(raw: str | None) -> str:
-    """A caption on one line, without markup and control characters, cut to `MAX_CHARACTERS`."""
-    text = re.sub(r"<[^<>]{1,500}>", " ", raw or "")
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    if len(text) <= MAX_CHARACTERS:
-        return text
-    return text[: MAX_CHARACTERS + 1].rsplit(" ", 1)[0][:MAX_CHARACTERS]
-
-
-class _Seen:
-    """Remembers captions to recognise near-duplicates, whatever their punctuation and case."""
-
-    def __init__(self) -> None:
-        self._index = MinHashLSH(threshold=NEAR_DUPLICATE, num_perm=_PERMUTATIONS)
-        self._texts: list[str] = []
-
-    def before(self, text: str) -> bool:
-        """Whether a caption like this was seen before; if not, it now is."""
-        plain = " ".join(re.findall(r"\w+", text.casefold())) or text
-        pieces = _pieces(plain)
-        sketch = MinHash(num_perm=_PERMUTATIONS, seed=1)
-        sketch.update_batch([piece.encode() for piece in pieces])
-        for key in self._index.query(sketch):
-            other = _pieces(self._texts[int(str(key))])
-            if len(pieces & other) >= NEAR_DUPLICATE * len(pieces | other):
-                return True
-        self._index.insert(str(len(self._texts)), sketch)
-        self._texts.append(plain)
-        return False
+    def _new(self, rows: Iterator[tuple[str, list[str]]]) -> Iterator[str]:
+        """Texts that are not said twice, as many as wanted; `skipped` is up to date with each, and at the end."""
+        said, counts, told = Said(NEAR_DUPLICATE, BANDS, BAND, WINDOW), Counter[str](), 0
+        left = size = self.limit
+        while batch := list(islice(rows, min(size, _BATCH))):
+            new = iter(said.new([text for text, _ in batch if text]))
+            for text, reasons in batch:
+                if reasons:
+                    counts.update(reasons)
+                if text and next(new):
+                    if (total := counts.total()) != told:
+                        self.skipped = {reason: counts[reason] for reason in REASONS if counts[reason]}
+                        told = total
+                    left -= 1
+                    yield text
+                    if not left:
+                        return
+                elif text:
+                    counts["near-duplicate"] += 1
+            size = max(left, 2 * size)
+        self.skipped = {reason: counts[reason] for reason in REASONS if counts[reason]}
 
 
-def _pieces(text: str) -> set[str]:
-    return {text[at : at + _PIECE] for at in range(max(1, len(text) - _PIECE + 1))}
+def text_of(cell: Any) -> tuple[str, list[str]]:
+    """The caption that a cell holds, or an empty text, and the reasons of what in it is not taken.
+
+    Args:
+        cell: of any table: a text, or several, which tell of one picture, so that the first is taken; anything else
+            holds none.
+    """
+    if isinstance(cell, bytes):
+        try:
+            cell = cell.decode()
+        except UnicodeDecodeError:
+            return "", ["not UTF-8"]
+    if isinstance(cell, str):
+        text = clean(cell)
+        return text, [] if text else ["empty"]
+    if isinstance(cell, list | tuple):
+        read = [text_of(one) for one in cell]
+        texts = [text for text, _ in read if text]
+        if texts:
+            return texts[0], ["another of its row"] * (len(texts) - 1)
+        return "", read[0][1] if read else ["empty"]
+    if isinstance(cell, DamagedRow):
+        return "", [cell.kind]
+    return "", ["empty" if cell is None or cell != cell else "no text"]  # NaN is not itself
 
 
-def _column(names: list[str], path: str) -> str:
+def _column(names: Sequence[str], path: str) -> str:
     for wanted in COLUMNS:
         for name in names:
             if name.strip().lower() == wanted:
@@ -132,37 +153,97 @@ def _column(names: list[str], path: str) -> str:
     raise UserError(f'"{path}" has no caption column, its columns are {found}; rename the one with captions to TEXT')
 
 
-def _parquet(file: IO[bytes], path: str) -> Iterator[str | None]:
+def _parquet(file: IO[bytes], path: str) -> Iterator[Any]:
     # By pyarrow: `datasets` reads all columns, pictures too, unless it is told one before it says which there are.
     with pq.ParquetFile(file) as table:
         column = _column(table.schema_arrow.names, path)
         kind = table.schema_arrow.field(column).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
-            raise UserError(f'the column "{column}" of "{path}" holds {kind}, but captions must be text')
+        if not _is_text(kind):
+            raise UserError(
+                f'the column "{column}" of "{path}" holds {kind}, but captions must be text, or lists of it'
+            )
         for batch in table.iter_batches(columns=[column], batch_size=1024):
-            yield from batch.column(0).to_pylist()
+            try:
+                yield from batch.column(0).to_pylist()
+            except UnicodeDecodeError:
+                yield from map(_value, batch.column(0))
 
 
-def _table(file: IO[bytes], path: str) -> Iterator[str | None]:
+def _is_text(kind: pa.DataType) -> bool:
+    types = pa.types
+    if types.is_dictionary(kind) or isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
+        return _is_text(kind.value_type)
+    return any(
+        is_kind(kind)
+        for is_kind in (
+            types.is_string, types.is_large_string, types.is_string_view, types.is_null, types.is_binary,
+            types.is_large_binary, types.is_binary_view,
+        )
+    )  # fmt: skip
+
+
+def _value(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError as error:
+        return DamagedRow(str(error), "not UTF-8")
+
+
+def _table(file: IO[bytes], path: str) -> Iterator[Any]:
     column = None
-    for number, row in enumerate(rows_of(file, path), start=1):
+    for row in rows_of(file, path, all_rows=True, is_header=_names_columns):
+        if not isinstance(row, UserError):
+            column = column or _column_of(row, path)
+            row = row[column]
+        yield row
+
+
+def _json(file: IO[bytes], path: str) -> Iterator[Any]:
+    """Each row has columns of its own; those of the first ones may lack the caption's."""
+    column, lacking = None, None
+    for number, row in enumerate(rows_of(file, path)):
         if isinstance(row, UserError):
-            raise UserError(f'"{path}", row {number}: {row}')
-        column = column or _column(list(row), path)
-        value = row.get(column)
-        if value is not None and not isinstance(value, str):
-            raise UserError(f'"{column}" in row {number} of "{path}" is {cut(repr(value))}, but captions must be text')
-        yield value
+            yield row
+            continue
+        try:
+            column = column or _column(list(row), path)
+        except UserError as error:
+            lacking = lacking or error
+            if number >= _ROWS_WITHOUT:
+                raise lacking from None
+        yield None if column is None else row.get(column)
+    if column is None and lacking is not None:
+        raise lacking
 
 
-def _text(file: IO[bytes], path: str) -> Iterator[str | None]:
-    yield from io.TextIOWrapper(file, encoding="utf-8-sig")
+def _names_columns(cells: Sequence[str]) -> bool:
+    """Whether a first row is a header: CC3M and CC12M have none, but an address in each row."""
+    named = any(cell.strip().lower() in COLUMNS for cell in cells)
+    return named or not any(_ADDRESS.fullmatch(cell) for cell in cells)
 
 
-_READERS: dict[str, Callable[[IO[bytes], str], Iterator[str | None]]] = {
+def _column_of(row: Mapping[str, Any], path: str) -> str:
+    """The caption's; of a table without a header that whose cell is neither an address nor a number."""
+    if list(row) != [str(number) for number in range(1, len(row) + 1)]:
+        return _column(list(row), path)
+    words = [name for name, cell in row.items() if cell.strip() and not _NO_WORDS.fullmatch(cell)]
+    if len(words) != 1:
+        raise UserError(
+            f'"{path}" has no first row that names its columns, and {len(words)} of them may hold captions; write one, '
+            "with TEXT for the captions"
+        )
+    return words[0]
+
+
+def _text(file: IO[bytes], path: str) -> Iterator[Any]:
+    yield from text_lines(file, path)
+
+
+_READERS: dict[str, Callable[[IO[bytes], str], Iterator[Any]]] = {
     ".parquet": _parquet,
     ".csv": _table,
     ".tsv": _table,
-    ".jsonl": _table,
+    ".jsonl": _json,
+    ".ndjson": _json,
     ".txt": _text,
 }

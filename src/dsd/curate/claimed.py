@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from dsd.data.records import Caption
 from dsd.files import read_json
-from dsd.places import Place
+from dsd.places import Place, Where
 
 SHARD = 8192
 """Captions a shard: what a process keeps in memory of them."""
@@ -62,7 +62,7 @@ class Captions:
         return cls(folder=None, count=len(listed), skipped={}, listed=listed)
 
     @classmethod
-    def keep(cls, source: CaptionSource, folder: Place) -> Captions:
+    def keep(cls, source: CaptionSource, folder: Where) -> Captions:
         """Writes captions as they come; with the index, which is written last, they are kept.
 
         Args:
@@ -72,6 +72,7 @@ class Captions:
         Raises:
             UserError: the place cannot be written to, or the captions cannot be read to their end.
         """
+        folder = Place.of(folder)
         digests, count, left = [], 0, iter(source)
         while texts := tuple(caption.text for caption in islice(left, SHARD)):
             _shard(folder, len(digests)).write_atomic(_json(texts))
@@ -82,12 +83,13 @@ class Captions:
         return cls(folder=folder, count=count, skipped=skipped, digests=tuple(digests))
 
     @classmethod
-    def find(cls, folder: Place) -> Captions:
+    def find(cls, folder: Where) -> Captions:
         """What was kept in a folder.
 
         Raises:
             UserError: nothing was, or its index is damaged.
         """
+        folder = Place.of(folder)
 
         def read(content: Any) -> Captions:
             skipped = dict(content["skipped"])

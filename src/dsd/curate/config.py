@@ -35,8 +35,9 @@ class CurateConfig:
 
     Attributes:
         task: what a sheet shows and what its panels become; see `dsd.curate.tasks`.
-        captions: file with a caption a row: ``.parquet``, ``.csv`` or ``.jsonl`` with a column ``TEXT`` (or
-            ``caption``), or ``.txt`` with one a line; local or any address that fsspec knows.
+        captions: file with a caption a row: ``.parquet``, ``.csv``, ``.tsv`` or ``.jsonl`` with a column ``TEXT`` (or
+            ``caption``), or ``.txt`` with one a line; compressed (``.gz``) or not, local or any address that fsspec
+            knows. A ``*`` in names of files takes all parts of an export.
         units: how many units of work to do at most.
         unit_size: captions a unit; a unit is finished whole or done anew.
         chat: model that writes grid prompts: ``embedded:NAME``, a folder or a hub id, ``openai:MODEL@BASE_URL`` (add
@@ -56,6 +57,7 @@ class CurateConfig:
         subjects: with themes: subjects that take turns, in place of captions and what the chat model writes after them,
             so that the same few prompts are drawn again and again with other seeds; neither is used then. What training
             without captions and language model costs is another one.
+        refuse_repeated: whether a grid prompt is refused whose subject, nearly, an earlier one of its unit has.
         chat_batch: questions asked at once of a local model, or in flight to a server.
         teacher: text-to-image model that draws the sheets: ``embedded:NAME``, a folder or a hub id.
         teacher_batch: sheets drawn at once.
@@ -90,6 +92,7 @@ class CurateConfig:
     min_score: float = 0.0
     themes: tuple[str, ...] = ()
     subjects: tuple[str, ...] = ()
+    refuse_repeated: bool = False
     chat_batch: int = how_it_runs()
     teacher: str
     teacher_batch: int = how_it_runs()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dsd import runs
 from dsd.config import to_json
 from dsd.curate.config import CurateConfig
+from dsd.curate.diversity import diversity_of
 from dsd.curate.funnel import Funnel
 from dsd.curate.tasks.registry import task_of
 from dsd.curate.units import UnitLedger, UnitRecord
@@ -76,6 +78,7 @@ def finish(records: Sequence[UnitRecord], skipped: Mapping[str, int], config: Cu
         )
     funnel.reconcile(task_of(config.task).candidates)
     _reconcile_rows(funnel, out, shards)
+    funnel = replace(funnel, diversity=diversity_of(out, shards))
     recipe: dict[str, Any] = json.loads(to_json(config.claimed()))
     recipe["revisions"] = runs.sources_of(out)
     writer = DatasetWriter(out)

@@ -25,6 +25,8 @@ class Funnel:
         pairs: rows that the kept candidates became, such as each pair in both orders.
         films: examples of more than two frames that the pairs became; None where the pairs are trained on.
         left_out: candidates of these sheets that `dsd data` left out, by what it was told; None where it did not.
+        diversity: how many subjects and scenes are different, see `dsd.curate.diversity.diversity`; of a finished
+            dataset only, for it is no sum over units.
     """
 
     captions: int = 0
@@ -40,9 +42,17 @@ class Funnel:
     pairs: int = 0
     films: int | None = None
     left_out: Mapping[str, int] | None = None
+    diversity: Mapping[str, int] | None = None
 
     def __add__(self, other: Funnel) -> Funnel:
-        return Funnel(**{f.name: _sum(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)})
+        """The sum; what is different in both together is not known of it."""
+        return Funnel(
+            **{
+                f.name: _sum(getattr(self, f.name), getattr(other, f.name))
+                for f in fields(self)
+                if f.name != "diversity"
+            }
+        )
 
     def reconcile(self, candidates: int) -> None:
         """Proves that every caption, sheet and candidate is accounted for.
@@ -101,6 +111,20 @@ class Funnel:
             + _aside("failed", self.failed)
             + _aside("left out", self.left_out or {}),
             f"{self.kept:>8,} kept{share}, {self.pairs:,} pairs{films} to train on",
+            *self._different(),
+        ]
+
+    def _different(self) -> list[str]:
+        """What of it is different, where anything was written."""
+        found = self.diversity or {}
+        if not found.get("grid prompts"):
+            return []
+        again = found["grid prompts"] - found["distinct subjects"]
+        return [
+            f"{found['kept subjects']:>8,} distinct subjects in what is kept, of {found['distinct subjects']:,} "
+            f"written; {again:,} grid prompts ({again / found['grid prompts']:.0%}) name one again, "
+            f"{found['repeated prompts']:,} nearly repeat a whole prompt",
+            f"{found['kept scenes']:>8,} distinct scenes in what is kept, of {found['distinct scenes']:,} written",
         ]
 
 

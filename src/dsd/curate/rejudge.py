@@ -17,6 +17,7 @@ from typing import Any, get_args
 from dsd import runs
 from dsd.config import from_json, to_json
 from dsd.curate.config import CurateConfig
+from dsd.curate.diversity import diversity_of
 from dsd.curate.ending import finished, show
 from dsd.curate.films import films
 from dsd.curate.funnel import Funnel
@@ -90,7 +91,7 @@ def _write(reader: DatasetReader, config: CurateConfig, out: Place) -> Funnel:
         (out / shard.path).write_atomic((reader.folder / shard.path).read_bytes())
         shards.append(shard)
         outcomes.update((row["outcome"], row["reason"]) for row in unit.rejects)
-    funnel = _funnel(reader, shards, outcomes, config)
+    funnel = replace(_funnel(reader, shards, outcomes, config), diversity=diversity_of(out, shards))
     if funnel.films == 0:
         raise UserError(
             f"no film of {config.frames} panels is left from a score of {config.min_score:g} on; give a lower one"

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from dsd.chat.protocol import ChatFailure
+from dsd.curate.diversity import refuse_repeated
 from dsd.curate.films import films
 from dsd.curate.funnel import Funnel
 from dsd.curate.models import DRAW, JUDGE, WRITE, Models
@@ -75,13 +76,13 @@ class Curation:
 
     def do(self, stage: str, number: int, given: Any) -> Any:
         """Has the grid prompts of a unit written, its sheets drawn, or them judged."""
-        if stage == JUDGE:
-            sheets = list(read_shard(shard_path(self.drawn, "grids", number), to_sheet))
-            return self.ledger.commit(number, *judge(sheets, self.units.seed(number), self.models))
-        unit = self.units[number]
         if stage == WRITE:
-            return write(unit, self.models)
-        return self.ledger.commit_sheets(number, draw(unit, given or write(unit, self.models), self.models))
+            return write(self.units[number], self.models)
+        if stage == DRAW:
+            unit = self.units[number]
+            return self.ledger.commit_sheets(number, draw(unit, given or write(unit, self.models), self.models))
+        sheets = list(read_shard(shard_path(self.drawn, "grids", number), to_sheet))
+        return self.ledger.commit(number, *judge(sheets, self.units.seed(number), self.models))
 
 
 def write(unit: Unit, models: Models) -> Sequence[GridPrompt | ChatFailure]:
@@ -94,7 +95,8 @@ def write(unit: Unit, models: Models) -> Sequence[GridPrompt | ChatFailure]:
     config, templates = models.config, models.templates
     if config.subjects:
         return fixed_grid_prompts(unit.captions, config.themes, templates)
-    return write_grid_prompts(unit.captions, models.chat, templates, models.task.writer, unit.seed, config.themes)
+    written = write_grid_prompts(unit.captions, models.chat, templates, models.task.writer, unit.seed, config.themes)
+    return refuse_repeated(written) if config.refuse_repeated else written
 
 
 def draw(unit: Unit, written: Sequence[GridPrompt | ChatFailure], models: Models) -> list[Sheet]:

@@ -34,6 +34,7 @@ def flux_dev() -> Recipe:
             chat="openai:gpt-4o@https://api.openai.com/v1",
             judge="openai:gemini-1.5-pro@https://generativelanguage.googleapis.com/v1beta/openai#GEMINI_API_KEY",
             templates="default",
+            refuse_repeated=True,
             chat_batch=16,
             panel_size=PANEL,
             steps=28,
