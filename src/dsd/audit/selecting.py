@@ -20,7 +20,7 @@ from dsd.curate.tasks.registry import DEFAULT, task_of
 from dsd.data.rows import ROW_GROUP, Kind
 from dsd.data.store import DatasetWriter, Shard, shard_path
 from dsd.errors import UserError
-from dsd.files import atomic_folder, sha256_of, write_atomic
+from dsd.files import atomic_folder
 from dsd.log import console, progress
 
 MOST_BYTES = 1 << 28
@@ -139,9 +139,9 @@ class _Writer:
         self._file.close()
         self._file = None
         path = shard_path(self._out, self._kind, len(self._shards))
-        write_atomic(path, self._buffer.getvalue())
-        name = path.relative_to(self._out).as_posix()
-        self._shards.append(Shard(path=name, kind=self._kind, rows=self._rows, sha256=sha256_of(path)))
+        path.write_atomic(self._buffer.getvalue())
+        name = f"{self._kind}/{path.name}"
+        self._shards.append(Shard(path=name, kind=self._kind, rows=self._rows, sha256=path.sha256()))
 
 
 def _copy(path: Path, kind: Kind, rows: Sequence[bool], writer: _Writer, sums: Sums) -> None:

@@ -73,8 +73,8 @@ class CurateConfig:
             same but for those of `JUDGED_BY`. Empty to draw.
         near_copy_threshold: two panels are the same picture, and rejected, when the mean absolute difference of
             their pixels is below this share of the full range, and their perceptual hashes agree too.
-        image_format: of the panels in the dataset; PNG keeps all pixels, WebP and JPEG are smaller and lossy. Sheets
-            are PNG.
+        image_format: of the panels in the dataset; PNG keeps all pixels, WebP and JPEG are smaller and lossy: WebP
+            halves the resolution of colours, which small panels lose identity by, JPEG keeps it. Sheets are PNG.
         image_quality: of WebP and JPEG, from 1 to 100; None for 95, and for PNG, which has none.
         seed: of everything random.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
-from dsd.data.rows import Kind, features
+from dsd.data.rows import SINCE_2, Kind, features
 
 if TYPE_CHECKING:  # imported where it is used: it is slow
     from datasets import DatasetInfo
@@ -13,12 +13,13 @@ if TYPE_CHECKING:  # imported where it is used: it is slow
 CARD = "README.md"
 
 
-def card(rows: Mapping[Kind, int], trained_on: Kind) -> str:
+def card(rows: Mapping[Kind, int], trained_on: Kind, *, with_scores: bool = True) -> str:
     """The text of a card.
 
     Args:
         rows: of the dataset, by kind.
         trained_on: the kind of the rows to train on.
+        with_scores: whether the files have the columns `dsd.data.rows.SINCE_2`.
     """
     from datasets.info import DatasetInfosDict
     from huggingface_hub import DatasetCardData
@@ -34,7 +35,7 @@ def card(rows: Mapping[Kind, int], trained_on: Kind) -> str:
         size_categories=_size(rows[trained_on]),
         configs=[_config(kind, trained_on) for kind in held],
     )
-    DatasetInfosDict({kind: _info(kind, rows[kind]) for kind in held}).to_dataset_card_data(header)
+    DatasetInfosDict({kind: _info(kind, rows[kind], with_scores) for kind in held}).to_dataset_card_data(header)
     counts = ", ".join(f"{rows[kind]} {kind}" for kind in kinds)
     films = ""
     if trained_on == "films":
@@ -63,11 +64,12 @@ def _config(kind: Kind, trained_on: Kind) -> dict[str, Any]:
     return {"config_name": kind, **({"default": True} if kind == trained_on else {}), "data_files": files}
 
 
-def _info(kind: Kind, rows: int) -> DatasetInfo:
-    from datasets import DatasetInfo, SplitDict, SplitInfo
+def _info(kind: Kind, rows: int, with_scores: bool) -> DatasetInfo:
+    from datasets import DatasetInfo, Features, SplitDict, SplitInfo
 
     splits = SplitDict({"train": SplitInfo(name="train", num_examples=rows)})
-    return DatasetInfo(features=features(kind), splits=splits, config_name=kind)
+    held = {name: feature for name, feature in features(kind).items() if with_scores or name not in SINCE_2}
+    return DatasetInfo(features=Features(held), splits=splits, config_name=kind)
 
 
 def _size(rows: int) -> str:

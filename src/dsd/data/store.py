@@ -244,7 +244,7 @@ class DatasetWriter:
         manifest = Manifest(schema_version=schema_version, recipe=recipe, shards=tuple(shards))
         self.write_funnel(funnel)
         rows = {kind: manifest.rows(kind) for kind in get_args(Kind)}
-        (self.folder / CARD).write_atomic(card(rows, manifest.trained_on))
+        (self.folder / CARD).write_atomic(card(rows, manifest.trained_on, with_scores=schema_version > 1))
         (self.folder / MANIFEST).write_atomic(_json(asdict(manifest)))
 
 
