@@ -117,7 +117,7 @@ class Disk(MemoryFileSystem):
     """A file system on which a file grows under its name while it arrives."""
 
     protocol = "disk"
-    store: ClassVar[dict] = {}
+    store: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
     pseudo_dirs: ClassVar[list[str]] = [""]
     full = False
 

@@ -6,6 +6,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -26,7 +27,7 @@ from dsd.data.records import (
     Sheet,
     content_id,
 )
-from dsd.data.rows import Pictures, to_pair, to_parquet, to_reject, to_row, to_sheet
+from dsd.data.rows import Kind, Pictures, to_pair, to_parquet, to_reject, to_row, to_sheet
 from dsd.data.store import DatasetReader, DatasetWriter, read_columns, read_row, read_shard
 from dsd.errors import UserError
 from dsd.files import DamagedFile
@@ -193,10 +194,11 @@ def test_pictures_are_written_in_the_format_that_was_asked_and_sheets_keep_all_p
 
 
 def test_a_text_that_is_no_unicode_is_named_and_nothing_is_written(tmp_path: Path) -> None:
-    for kind, record, column in (
+    broken: list[tuple[Kind, Any, str]] = [
         ("rejects", replace(rejects()[0], words="\ud800"), "words"),
         ("grids", replace(sheets()[0], descriptions=(Description(details="a\udfff"),) * 4), "panel_details"),
-    ):
+    ]
+    for kind, record, column in broken:
         with pytest.raises(UserError, match=f"row 1 of {kind} cannot be written: its {column} is .*ud"):
             DatasetWriter(tmp_path).write_shard(kind, 0, [sheets()[1] if kind == "grids" else rejects()[0], record])
     assert not list(tmp_path.rglob("*"))

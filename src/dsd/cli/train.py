@@ -20,9 +20,9 @@ class Train:
     """
 
     data: str
-    """What to train on: a dataset folder, as `dsd curate` writes it; a folder of pictures with metadata.jsonl or
-    metadata.csv; a dataset of the `datasets` library (folder, .parquet or hub id); or a webdataset (.tar or a folder of
-    them)."""
+    """What to train on: a dataset folder, as `dsd curate` writes it, or its address (s3://...); a folder of pictures
+    with metadata.jsonl or metadata.csv; a dataset of the `datasets` library (folder, .parquet or hub id); or a
+    webdataset (.tar or a folder of them)."""
     columns: Columns = Columns()
     """Names of the columns of such own data."""
     skip_bad_rows: bool = False
