@@ -20,7 +20,7 @@ import tyro
 from dsd.chat.local import LocalChat
 from dsd.chat.parse import Answer, CutText, WeighedText, parse_reply
 from dsd.chat.protocol import ChatFailure, ChatRequest
-from dsd.curate.captions import read_captions
+from dsd.curate.captions import CaptionFile
 from dsd.curate.prompts import write_grid_prompts
 from dsd.curate.tasks.identity import IDENTITY
 from dsd.data.records import GridPrompt
@@ -54,14 +54,14 @@ class Counted(LocalChat):
         super().__init__(name, batch_size=batch_size)
         self.replies: Counter[str] = Counter()
 
-    def _ask(self, requests: Sequence[ChatRequest], attempt: int) -> list[Answer]:
+    def _ask(self, requests: Sequence[ChatRequest], attempt: int) -> list[Answer | WeighedText]:
         answers = super()._ask(requests, attempt)
         for request, answer in zip(requests, answers, strict=True):
             self.replies[f"attempt {attempt + 1}: {_what(answer, request)}"] += 1
         return answers
 
 
-def _what(answer: Answer, request: ChatRequest) -> str:
+def _what(answer: Answer | WeighedText, request: ChatRequest) -> str:
     if isinstance(answer, CutText):
         return "cut off"
     text = answer.text if isinstance(answer, WeighedText | ChatFailure) else answer
@@ -72,7 +72,7 @@ def _what(answer: Answer, request: ChatRequest) -> str:
 def main(settings: Settings) -> None:
     """Prints a line of JSON a caption, and one of all."""
     writer, templates = Counted(settings.model, settings.batch), IDENTITY.load_templates(settings.templates)
-    captions = read_captions(settings.captions, settings.count).taken
+    captions = list(CaptionFile(settings.captions, settings.count))
     started = time.perf_counter()
     found = write_grid_prompts(captions, writer, templates, IDENTITY.writer, settings.seed)
     seconds = time.perf_counter() - started

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import small_writer
 import tiny
 import torch
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
 from dsd.chat.guided import RowSampling
 from dsd.chat.local import LocalChat
+from dsd.chat.parse import CutText
 from dsd.chat.protocol import ChatFailure, ChatRequest, ImagePart, Message, TextPart
-from dsd.curate.schemas import PairVerdict
+from dsd.curate.schemas import DirectVerdict, PairVerdict, PanelDescription
+from dsd.errors import UserError
 from dsd_world.models.vlm_model import new_model, new_processor
 
 
@@ -109,3 +115,87 @@ def test_row_sampling_draws_from_the_tempered_distribution() -> None:
 def test_the_revision_names_the_weights(chat: LocalChat, folder: Path) -> None:
     assert chat.name == str(folder)
     assert len(chat.revision) == 12
+
+
+def written(text: str, schema: type = DirectVerdict, **changes: Any) -> ChatRequest:
+    settings = {"max_tokens": 40, "decides": "same" if schema is DirectVerdict else "", **changes}
+    return ChatRequest(messages=(Message("user", (TextPart(text),)),), schema=schema, **settings)
+
+
+WRITTEN = [written(text) for text in ("is it?", "are they?", "judge directly")]
+
+
+@pytest.fixture(scope="module")
+def writer() -> LocalChat:
+    return LocalChat(str(small_writer.folder()))
+
+
+def test_a_language_model_is_kept_to_the_schema_of_its_reply(writer: LocalChat) -> None:
+    assert all(isinstance(reply, DirectVerdict) for reply in writer.reply(WRITTEN))
+    for attempt in range(3):
+        (answer,) = writer._ask([written("?", PanelDescription, max_tokens=30)], attempt)
+        assert isinstance(answer, CutText)
+        assert answer.text.startswith('{"subject": "')
+
+
+def test_its_replies_do_not_depend_on_the_batch(writer: LocalChat) -> None:
+    together = writer.reply(WRITTEN)
+    alone = [writer.reply([one])[0] for one in WRITTEN]
+    assert [reply.model_dump() for reply in together] == [reply.model_dump() for reply in alone]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_decision_has_the_probability_that_the_model_gave_it(writer: LocalChat) -> None:
+    requests = [written(f"question {number}") for number in range(6)]
+    weighed = 0
+    for request, reply in zip(requests, writer.reply(requests), strict=True):
+        assert isinstance(reply, DirectVerdict)
+        if reply.probability is None:  # of random weights some spell true in several tokens
+            continue
+        weighed += 1
+        assert (reply.probability > 0.5) == reply.same
+        true, false = writer.log_likelihoods([request] * 2, ['{"same": true', '{"same": false'])
+        assert reply.probability == pytest.approx(1 / (1 + math.exp(false - true)), abs=1e-3)
+    assert weighed > 2
+    (unasked,) = writer.reply([written("is it?", decides="")])
+    assert isinstance(unasked, DirectVerdict)
+    assert unasked.probability is None
+
+
+def test_a_gguf_file_holds_the_same_model(writer: LocalChat, tmp_path: Path) -> None:
+    file = small_writer.gguf_file()
+    said = [
+        (r.model_dump(), getattr(r, "probability", None)) for r in writer.reply(WRITTEN) if isinstance(r, DirectVerdict)
+    ]
+    for name in (file, file.parent):
+        again = LocalChat(str(name)).reply(WRITTEN)
+        found = [(r.model_dump(), r.probability) for r in again if isinstance(r, DirectVerdict)]
+        assert [one for one, _ in found] == [one for one, _ in said]
+        assert [chance for _, chance in found] == pytest.approx([chance for _, chance in said], abs=1e-4)
+    for copy in ("a.gguf", "b.gguf"):
+        (tmp_path / copy).symlink_to(file)
+    with pytest.raises(UserError, match=r"2 GGUF files \(a.gguf, b.gguf\)"):
+        LocalChat(str(tmp_path))
+    (tmp_path / "c.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        LocalChat(str(tmp_path / "c.gguf"))
+
+
+def test_a_language_model_without_a_chat_template_reads_a_plain_conversation() -> None:
+    plain = LocalChat(str(small_writer.folder(template=False)))
+    assert isinstance(plain.reply(WRITTEN[:1])[0], DirectVerdict)
+    talk = plain._weights.conversation(WRITTEN[0])
+    shown = plain._tokenizer.apply_chat_template(talk, add_generation_prompt=True, tokenize=False)
+    assert shown == "User: is it?\n\nAssistant:"
+
+
+def test_a_language_model_cannot_see(writer: LocalChat) -> None:
+    with pytest.raises(UserError, match="is asked about a picture"):
+        writer.reply([*WRITTEN, question("judge", 1, 2)])
+
+
+@pytest.mark.parametrize("package", ["llguidance", "gguf"])
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    file = small_writer.gguf_file()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"{package}; install dsd\[chat\]"):
+        LocalChat(str(file))

@@ -117,6 +117,20 @@ def test_what_cannot_be_read_is_one_sentence(name: str, content: bytes | None, w
         read(name if "://" in name else tmp_path / name)
 
 
+def test_a_store_that_lets_nobody_in_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    s3fs = pytest.importorskip("s3fs")
+    s3fs.S3FileSystem.clear_instance_cache()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="cannot read captions"):
+        read("s3://nobody/a.parquet")
+    s3fs.S3FileSystem.clear_instance_cache()  # of those who may do nothing
+
+
 @pytest.mark.parametrize("at", [0.3, 0.999])
 def test_a_compressed_file_that_ends_early_is_one_sentence(at: float, tmp_path: Path) -> None:
     whole = gzip.compress("\n".join(map(str, range(9999))).encode(), mtime=0)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import tiny
 
+from dsd.chat.parse import parse_reply
 from dsd.chat.protocol import ImagePart, Message, TextPart
+from dsd.chat.templates import Template, read_template
 from dsd.curate import schemas
 from dsd.curate.tasks.identity import IDENTITY
 from dsd.errors import UserError
@@ -83,3 +85,64 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
         IDENTITY.load_templates(str(tmp_path))
     with pytest.raises(UserError, match='no templates "large"'):
         IDENTITY.load_templates("large")
+
+
+def own(tmp_path: Path, header: str, body: str) -> Template:
+    (tmp_path / "grid_prompt.md").write_text(f"<!-- version: 7{header} -->\n{body}\n")
+    return read_template(tmp_path / "grid_prompt.md", {"caption"})
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        '{"same": true}',
+        '```json\n{"subject": "a cat", "scenes": ["a", "b"]}\n```',
+        '{"n": {"score": 3}}',
+        '{{}: {}} [{}, 3]{} {"a": [1]}',
+    ],
+)
+def test_a_template_that_shows_a_whole_reply_is_refused(tmp_path: Path, shown: str) -> None:
+    with pytest.raises(UserError, match="holds a whole reply"):
+        own(tmp_path, "", f"{{caption}}\nReply as\n{shown}\nand no more")
+    for places in (
+        '{"same": <true or false>}',
+        '{"subject": "...", "score": 0}',
+        '{"caption": "<words>"}',
+        "{a} {} {}",
+    ):
+        own(tmp_path, "", f"{{caption}} {places}")
+
+
+def test_examples_are_turns_before_the_question(tmp_path: Path) -> None:
+    text = 'inspired by {caption}\n\n<!-- example: a barn -->\n{"a": "b"}\n\n<!-- example: {caption} -->\n{"a": "c"}\n'
+    request = own(tmp_path, ", example_from: 1, temperature: 0.5", text).request(
+        {"caption": "a cat"}, schemas.DirectVerdict
+    )
+    said = [(m.role, part.text) for m in request.example for part in m.parts if isinstance(part, TextPart)]
+    assert said == [
+        ("user", "inspired by a barn"), ("assistant", '{"a": "b"}'),
+        ("user", "inspired by {caption}"), ("assistant", '{"a": "c"}'),
+    ]  # fmt: skip
+    assert request.messages == (Message("user", (TextPart("inspired by a cat"),)),)
+    assert (request.example_from, request.temperature) == (1, 0.5)
+    with pytest.raises(UserError, match="is no JSON object"):
+        own(tmp_path, "", "{caption}\n<!-- example: a barn -->\na cow")
+    (tmp_path / "describe.md").write_text("<!-- version: 1 -->\n{image}\n<!-- example: a barn -->\n{}\n")
+    with pytest.raises(UserError, match="not one place for words"):
+        read_template(tmp_path / "describe.md", {"image"})
+
+
+def test_options_of_a_template_are_checked(tmp_path: Path) -> None:
+    assert own(tmp_path, ", retry: same, tolerated: 0.4", "{caption}").correction == ""
+    assert "{error}" in own(tmp_path, "", "{caption}").correction
+    for option in (", retires: same", ", retry: never", ", max_tokens: many"):
+        with pytest.raises(UserError, match=option.removeprefix(", ")):
+            own(tmp_path, option, "{caption}")
+
+
+@pytest.mark.parametrize("templates", ["default", "small"])
+def test_examples_of_the_sets_are_whole_replies(templates: str) -> None:
+    examples = IDENTITY.load_templates(templates)["grid_prompt"].examples
+    assert examples
+    for _, reply in examples:
+        assert isinstance(parse_reply(reply, IDENTITY.writer), IDENTITY.writer)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ import tiny
 from chat_server import ChatServer, chat_server
 
 from dsd.chat.openai import OpenAIChat
-from dsd.chat.protocol import ChatFailure, ChatRequest
+from dsd.chat.protocol import ChatFailure, ChatRequest, Reply
+from dsd.chat.replay import Recorder, ReplayChat
 from dsd.curate.contradiction import CONTRADICTION, contradiction, misquoted, points
 from dsd.curate.pipeline import curate
 from dsd.curate.schemas import DirectVerdict, GridPromptReply, PairVerdict, PanelDescription
@@ -141,11 +142,13 @@ class Spoiling(chat_server_module._Handler):
         return super()._answer(body)
 
     def _send(self, status: int, body: Any) -> None:
+        if "choices" not in body:
+            return super()._send(status, body)
         choice = body["choices"][0]
         text = Spoiling.spoil(self.asked, choice["message"]["content"])
         choice["message"]["content"] = text.removesuffix("…")
         choice["finish_reason"] = "length" if text.endswith("…") else "stop"
-        super()._send(status, body)
+        return super()._send(status, body)
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +224,7 @@ def test_a_curation_keeps_what_was_said_and_counts_the_rest(
 
     def spoil(body: dict[str, Any], text: str) -> str:
         schema, which = body["response_format"]["json_schema"]["name"], digest(body)
-        if only not in schema or which[0] % 3 == 0:
+        if only not in schema or which[0] % 8 >= (5 if only else 1):
             return text
         spoilt.setdefault(schema, set()).add(which)
         said = next(said for kind, said in SAID.items() if kind.__name__ == schema)
@@ -334,3 +337,19 @@ def test_a_contradiction_is_counted_apart_and_never_kept(server: ChatServer, tmp
     assert not [pair for pair in reader.pairs() if MARK in pair.first_details + pair.second_details]
     words = [r.words for r in reader.rejects() if r.reason == f"no verdict: {CONTRADICTION}"]
     assert all("4 of 4 points are other" in said and MARK in said for said in words)
+
+
+def test_recorded_decisions_keep_their_probability(server: ChatServer, tmp_path: Path) -> None:
+    class Sure:
+        name, revision = "sure", "1"
+
+        def reply(self, requests: Sequence[ChatRequest]) -> list[Reply]:
+            found = DirectVerdict(same=True)
+            found._probability = 0.75
+            return [found for _ in requests]
+
+    asked = [question("judge_direct")]
+    Recorder(Sure(), tmp_path / "replies.jsonl").reply(asked)
+    (again,) = ReplayChat(tmp_path / "replies.jsonl").reply(asked)
+    assert isinstance(again, DirectVerdict)
+    assert again.probability == 0.75

@@ -220,3 +220,14 @@ def test_writer_and_judge_are_each_asked_with_their_own_templates(tmp_path: Path
     assert mixed["sheet"].label == "own/sheet 1"
     with pytest.raises(UserError, match=r"describe\.md"):
         IDENTITY.load_templates(str(tmp_path / "own"))
+
+
+def test_a_score_that_the_judge_cannot_give_ends_the_curation_with_a_sentence_before_anything_is_kept(
+    tmp_path: Path,
+) -> None:
+    captions = parts.write_captions(tmp_path / "laion.parquet")
+    with chat_server() as server:
+        wanting = parts.config(captions, f"openai:test@{server.url}", min_score=0.5, units=1, unit_size=2)
+        with pytest.raises(UserError, match=r"min_score is 0\.5, but .* does not say how sure it is; let it vote"):
+            curate(wanting, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("pairs/*"))

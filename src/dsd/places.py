@@ -291,7 +291,7 @@ class Place:
             if not missing:
                 raise
             raise self._cannot(verb, error) from error
-        except (OSError, NotImplementedError, *_raised_elsewhere()) as error:
+        except (OSError, NotImplementedError, *raised_elsewhere()) as error:
             raise self._cannot(verb, error) from error
 
     def _cannot(self, verb: str, error: Exception) -> UserError:
@@ -300,6 +300,7 @@ class Place:
         return UserError(f'cannot {verb} "{self.address}" ({reason}); give a place that you may {wanted}')
 
 
-def _raised_elsewhere() -> tuple[type[Exception], ...]:
+def raised_elsewhere() -> tuple[type[Exception], ...]:
+    """What the file systems that are in use raise beside `OSError`, to be caught."""
     modules = [(sys.modules.get(module), name) for module, name in _RAISED_ELSEWHERE]
     return tuple(getattr(module, name) for module, name in modules if module is not None)

@@ -16,7 +16,7 @@ from dsd.backbones.protocol import Text
 from dsd.backbones.stock import StockBackbone
 from dsd.baselines.protocol import Request
 from dsd.baselines.text_only import TextOnly
-from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest
+from dsd.chat.protocol import ChatFailure, ChatModel
 from dsd.chat.templates import Templates
 from dsd.curate.schemas import PanelDescription
 from dsd.curate.seeds import derive_seed
@@ -41,12 +41,8 @@ class Captioner:
     def __call__(self, request: Request) -> str:
         """The caption; ``a SUBJECT`` where the model gives none."""
         template = self.templates["describe"]
-        question = ChatRequest(
-            messages=(template.message({"image": request.reference}),),
-            schema=PanelDescription,
-            seed=derive_seed(0, "reference", request.subject_id),
-            max_tokens=template.max_tokens,
-        )
+        seed = derive_seed(0, "reference", request.subject_id)
+        question = template.request({"image": request.reference}, PanelDescription, seed=seed)
         (reply,) = self.chat.reply([question])
         if isinstance(reply, ChatFailure):
             return f"a {request.subject}"

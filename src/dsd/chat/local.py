@@ -100,12 +100,12 @@ class LocalChat:
         said = logits.log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
         return (said * replied).sum(1).cpu()
 
-    def _ask(self, requests: Sequence[ChatRequest], attempt: int) -> list[Answer]:
+    def _ask(self, requests: Sequence[ChatRequest], attempt: int) -> list[Answer | WeighedText]:
         starts = range(0, len(requests), self.batch_size)
         return [text for at in starts for text in self._generate(requests[at : at + self.batch_size], attempt)]
 
     @torch.inference_mode()
-    def _generate(self, requests: Sequence[ChatRequest], attempt: int) -> list[Answer]:
+    def _generate(self, requests: Sequence[ChatRequest], attempt: int) -> list[Answer | WeighedText]:
         inputs = self._weights.inputs(requests)
         weighing = Weighing(self._opposites) if any(request.decides for request in requests) else None
         generated: Tensor = self._model.generate(
@@ -118,7 +118,7 @@ class LocalChat:
         new = generated[:, inputs["input_ids"].shape[1] :].tolist()
         cut = [row[: request.max_tokens] for row, request in zip(new, requests, strict=True)]
         texts = self._tokenizer.batch_decode(cut, skip_special_tokens=True)
-        answers: list[Answer] = [
+        answers: list[Answer | WeighedText] = [
             CutText(t) if self._ends.isdisjoint(row) else t for t, row in zip(texts, cut, strict=True)
         ]
         return answers if weighing is None else self._weighed(answers, requests, cut, weighing)
@@ -136,8 +136,12 @@ class LocalChat:
         return found
 
     def _weighed(
-        self, answers: Sequence[Answer], requests: Sequence[ChatRequest], rows: list[list[int]], weighing: Weighing
-    ) -> list[Answer]:
+        self,
+        answers: Sequence[Answer | WeighedText],
+        requests: Sequence[ChatRequest],
+        rows: list[list[int]],
+        weighing: Weighing,
+    ) -> list[Answer | WeighedText]:
         found = []
         for number, (answer, request, row) in enumerate(zip(answers, requests, rows, strict=True)):
             if isinstance(answer, str) and request.decides:

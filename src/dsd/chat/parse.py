@@ -26,16 +26,16 @@ class CutText:
     text: str
 
 
+Answer: TypeAlias = str | CutText | ChatFailure
+"""The text of a reply, or a failure that asking again would not mend."""
+
+
 @dataclass(frozen=True)
 class WeighedText:
     """A reply, and how likely the model was to decide for true in it; see `dsd.chat.protocol.Decision`."""
 
     text: str
     probability: float
-
-
-Answer: TypeAlias = str | CutText | WeighedText | ChatFailure
-"""The text of a reply, or a failure that asking again would not mend."""
 
 
 def parse_reply(text: str, schema: type[BaseModel]) -> Reply:
@@ -62,7 +62,7 @@ def parse_reply(text: str, schema: type[BaseModel]) -> Reply:
 
 
 def ask_until_parsed(
-    requests: Sequence[ChatRequest], ask: Callable[[Sequence[ChatRequest], int], Sequence[Answer]]
+    requests: Sequence[ChatRequest], ask: Callable[[Sequence[ChatRequest], int], Sequence[Answer | WeighedText]]
 ) -> list[Reply]:
     """Asks all questions, and those whose replies do not parse again, up to `ATTEMPTS` times in all.
 
@@ -100,7 +100,7 @@ def _asked(request: ChatRequest, attempt: int, before: Reply) -> ChatRequest:
     return replace(request, messages=messages, example=())
 
 
-def _read(answer: Answer, request: ChatRequest) -> Reply:
+def _read(answer: Answer | WeighedText, request: ChatRequest) -> Reply:
     if isinstance(answer, ChatFailure):
         return answer
     if isinstance(answer, CutText):

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest, ImagePart, Reply
+from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest, Decision, ImagePart, Reply
 from dsd.errors import UserError
 from dsd.files import sha256_of
 
 
 def request_key(request: ChatRequest) -> str:
-    """What a recorded reply is found by: the conversation (pictures by their pixels) and the schema's name."""
+    """What a recorded reply is found by: its conversation with the example (pictures by pixels), its schema's name."""
     digest = hashlib.sha256(request.schema.__name__.encode())
-    for message in request.messages:
+    for message in request.example + request.messages:
         digest.update(f"\0{message.role}".encode())
         for part in message.parts:
             if isinstance(part, ImagePart):
@@ -85,10 +85,15 @@ class ReplayChat:
             )
         if "failure" in line:
             return ChatFailure(**line["failure"])
-        return request.schema.model_validate_json(json.dumps(line["reply"]))
+        reply = request.schema.model_validate_json(json.dumps(line["reply"]))
+        if isinstance(reply, Decision):
+            reply._probability = line.get("probability")
+        return reply
 
 
 def _recorded(reply: Reply) -> dict[str, Any]:
     if isinstance(reply, ChatFailure):
         return {"failure": {"reason": reply.reason, "detail": reply.detail, "text": reply.text}}
-    return {"reply": reply.model_dump(mode="json")}
+    probability = reply.probability if isinstance(reply, Decision) else None
+    weighed = {} if probability is None else {"probability": probability}
+    return {"reply": reply.model_dump(mode="json"), **weighed}

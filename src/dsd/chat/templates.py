@@ -32,6 +32,7 @@ class Template:
         examples: what stands in the places of an example's question, and its reply.
         example_from: attempt from which on the examples are shown; see `dsd.chat.protocol.ChatRequest`.
         correction: what is said after a reply that cannot be used; see there.
+        temperature: of the first attempt; see there.
         tolerated: share of the points of a comparison that a verdict may overrule; see `dsd.curate.contradiction`.
     """
 
@@ -41,6 +42,7 @@ class Template:
     examples: tuple[tuple[str, str], ...] = ()
     example_from: int = 0
     correction: str = CORRECTION
+    temperature: float = 0.0
     tolerated: float = 0.0
 
     def words(self, values: Mapping[str, str]) -> str:
@@ -89,7 +91,7 @@ class Template:
             decides=decides,
             seed=seed,
             max_tokens=self.max_tokens,
-            temperature=temperature,
+            temperature=max(temperature, self.temperature),
         )
 
 
@@ -173,6 +175,7 @@ def _examples(path: Path, places: set[str], pieces: list[str]) -> tuple[tuple[st
 _OPTIONS = {
     "max_tokens": ("max_tokens", int),
     "example_from": ("example_from", int),
+    "temperature": ("temperature", float),
     "tolerated": ("tolerated", float),
     "retry": ("correction", {"same": "", "corrected": CORRECTION}.__getitem__),
 }
@@ -186,6 +189,6 @@ def _options(path: Path, line: str) -> dict[str, Any]:
             field, read = _OPTIONS[name]
             found[field] = read(value)
         except (KeyError, ValueError) as error:
-            known = "max_tokens: 512, example_from: 0, tolerated: 0.0 and retry: same"
+            known = "max_tokens: 512, example_from: 0, temperature: 0.0, tolerated: 0.0 and retry: same"
             raise UserError(f'the template "{path}" has "{option}" in its first line; it may have {known}') from error
     return found

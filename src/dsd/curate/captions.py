@@ -22,6 +22,7 @@ from dsd.curate.likeness import WINDOW, Said
 from dsd.data.records import Caption
 from dsd.data.tables import DamagedRow, kind_of, rows_of, text_lines
 from dsd.errors import UserError
+from dsd.places import raised_elsewhere
 
 COLUMNS = ("text", "caption", "captions", "prompt", "txt", "alt_text", "sentences", "description")
 """Names of a caption column, in upper or lower case; LAION's is ``TEXT``. The first that is found counts."""
@@ -75,7 +76,15 @@ class CaptionFile:
             for text in self._new(map(text_of, self._cells())):
                 found = True
                 yield Caption(text=text)
-        except (OSError, EOFError, ImportError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
+        except (
+            OSError,
+            EOFError,
+            ImportError,
+            zlib.error,
+            lzma.LZMAError,
+            pa.ArrowException,
+            *raised_elsewhere(),
+        ) as error:
             raise UserError(
                 f'cannot read captions from "{self.path}" ({error}); give a file that exists and is whole'
             ) from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from dsd.chat.openai_address import model_of
 from dsd.config import how_it_runs, require_seeds, require_text
 from dsd.curate.tasks.registry import DEFAULT, find, task_of
 from dsd.errors import UserError
@@ -128,6 +129,8 @@ class CurateConfig:
             raise UserError(f"true_guidance is {self.true_guidance}, but must be at least 1 (1 turns it off)")
         require_seeds("seed", self.seed)
         find(self.task)
+        for chat in (self.chat, self.judge):
+            model_of(chat)  # refuses addresses that hold a key, before they are kept or shown
         if self.themes and len(self.themes) != (panels := task_of(self.task).layout.panels):
             raise UserError(f"themes are {len(self.themes)} scenes, but a sheet has {panels}; give {panels} or none")
         if self.frames > 2 and self.frames > (most := task_of(self.task).most_frames):

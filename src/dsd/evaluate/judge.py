@@ -21,7 +21,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest, Reply
+from dsd.chat.protocol import ChatFailure, ChatModel, Reply
 from dsd.chat.templates import read_template
 from dsd.curate.seeds import derive_seed
 from dsd.data.records import content_id
@@ -105,11 +105,10 @@ class Judge:
             (a, prompt, repeat) for a in ASPECTS for prompt in prompts for repeat in range(self.repeats)
         ]
         requests = [
-            ChatRequest(
-                messages=(self.templates[aspect].message(_shown(aspect, prompt, known, drawn)),),
-                schema=ScoreReply,
+            self.templates[aspect].request(
+                _shown(aspect, prompt, known, drawn),
+                ScoreReply,
                 seed=derive_seed(repeat, aspect, known.subject.id, prompt),
-                max_tokens=self.templates[aspect].max_tokens,
             )
             for aspect, prompt, repeat in keys
         ]

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from dsd.backbones.registry import drawing_of
 from dsd.backbones.stock import StockBackbone
-from dsd.chat.protocol import ChatFailure, ChatModel, ChatRequest
+from dsd.chat.protocol import ChatFailure, ChatModel
 from dsd.chat.templates import read_template
 from dsd.errors import UserError, cut
 from dsd.runs import Ledger
@@ -179,8 +179,7 @@ def enhance(
     if ledger is not None and (found := ledger.find(key, lambda record: Enhanced(**record))) is not None:
         return found
     schema = Enhancement if merged is None else SubjectDescription
-    message = question.message({"image": image, "prompt": prompt})
-    reply = chat.reply([ChatRequest(messages=(message,), schema=schema, max_tokens=question.max_tokens)])[0]
+    reply = chat.reply([question.request({"image": image, "prompt": prompt}, schema)])[0]
     if isinstance(reply, ChatFailure):
         raise UserError(
             f'"{chat.name}" made no fuller prompt of "{cut(prompt)}": {reply.reason}'

@@ -103,9 +103,7 @@ def with_prompts(benchmark: Benchmark, writer: ChatModel, count: int, folder: Pa
             written = ledger.find(subject.id, lambda rows: [str(row) for row in rows])
             if written is None:
                 shown = {"subject": subject.subject, "image": subject.reference}
-                written = _written(writer, ChatRequest(
-                    messages=(template.message(shown),), schema=PromptsReply, max_tokens=template.max_tokens
-                ), subject, count)  # fmt: skip
+                written = _written(writer, template.request(shown, PromptsReply), subject, count)
                 ledger.commit(subject.id, written)
             subject = _prompted(subject, written)
         subjects.append(subject)
