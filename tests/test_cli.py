@@ -10,7 +10,7 @@ import pytest
 from dsd.cli.main import VERBS, main
 from dsd.errors import UserError
 
-VARIANT = {"curate": ["tiny"], "train": ["tiny"], "plan": ["tiny"], "world": ["draw"]}
+VARIANT = {"curate": ["tiny"], "train": ["tiny"], "plan": ["tiny"], "world": ["draw"], "data": ["check", "x"]}
 
 
 def _run(*words: str, capsys) -> tuple[int, str, str]:

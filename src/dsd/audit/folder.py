@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from dsd import runs
-from dsd.curate.config import CurateConfig
 from dsd.curate.funnel import Funnel
 from dsd.curate.units import FOLDER as UNITS
 from dsd.curate.units import UnitLedger
@@ -140,18 +139,6 @@ def units_of(recipe: Mapping[str, Any]) -> int | None:
     """How many units a curation's config asks for at most; None where it does not say."""
     units = recipe.get("units")
     return units if isinstance(units, int) else None
-
-
-def config_of(folder: Folder) -> CurateConfig | None:
-    """The settings of the curation that made a dataset; None where other ones stand in its recipe."""
-    import dataclasses
-
-    known = {one.name for one in dataclasses.fields(CurateConfig)}
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in folder.recipe.items()}
-    try:
-        return CurateConfig(**{name: value for name, value in given.items() if name in known})
-    except (TypeError, UserError):
-        return None
 
 
 def _numbers(folder: Path, ending: str) -> Iterator[int]:

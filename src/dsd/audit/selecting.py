@@ -101,7 +101,8 @@ class _Writer:
     """Files of one kind of rows, one after the other."""
 
     def __init__(self, out: Path, kind: Kind) -> None:
-        self._out, self._kind = out, kind
+        self._out = out
+        self._kind: Kind = kind
         self._shards: list[Shard] = []
         self._buffer, self._rows = io.BytesIO(), 0
         self._file: pq.ParquetWriter | None = None

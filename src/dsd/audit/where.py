@@ -135,7 +135,9 @@ class _Reader:
         if operator == "contains":
             if not pa.types.is_string(kind):
                 raise self._mistake(f'asks what "{name}" contains, which holds {_words(kind)}; compare it with = or <')
-            return pc.match_substring(field, str(self._value(name, kind)), ignore_case=True)
+            return pc.match_substring(  # pyright: ignore[reportAttributeAccessIssue]
+                field, str(self._value(name, kind)), ignore_case=True
+            )
         return _SIGNS[operator](field, pa.scalar(self._value(name, kind), kind))
 
     def _column(self) -> str:
