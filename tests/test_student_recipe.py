@@ -71,7 +71,7 @@ def test_a_ceiling_is_trained_on_what_the_world_drew(tmp_path: Path) -> None:
 
 def test_several_students_stand_in_one_table(student: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     mine, shipped = str(student / "model"), "embedded:tiny-student"
-    words = ["--subjects", "2", "--steps", "1", "--out", str(tmp_path)]
+    words = ["--subjects", "2", "--steps", "1", "--no-apart", "--out", str(tmp_path)]
     assert main(["evaluate", "--adapter", mine, shipped, *words]) == 0
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert {row["method"] for row in rows} == {mine, shipped, "teacher", "copy", "truth"}
