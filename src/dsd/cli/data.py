@@ -131,13 +131,19 @@ def run(command: Command) -> None:
     if isinstance(command, Check):
         _check(command)
         return
+    if isinstance(command, Show):
+        from dsd.audit.show import show_dataset
+
+        show_dataset(command.folder, command.out, pairs=command.pairs, seed=command.seed)
+        print(command.out)
+        return
     from dsd.audit import edit
 
     if isinstance(command, Merge):
         edit.merge_datasets(command.folders, command.out)
     elif isinstance(command, Filter):
         edit.filter_dataset(command.folder, command.where, command.out)
-    elif isinstance(command, Split):
+    else:
         edit.split_dataset(command.folder, command.validation, command.by, command.out)
 
 
