@@ -44,15 +44,18 @@ def check_dataset(path: Path, *, pictures: bool = True) -> tuple[Findings, list[
     readable = [shard for shard in drawn if _file(folder, shard, findings)] + readable
     _strangers(folder, findings)
     examined = Examined(findings, pictures=pictures)
+    unjudged = Examined(findings, pictures=pictures)  # whose rows no funnel counts yet
     order: tuple[Kind, ...] = ("grids", "pairs", "rejects", "films")  # so that panels are known before their pairs
     shards = [shard for kind in order for shard in readable if shard.kind == kind]
     for shard in progress(shards, description="checking files"):
         try:
+            who = unjudged if shard.path in folder.drawn else examined
             for number, row in enumerate(rows_of(path / shard.path), start=1):
-                examined.row(shard.kind, row, f"{shard.path}, row {number}")
+                who.row(shard.kind, row, f"{shard.path}, row {number}")
         except UserError as error:
             findings.wrong(shard.path, str(error))
     examined.finish()
+    unjudged.finish()
     whole = len(readable) == len(folder.shards) + len(folder.drawn)
     _sums(folder, examined.sums.funnel() if whole else None, findings)
     return findings, _summary(folder, examined, findings)

@@ -17,7 +17,7 @@ from dsd.audit.folder import Folder, open_finished
 from dsd.audit.rows import PICTURES, rows_of, schema_of, words_of
 from dsd.audit.selecting import Selection, Taken, new_folder, say, write
 from dsd.audit.where import condition
-from dsd.curate.pairs import DIFFERENT
+from dsd.curate.pairs import BELOW, DIFFERENT
 from dsd.data.rows import COLUMNS, Kind
 from dsd.errors import UserError
 from dsd.files import require_apart
@@ -25,8 +25,6 @@ from dsd.files import require_apart
 _OF_KEPT = {"outcome": "kept", "reason": "", "words": ""}
 """What pairs have in the columns of rejects."""
 _ROW = "\0row"
-BELOW = "below min_score"
-"""Why a candidate was rejected that the judge called the same, but not surely enough."""
 By = Literal["subject", "grid"]
 
 

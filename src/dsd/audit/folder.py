@@ -119,7 +119,12 @@ def _unfinished(path: Path) -> Folder:
     ledger, funnel, shards = UnitLedger(path), Funnel(), []
     for number in _numbers(path / UNITS, "json"):
         record = _told(f"{UNITS}/{number:05d}.json", trouble, lambda number=number: ledger.find(number))
-        if record is not None:
+        if record is None:
+            trouble.setdefault(
+                f"{UNITS}/{number:05d}.json",
+                "the record, or a file that it names, is damaged; the unit is done anew when the curation goes on",
+            )
+        else:
             funnel, shards = funnel + record.funnel, [*shards, *record.shards]
     known = {shard.path for shard in shards}
     drawn = [f"grids/{number:05d}.parquet" for number in _numbers(path / "grids", "parquet")]
