@@ -32,9 +32,7 @@ CAPTIONS = f"{FOLDER}/{INDEX}"
 _DIGEST = "captions"  # a source of the claim
 
 
-def curate(
-    config: CurateConfig, out: Where, executor: Executor | None = None, models: Models | None = None
-) -> Funnel:
+def curate(config: CurateConfig, out: Where, executor: Executor | None = None, models: Models | None = None) -> Funnel:
     """Makes a dataset, or finishes one.
 
     Args:
