@@ -11,7 +11,7 @@ Pictures, replies and files are real; only the models are not.
 from __future__ import annotations
 
 import argparse
-import resource
+import os
 import tempfile
 import threading
 import time
@@ -51,7 +51,8 @@ def main() -> None:
     given = asked.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         if given.embedded:
-            return embedded(Path(scratch), given.unit_size)
+            embedded(Path(scratch), given.unit_size)
+            return
         units = max(1, given.pairs // (PAIRS_A_CAPTION * given.unit_size))
         config = instant.config(
             _captions(Path(scratch), units * given.unit_size),
@@ -59,41 +60,50 @@ def main() -> None:
         )  # fmt: skip
         first = None
         for workers in given.workers:
-            rate = measure(config, Path(scratch) / str(workers), Local(workers), given.seconds)
+            rate = measure(config, Path(scratch) / str(workers), workers, given.seconds)
             first = first or rate
             print(f"workers {workers}: {rate:.0f} pairs/s, {rate / first:.2f} x the first", flush=True)
 
 
-def measure(config: CurateConfig, out: Path, executor: Executor, seconds: float) -> float:
-    """Curates with instant models; returns pairs a second, from the first unit to the last."""
+def measure(config: CurateConfig, out: Path, workers: int, seconds: float) -> float:
+    """Curates with instant models; returns pairs a second, once every worker has a unit behind it."""
     models = instant.InstantModels(config, seconds=seconds)
     _ = models.teacher, models.chat, models.judge
+    timed = _Timed(Local(workers))
     with Watch() as watch:
         began = time.perf_counter()
-        funnel = curate(config, out, _Timed(executor), models)
+        funnel = curate(config, out, timed, models)
         whole = time.perf_counter() - began
-    took = _Timed.seconds
     print(
-        f"{funnel.pairs:,} pairs in {took:.1f} s ({whole - took:.1f} s before and after), "
-        f"{watch.peak / 2**20:.0f} MiB at most, {watch.grown / 2**20:+.0f} MiB in the second half; "
-        f"{resource.getrusage(resource.RUSAGE_SELF).ru_utime:.1f} s of CPU"
+        f"{funnel.pairs:,} pairs in {timed.seconds:.1f} s, {timed.cpu:.1f} s of CPU ({whole - timed.seconds:.1f} s "
+        f"before and after), {watch.peak / 2**20:.0f} MiB at most, {watch.grown / 2**20:+.0f} MiB in the second half, "
+        f"load {os.getloadavg()[0]:.1f}"
     )
-    return funnel.pairs / took
+    first, last = timed.records[0], timed.records[-1]
+    return funnel.pairs * (1 - workers / len(timed.records)) / (last - first)
 
 
 class _Timed:
-    """An executor whose run is timed."""
+    """An executor whose run is timed.
 
-    seconds = 0.0
+    Attributes:
+        records: when each came, in seconds.
+        seconds: that all of it took.
+        cpu: seconds of this process in that time.
+    """
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self.sources = executor.sources
+        self.records: list[float] = []
+        self.seconds = self.cpu = 0.0
 
     def run(self, work: Any) -> Any:
-        began = time.perf_counter()
-        yield from self._executor.run(work)
-        _Timed.seconds = time.perf_counter() - began
+        began, used = time.perf_counter(), time.process_time()
+        for record in self._executor.run(work):
+            self.records.append(time.perf_counter())
+            yield record
+        self.seconds, self.cpu = time.perf_counter() - began, time.process_time() - used
 
 
 class Watch:
@@ -133,7 +143,7 @@ def embedded(scratch: Path, unit_size: int) -> Funnel:
     funnel = curate(config, scratch / "embedded", executor, models)
     inside = sum(spent.values())
     print(", ".join(f"{name} {seconds:.2f} s" for name, seconds in spent.items()))
-    print(f"units: {_Timed.seconds:.2f} s, of which outside of models: {1 - inside / _Timed.seconds:.1%}")
+    print(f"units: {executor.seconds:.2f} s, of which outside of models: {1 - inside / executor.seconds:.1%}")
     return funnel
 
 

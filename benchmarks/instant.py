@@ -100,8 +100,9 @@ class InstantModels(Models):
 def config(captions: str, **changes: object) -> CurateConfig:
     """A curation of the instant models."""
     settings: dict[str, object] = {
-        "units": 64, "unit_size": 16, "chat": "replay:instant", "judge": "replay:instant", "templates": "compact", "chat_batch": 64, "teacher_batch": 8,
-        "teacher": "instant", "panel_size": 64, "steps": 1, "true_guidance": 1.0, "sheet_text_tokens": 48,
+        "units": 64, "unit_size": 16, "chat": "replay:instant", "judge": "replay:instant", "templates": "compact",
+        "chat_batch": 64, "teacher_batch": 8, "teacher": "instant", "panel_size": 64, "steps": 1,
+        "true_guidance": 1.0, "sheet_text_tokens": 48,
     }  # fmt: skip
     return CurateConfig(captions=captions, **(settings | changes))  # pyright: ignore[reportArgumentType]
 
