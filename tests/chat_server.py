@@ -95,6 +95,7 @@ class ChatServer(ThreadingHTTPServer):
 
     Attributes:
         requests: bodies seen so far.
+        connections: that were opened so far.
         headers: of each request so far, those for the models too.
         script: what to answer next instead of the answer: a status and a body, the text of a message (one that ends in
             ``…`` reached the token limit there), or anything at all.
@@ -112,6 +113,7 @@ class ChatServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.connections = 0
         self.script: deque[Scripted] = deque()
         self.always: Scripted | None = None
         self.refuses: set[str] = set()
@@ -119,6 +121,10 @@ class ChatServer(ThreadingHTTPServer):
         self.closing = threading.Event()
         self.same: bool | None = None
         self.closed_after: int | None = None
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections += 1
+        super().process_request(request, client_address)
 
     @property
     def url(self) -> str:

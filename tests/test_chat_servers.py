@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from PIL import Image
 
 from dsd.chat.openai import OpenAIChat
 from dsd.chat.openai_asking import Patience
+from dsd.chat.openai_dialect import DataUrls
 from dsd.chat.protocol import ChatFailure, ChatRequest, ImagePart, Message, TextPart
 from dsd.chat.registry import load_chat
 from dsd.chat.replay import Recorder, ReplayChat
@@ -54,6 +56,29 @@ def test_a_request_carries_pictures_schema_and_seed(server: ChatServer, chat: Op
     assert (schema["name"], schema["schema"]["required"]) == ("DirectVerdict", ["same"])
     assert schema["schema"]["additionalProperties"] is False
     assert (body["model"], body["seed"], body["max_tokens"], body["temperature"]) == ("test", 5, 9, 0.0)
+
+
+def test_a_picture_of_many_questions_is_encoded_once() -> None:
+    pictures, first = DataUrls(), tiny.picture((8, 6))
+
+    async def asked() -> list[str]:
+        given_up = asyncio.create_task(pictures.of(first))
+        await asyncio.sleep(0)
+        given_up.cancel()  # another question goes on with what was begun for this one
+        urls = [await pictures.of(first) for _ in range(2)]
+        others = await asyncio.gather(*(pictures.of(tiny.picture((8, 6), seed=n)) for n in range(1, 100)))
+        return [*urls, await pictures.of(first), *others]
+
+    again, same, later, *others = asyncio.run(asked())
+    assert again is same
+    assert later == same and later is not same  # a picture of long ago is let go
+    assert len({same, *others}) == 100
+
+
+def test_questions_share_as_few_connections_as_are_in_flight(server: ChatServer, chat: OpenAIChat) -> None:
+    chat.reply([question(str(number)) for number in range(20)])
+    assert len(server.requests) == 20
+    assert server.connections <= 4
 
 
 def test_lengths_of_words_are_not_sent_but_counts_are(server: ChatServer, chat: OpenAIChat) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny
 from huggingface_hub import DatasetCard
+from PIL import Image
 from s3_server import s3_server
 
 from dsd.data.records import (
@@ -27,7 +28,7 @@ from dsd.data.records import (
     Sheet,
     content_id,
 )
-from dsd.data.rows import Kind, Pictures, to_pair, to_parquet, to_reject, to_row, to_sheet
+from dsd.data.rows import PNG, EncodedOnce, Kind, Pictures, to_pair, to_parquet, to_reject, to_row, to_sheet
 from dsd.data.store import DatasetReader, DatasetWriter, read_columns, read_row, read_shard
 from dsd.errors import UserError
 from dsd.files import DamagedFile
@@ -109,6 +110,29 @@ def test_a_shard_has_rows(tmp_path: Path) -> None:
 def test_equal_records_give_equal_bytes() -> None:
     assert to_parquet("pairs", [pair(1), pair(2)]) == to_parquet("pairs", [pair(1), pair(2)])
     assert to_parquet("pairs", [pair(1), pair(2)]) != to_parquet("pairs", [pair(2), pair(1)])
+
+
+def test_a_picture_of_many_rows_is_encoded_once(tmp_path: Path) -> None:
+    one, other, third = (tiny.picture((16, 8), seed=n) for n in range(3))
+    pairs = [replace(pair(n), reference=a, target=b) for n, (a, b) in enumerate([(one, other), (other, one)])]
+    rejected = [replace(rejects()[0], pair=replace(pair(9), reference=one, target=third))]
+    encoded: list[Image.Image] = []
+
+    class Counting:
+        def bytes_of(self, image: Image.Image) -> bytes:
+            encoded.append(image)
+            return PNG.bytes_of(image)
+
+    once = EncodedOnce(Counting())
+    assert to_parquet("pairs", pairs, once) == to_parquet("pairs", pairs)
+    assert to_parquet("rejects", rejected, once) == to_parquet("rejects", rejected)
+    assert [id(image) for image in encoded] == [id(image) for image in (one, other, third)]
+    writer = DatasetWriter(tmp_path)
+    made = writer.shards(3, {"pairs": pairs, "films": [], "rejects": rejected})
+    assert {kind: shard for kind, (shard, _) in made.items()} == {
+        "pairs": writer.write_shard("pairs", 3, pairs),
+        "rejects": writer.write_shard("rejects", 3, rejected),
+    }
 
 
 def test_ids_are_decided_by_content() -> None:

@@ -8,7 +8,9 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dsd.chat.openai_dialect import Dialect, messages_of
+import httpx
+
+from dsd.chat.openai_dialect import DataUrls, Dialect, messages_of
 from dsd.chat.openai_faults import Fault
 from dsd.chat.openai_line import Line, Spoken
 from dsd.chat.openai_replies import Said, read_reply
@@ -57,7 +59,9 @@ class Asking:
     def __init__(self, line: Line, model: str, patience: Patience, dialect: Dialect) -> None:
         self.dialect = dialect
         self._line, self._model, self._patience = line, model, patience
-        self._client = line.open()
+        self._pictures = DataUrls()
+        self._opened: list[httpx.AsyncClient] = []
+        self._idle: list[httpx.AsyncClient] = []
         self._checking = asyncio.Lock()
         self._resume_at, self._seen_at = 0.0, float("-inf")
 
@@ -70,7 +74,7 @@ class Asking:
         for retry in range(2):
             try:
                 async with asyncio.timeout(self._patience.try_seconds):
-                    return await self._line.exchange(self._client, "/models")
+                    return await self._exchange("/models")
             except TimeoutError:
                 raise Fault("unwell", "no answer in time") from None
             except Fault as fault:
@@ -83,7 +87,8 @@ class Asking:
 
     async def close(self) -> None:
         """Lets go of the connections."""
-        await self._client.aclose()
+        for client in self._opened:
+            await client.aclose()
 
     async def ask(self, request: ChatRequest, attempt: int, seconds: float) -> Said:
         """Asks one question.
@@ -123,7 +128,7 @@ class Asking:
 
     async def _until_answered(self, request: ChatRequest, attempt: int, seconds: float, faults: list[Fault]) -> Said:
         until = _now() + seconds
-        messages = await asyncio.to_thread(messages_of, request.messages)
+        messages = await messages_of(request.messages, self._pictures)
         dialect = known = self.dialect
         while True:
             while (pause := self._resume_at - _now()) > 0:
@@ -146,9 +151,23 @@ class Asking:
     async def _once(self, asked: dict[str, Any]) -> Said:
         began = _now()
         body = json.dumps({"model": self._model, **asked}).encode()
-        said = read_reply(await self._line.exchange(self._client, COMPLETIONS, body))
+        said = read_reply(await self._exchange(COMPLETIONS, body))
         self._seen_at = max(self._seen_at, began)
         return said
+
+    async def _exchange(self, path: str, body: bytes | None = None) -> Spoken:
+        """Sends one request, over a connection that no other one uses.
+
+        Of one client they would look through all connections each time, which takes longer than the questions do.
+        """
+        if self._idle:
+            client = self._idle.pop()
+        else:
+            self._opened.append(client := self._line.open())
+        try:
+            return await self._line.exchange(client, path, body)
+        finally:
+            self._idle.append(client)
 
     async def _pause(self, faults: list[Fault], until: float) -> None:
         """Waits before the next try.

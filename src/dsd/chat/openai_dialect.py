@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal
 
+from PIL import Image
 from pydantic import BaseModel
 
 from dsd.chat.protocol import ChatRequest, ImagePart, Message, Part
@@ -17,6 +20,7 @@ _UNKNOWN = re.compile(
     r"not? support|unsupported|unknown|unrecogni[sz]ed|unexpected|not (?:allowed|permitted)|extra", re.I
 )
 _FORMAT = re.compile(r"response.?format|json|schema|structured|grammar|guided", re.I)
+_KEPT = 64  # pictures as data URLs
 _ALTERNATIVES = 5  # of each token, among which both decisions are looked for
 
 
@@ -78,18 +82,41 @@ class Dialect:
         return replace(self, log_probabilities=False) if asked and _UNKNOWN.search(complaint) else None
 
 
-def messages_of(messages: Sequence[Message]) -> list[dict[str, Any]]:
+class DataUrls:
+    """Pictures as data URLs, in one event loop. The last ones are kept: a panel is in several questions, one after the
+    other."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[Image.Image, asyncio.Task[str]]] = {}
+
+    async def of(self, image: Image.Image) -> str:
+        """The URL of a picture."""
+        if id(image) not in self._made:  # a picture that is held keeps its number to itself
+            if len(self._made) == _KEPT:
+                del self._made[next(iter(self._made))]
+            self._made[id(image)] = image, asyncio.create_task(asyncio.to_thread(_data_url, image))
+        return await asyncio.shield(self._made[id(image)][1])  # others may wait for it when this question is given up
+
+
+async def messages_of(messages: Sequence[Message], pictures: DataUrls) -> list[dict[str, Any]]:
     """Messages as the protocol has them, pictures as data URLs."""
-    return [{"role": message.role, "content": [_part(part) for part in message.parts]} for message in messages]
+    return [
+        {"role": message.role, "content": [await _part(part, pictures) for part in message.parts]}
+        for message in messages
+    ]
 
 
-def _part(part: Part) -> dict[str, Any]:
+async def _part(part: Part, pictures: DataUrls) -> dict[str, Any]:
     if isinstance(part, ImagePart):
-        url = "data:image/png;base64," + base64.b64encode(encode_png(part.image)).decode()
-        return {"type": "image_url", "image_url": {"url": url}}
+        return {"type": "image_url", "image_url": {"url": await pictures.of(part.image)}}
     return {"type": "text", "text": part.text}
 
 
+def _data_url(image: Image.Image) -> str:
+    return "data:image/png;base64," + base64.b64encode(encode_png(image)).decode()
+
+
+@cache
 def _schema(schema: type[BaseModel]) -> dict[str, Any]:
     """Lengths of strings are left to our own check: not every server's grammar knows them."""
     bare = _without(schema.model_json_schema(), ("minLength", "maxLength"))

@@ -32,13 +32,14 @@ CAPTIONS = f"{FOLDER}/{INDEX}"
 _DIGEST = "captions"  # a source of the claim
 
 
-def curate(config: CurateConfig, out: Where, executor: Executor | None = None) -> Funnel:
+def curate(config: CurateConfig, out: Where, executor: Executor | None = None, models: Models | None = None) -> Funnel:
     """Makes a dataset, or finishes one.
 
     Args:
         config: settings; the same for every start.
         out: folder of the dataset, local or at an address that fsspec knows.
         executor: where units are worked on; by default in this process.
+        models: who works on them; by default those that the config names.
 
     Returns:
         What became of the captions.
@@ -52,12 +53,13 @@ def curate(config: CurateConfig, out: Where, executor: Executor | None = None) -
     funnel = finished(out) if _begun(config, out) else None
     if funnel is None:
         with held(out, "a dataset"):
-            funnel = _curate(config, out, executor or Local())
+            funnel = _curate(models or Models(config), out, executor or Local())
     show(funnel, out)
     return funnel
 
 
-def _curate(config: CurateConfig, out: Place, executor: Executor) -> Funnel:
+def _curate(models: Models, out: Place, executor: Executor) -> Funnel:
+    config = models.config
     begun = _begun(config, out)
     if begun:
         out.sweep()
@@ -67,7 +69,7 @@ def _curate(config: CurateConfig, out: Place, executor: Executor) -> Funnel:
         _check_drawn(config, drawn)
     units = Units(captions=source if isinstance(source, Captions) else Captions.of(()), config=config)
     ledger = UnitLedger(out, config.pictures)
-    work = Curation(units=units, models=Models(config), ledger=ledger, drawn=drawn)
+    work = Curation(units=units, models=models, ledger=ledger, drawn=drawn)
     work = _resumed(work, executor, out) if begun else _claimed(work, source, executor, out)
     (out / MANIFEST).remove()  # of a dataset that is no longer whole
     return finish(_run(executor, work), work.units.captions.skipped, config, out)

@@ -151,7 +151,7 @@ class UnitLedger:
 
     def commit(self, number: int, rows: Mapping[Kind, Sequence[Row]], funnel: Funnel) -> UnitRecord:
         """Writes a judged unit's shards, and then its record."""
-        made = {kind: self._writer.shard(kind, number, records) for kind, records in rows.items() if records}
+        made = self._writer.shards(number, rows)
         drawn = self._read(_sheets_name(number), _digests)
         if drawn and "grids" in made:  # whichever of both is there after a kill is known
             self._records.commit(_sheets_name(number), {"sha256": [*drawn[:1], made["grids"][0].sha256]})

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 from PIL import Image
@@ -77,7 +78,7 @@ class Grid:
     seed: int
     teacher: Model
 
-    @property
+    @cached_property
     def id(self) -> str:
         return content_id("grid", self.prompt, self.image, self.seed)
 

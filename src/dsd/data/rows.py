@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -81,6 +81,14 @@ COLUMNS: dict[Kind, dict[str, str]] = {
 }
 
 
+class Encoder(Protocol):
+    """How pictures of panels become files."""
+
+    def bytes_of(self, image: Image.Image) -> bytes:
+        """A picture as a file."""
+        ...
+
+
 @dataclass(frozen=True)
 class Pictures:
     """How pictures of panels are written. Sheets are always PNG: what is cut from them is decided by every pixel.
@@ -105,6 +113,24 @@ class Pictures:
 PNG = Pictures()
 
 
+class EncodedOnce:
+    """An `Encoder` that encodes a picture once and gives the same bytes again: a panel stands in many rows.
+
+    Args:
+        encoder: that does it.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._files: dict[int, tuple[Image.Image, bytes]] = {}  # a picture that is held keeps its number to itself
+
+    def bytes_of(self, image: Image.Image) -> bytes:
+        """A picture as a file."""
+        if id(image) not in self._files:
+            self._files[id(image)] = image, self._encoder.bytes_of(image)
+        return self._files[id(image)][1]
+
+
 @cache
 def features(kind: Kind) -> datasets.Features:
     """What the columns of a kind's files are to `datasets`."""
@@ -127,13 +153,14 @@ def arrow_schema(kind: Kind) -> pa.Schema:
     return features(kind).arrow_schema
 
 
-def to_parquet(kind: Kind, records: Sequence[Row], pictures: Pictures = PNG) -> bytes:
+def to_parquet(kind: Kind, records: Sequence[Row], pictures: Encoder = PNG) -> bytes:
     """The bytes of a file with the records, in order; equal records give equal bytes.
 
     Raises:
         UserError: a text of a record is no Unicode.
     """
-    rows = [to_row(record, pictures) for record in records]
+    once = EncodedOnce(pictures)
+    rows = [to_row(record, once) for record in records]
     try:
         table = pa.Table.from_pylist(rows, schema=arrow_schema(kind))
     except UnicodeEncodeError as error:
@@ -144,7 +171,7 @@ def to_parquet(kind: Kind, records: Sequence[Row], pictures: Pictures = PNG) -> 
     return buffer.getvalue()
 
 
-def to_row(record: Row, pictures: Pictures = PNG) -> dict[str, Any]:
+def to_row(record: Row, pictures: Encoder = PNG) -> dict[str, Any]:
     """The columns of a record; a row passes as it is, with the bytes of its pictures."""
     if isinstance(record, dict):
         return record
@@ -213,7 +240,7 @@ def _is_text(text: str) -> bool:
     return True
 
 
-def _judged_row(kind: Kind, record: Pair | PanelFilm, pictures: Pictures) -> dict[str, Any]:
+def _judged_row(kind: Kind, record: Pair | PanelFilm, pictures: Encoder) -> dict[str, Any]:
     own = {name: _cell(getattr(record, name), pictures) for name in _plain(kind)}
     counts = {} if isinstance(record, PanelFilm) else _vote_columns(record.votes)
     return own | _model_columns("judge", record.judge) | counts
@@ -240,7 +267,7 @@ def _to_votes(row: dict[str, Any]) -> Votes | None:
     return None if counts[0] is None else Votes(same=counts[0], other=counts[1], failed=counts[2])
 
 
-def _cell(value: Any, pictures: Pictures) -> Any:
+def _cell(value: Any, pictures: Encoder) -> Any:
     """What stands in a row for a text, a picture, or several of them."""
     if isinstance(value, tuple):
         return [_cell(one, pictures) for one in value]
@@ -270,7 +297,7 @@ def _sheet_row(sheet: Sheet) -> dict[str, Any]:
     }
 
 
-def _picture(image: Image.Image, pictures: Pictures) -> dict[str, Any]:
+def _picture(image: Image.Image, pictures: Encoder) -> dict[str, Any]:
     return {"bytes": pictures.bytes_of(image), "path": None}
 
 

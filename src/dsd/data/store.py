@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from dsd.data.card import CARD, card
 from dsd.data.records import Example, Pair, PanelFilm, Reject, Sheet
-from dsd.data.rows import PNG, Kind, Pictures, to_film, to_pair, to_parquet, to_reject, to_sheet
+from dsd.data.rows import PNG, EncodedOnce, Encoder, Kind, Pictures, to_film, to_pair, to_parquet, to_reject, to_sheet
 from dsd.errors import UserError, cut, reason_of
 from dsd.files import DamagedFile, read_json
 from dsd.places import Place, Where
@@ -215,17 +215,17 @@ class DatasetWriter:
             ValueError: no records; `datasets` cannot read a file without rows, so none is written.
             UserError: the place cannot be written to, or a text is no Unicode.
         """
-        shard, content = self.shard(kind, number, records)
+        shard, content = _shard(kind, number, records, self.pictures)
         (self.folder / shard.path).write_atomic(content)
         return shard
 
-    def shard(self, kind: Kind, number: int, records: Sequence[Any]) -> tuple[Shard, bytes]:
-        """What `write_shard` writes, and the bytes; nothing is written."""
-        if not records:
-            raise ValueError(f"shard {number} of {kind} would be empty")
-        content = to_parquet(kind, records, self.pictures)
-        name = f"{kind}/{number:05d}.parquet"
-        return Shard(path=name, kind=kind, rows=len(records), sha256=hashlib.sha256(content).hexdigest()), content
+    def shards(self, number: int, records: Mapping[Kind, Sequence[Any]]) -> dict[Kind, tuple[Shard, bytes]]:
+        """What `write_shard` writes as number ``number`` of each kind that has records, and the bytes.
+
+        Nothing is written; a picture that is in several records is encoded once.
+        """
+        once = EncodedOnce(self.pictures)
+        return {kind: _shard(kind, number, some, once) for kind, some in records.items() if some}
 
     def write_funnel(self, funnel: Mapping[str, Any]) -> None:
         """Writes what became of everything; without a manifest that makes no dataset."""
@@ -246,6 +246,14 @@ class DatasetWriter:
         rows = {kind: manifest.rows(kind) for kind in get_args(Kind)}
         (self.folder / CARD).write_atomic(card(rows, manifest.trained_on, with_scores=schema_version > 1))
         (self.folder / MANIFEST).write_atomic(_json(asdict(manifest)))
+
+
+def _shard(kind: Kind, number: int, records: Sequence[Any], pictures: Encoder) -> tuple[Shard, bytes]:
+    if not records:
+        raise ValueError(f"shard {number} of {kind} would be empty")
+    content = to_parquet(kind, records, pictures)
+    name = f"{kind}/{number:05d}.parquet"
+    return Shard(path=name, kind=kind, rows=len(records), sha256=hashlib.sha256(content).hexdigest()), content
 
 
 class DatasetReader:
