@@ -28,8 +28,8 @@ class Curate:
     workers: int = 1
     """Without a cluster: units in work at once in each stage that only waits for a server."""
     cluster: str = ""
-    """Ray cluster to work on: ray://HOST:PORT, auto on a machine of it, or local for one of this machine alone; empty for
-    this process. See docs/cluster.md."""
+    """Ray cluster to work on: ray://HOST:PORT, auto on a machine of it, or local for one of this machine alone; empty
+    for this process. See docs/cluster.md."""
     pools: Pools = field(default_factory=Pools)
     """With a cluster: how many workers each stage has there, and of what size."""
     dry_run: bool = False

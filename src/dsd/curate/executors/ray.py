@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,6 +27,7 @@ from ray.exceptions import (
 from dsd.curate.executors.pools import Pool, Pools
 from dsd.curate.executors.protocol import Record, Work
 from dsd.curate.executors.schedule import Task, run_stages
+from dsd.curate.executors.worker import Worker
 from dsd.errors import UserError, cut, reason_of
 from dsd.log import console
 
@@ -92,45 +93,6 @@ class Ray:
             self._crew.close()
 
 
-class Worker:
-    """Does a stage of units, in a process of its own; it is an actor of Ray.
-
-    Args:
-        stage: of all its units.
-        folder: that relative paths start from, if it is there.
-        wanted: version of this package.
-
-    Raises:
-        UserError: another version is installed here.
-    """
-
-    def __init__(self, stage: str, folder: str, wanted: str) -> None:
-        if Path(folder).is_dir():
-            os.chdir(folder)
-        self._stage, self._wanted, self._work = stage, wanted, None
-
-    def take(self, work: Work[Any], *, trying: bool) -> dict[str, str] | UserError:
-        """Gets work, and tells what its stage is done with here, or why it cannot be."""
-        try:
-            if (found := version("dsd")) != self._wanted:
-                raise UserError(
-                    f"dsd is {found} on {socket.gethostname()}, but {self._wanted} where the run was started; install "
-                    "the same version on all machines of the cluster"
-                )
-            self._work = work if self._work is None else work.like(self._work)
-            return dict(self._work.sources(self._stage, trying=trying))
-        except UserError as error:
-            return error
-
-    def do(self, number: int, given: Any) -> Any:
-        """See `dsd.curate.executors.protocol.Work`; what a user is to be told is returned."""
-        assert self._work is not None
-        try:
-            return self._work.do(self._stage, number, given)
-        except UserError as error:
-            return error
-
-
 @dataclass(eq=False)
 class _Member:
     """A worker as it is seen from here."""
@@ -161,7 +123,7 @@ class _Crew:
         """Gets work, which workers that are there already go on with."""
         self._stages, self._trying = work.stages, trying
         self._again = {stage: deque() for stage in work.stages}
-        self._work = ray.put(work.for_others())
+        self._work = ray.put(pickle.dumps(work.for_others()))
         self._without = dict.fromkeys(work.stages, time.monotonic())
         for member in self._members:
             member.ready, member.starting = False, member.actor.take.remote(self._work, trying=trying)
@@ -370,9 +332,10 @@ def _connect(address: str) -> None:
     """
     wrong = f'there is no cluster at "{address}"'
     fix = "start it with `ray start --head`, and give ray://HOST:10001, auto on a machine of it, or local"
-    where = address.removeprefix("ray://")
+    where = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    where = where.removeprefix("ray://")
     host, _, port = where.rpartition(":")
-    if address not in ("auto", "local"):
+    if where not in ("", "auto", "local"):
         if not host or not port.isdecimal():
             raise UserError(f'"{address}" is no address of a cluster; give ray://HOST:PORT, auto or local')
         try:
