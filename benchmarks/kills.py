@@ -3,8 +3,8 @@
     python benchmarks/kills.py local --kills 50
     python benchmarks/kills.py ray --kills 10     # in turn a worker, a node, the driver
 
-Models are tiny random ones and a chat server on loopback, as in the tests. A run is killed once, at a moment that is
-spread over all of it, and started again in a process of its own.
+Models are tiny random ones and a chat server on loopback, as in the tests. A run is killed once, at a random moment of
+loading or, mostly, of work, and started again in a process of its own.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from dsd.curate.pipeline import curate
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+WORKING = 0.8
+"""Share of kills while units are in work; the others are before."""
 POOL = Pool(num_cpus=0.3, max_actors=1)
 
 
@@ -66,18 +68,26 @@ def compare(config: CurateConfig, scratch: Path, cluster: Any, kills: int, seed:
     undisturbed = scratch / "undisturbed"
     _finish(start(config, undisturbed, ""))
     began = time.perf_counter()
-    _finish(start(config, scratch / "timed", address))
-    duration = time.perf_counter() - began
+    run = start(config, scratch / "timed", address)
+    _wait(run, scratch / "timed" / "config.json")
+    loaded = time.perf_counter()
+    _finish(run)
+    ended = time.perf_counter()
     if different := differences(undisturbed, scratch / "timed"):
         print(f"without a kill: differing files: {different}")
         return 1
     funnel = json.loads((undisturbed / "funnel.json").read_text())
-    print(f"undisturbed: {duration:.1f} s, {funnel['candidates']} candidates, {funnel['kept']} kept", flush=True)
+    loading, work = loaded - began, ended - loaded
+    print(f"undisturbed: {loading:.1f} s until models are loaded, {work:.1f} s of work", flush=True)
+    print(f"{funnel['candidates']} candidates, {funnel['kept']} kept", flush=True)
     bad = landed = 0
     for number in range(kills):
         out, victim = scratch / f"killed-{number}", ("worker", "node", "driver")[number % 3] if cluster else "driver"
-        seconds = moments.uniform(0.1, 0.95) * duration
+        working = moments.random() < WORKING
+        seconds = moments.uniform(0, work if working else loading)
         run = start(config, out, address)
+        if working:
+            _wait(run, out / "config.json")
         time.sleep(seconds)
         hit = run.poll() is None and _kill(victim, run, cluster, moments)
         state = {kind: len(list(out.glob(f"{kind}/0*"))) for kind in ("grids", "units")}
@@ -88,7 +98,8 @@ def compare(config: CurateConfig, scratch: Path, cluster: Any, kills: int, seed:
             _finish(run)
         different = differences(undisturbed, out)
         bad, landed = bad + bool(different), landed + hit
-        print(f"{number + 1}: {victim} after {seconds:.1f} s, {state}, hit: {hit}, differing: {different}", flush=True)
+        when = f"after {seconds:.1f} s of {'work' if working else 'loading'}"
+        print(f"{number + 1}: {victim} {when}, {state}, hit: {hit}, differing: {different}", flush=True)
     print(f"{landed} of {kills} kills hit a running one, {bad} datasets differ")
     return int(bad > 0 or landed == 0)
 
@@ -108,6 +119,11 @@ def child(config: CurateConfig, out: str, address: str) -> None:
 
     with Ray(address, Pools(write=POOL, draw=POOL, judge=POOL), ENVIRONMENT) as executor:
         curate(config, out, executor)
+
+
+def _wait(run: subprocess.Popen[bytes], file: Path) -> None:
+    while not file.exists() and run.poll() is None:
+        time.sleep(0.001)
 
 
 def _finish(run: subprocess.Popen[bytes]) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from dsd.chat.protocol import ChatFailure
 from dsd.curate.diversity import refuse_repeated
+from dsd.curate.executors.protocol import Work
 from dsd.curate.films import films
 from dsd.curate.funnel import Funnel
 from dsd.curate.models import DRAW, JUDGE, WRITE, Models
@@ -81,9 +82,11 @@ class Curation:
         """Refuses to be done where the folder is not seen to be held as it is now."""
         return replace(self, holder=holder(self.ledger.dataset))
 
-    def like(self, before: Curation) -> Curation:
+    def like(self, before: Work[Any]) -> Curation:
         """With the models of another curation of the same settings."""
-        return replace(self, models=before.models) if before.models == self.models else self
+        if isinstance(before, Curation) and before.models == self.models:
+            return replace(self, models=before.models)
+        return self
 
     def find(self, stage: str, number: int) -> Any | None:
         """The file of a unit's sheets once they are drawn, and its record once it is judged."""

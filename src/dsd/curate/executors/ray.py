@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import socket
@@ -176,7 +177,7 @@ class _Crew:
             return []
         task = member.running.get(ref)
         try:
-            gave = ray.get(ref)
+            gave: Any = ray.get(ref)
         except RuntimeEnvSetupError as error:
             raise UserError(f"workers cannot be started ({cut(reason_of(error))}); see the cluster's logs") from error
         except _LOST as error:
@@ -344,8 +345,8 @@ def _connect(address: str) -> None:
             raise UserError(f"{wrong} ({error.strerror or reason_of(error)}); {fix}") from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_CLIENT_MAX_CONNECTION_TIMEOUT_S", "5")
-    more = {"include_dashboard": False} if address == "local" else {}
+    dashboard = False if address == "local" else None
     try:
-        ray.init(address, log_to_driver=False, logging_level="ERROR", **more)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
     except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
         raise UserError(f"{wrong} ({cut(reason_of(error))}); {fix}") from error
