@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dsd.errors import UserError
@@ -38,7 +38,7 @@ class Holder:
     Attributes:
         host: where it runs.
         pid: its process there.
-        token: of the lease; empty of a lock.
+        token: of this time that it is held.
         seen: when a lease was last renewed, in seconds since 1970.
     """
 
@@ -82,6 +82,16 @@ def held(folder: Where, what: str = "a run") -> Iterator[None]:
         os.close(lock)
 
 
+def holder(folder: Where) -> Holder | None:
+    """Who holds a folder, as it is seen from here; None where nobody does, or does not say so.
+
+    Raises:
+        UserError: the place cannot be read.
+    """
+    found = _holder(Place.of(folder) / LOCK)
+    return None if found is None else replace(found, seen=0.0)
+
+
 def _lock(file: Path, place: Place, what: str) -> int:
     while True:
         try:
@@ -104,7 +114,7 @@ def _lock(file: Path, place: Place, what: str) -> int:
         if _is_still(lock, file):
             with contextlib.suppress(OSError):  # on a full disk the lock holds without a name
                 os.truncate(lock, 0)
-                os.write(lock, json.dumps(asdict(_me())).encode())
+                os.write(lock, json.dumps(asdict(_me(uuid.uuid4().hex))).encode())
             return lock
         os.close(lock)  # whoever held it has just removed it
 

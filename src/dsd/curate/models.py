@@ -6,20 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import RLock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dsd import runs
 from dsd.chat.protocol import ChatModel, ChatRequest, Reply
 from dsd.chat.registry import load_chat, require_connection
 from dsd.chat.templates import Templates
 from dsd.curate.config import CurateConfig
-from dsd.curate.grids import Teacher
 from dsd.curate.tasks.registry import task_of
 from dsd.curate.tasks.task import Task
 from dsd.data.records import Grid, GridPrompt
 from dsd.errors import UserError
 from dsd.log import quiet_libraries
 from dsd.places import Place
+
+if TYPE_CHECKING:  # whoever has others do the work needs no torch
+    from dsd.curate.grids import Teacher
 
 WRITE, DRAW, JUDGE = "write", "draw", "judge"
 """The stages of a unit."""
@@ -59,7 +61,6 @@ class Models:
     @cached_property
     def judge(self) -> ChatModel:
         """Describes panels and judges candidates."""
-        quiet_libraries()
         return self._chat(self.config.judge)
 
     @cached_property
@@ -72,6 +73,8 @@ class Models:
     @cached_property
     def teacher(self) -> Teacher:
         """Draws sheets; see `draw`."""
+        from dsd.curate.grids import Teacher
+
         quiet_libraries()
         return Teacher(self.config)
 
@@ -124,8 +127,10 @@ class Models:
         return {"chat": "", "judge": revisions["judge"], "teacher": "", **labels} | drawn
 
     def _chat(self, name: str) -> ChatModel:
-        chat = load_chat(name, batch_size=self.config.chat_batch)
-        return chat if _computes_elsewhere(name) else _InTurn(chat, self._turn)
+        if _computes_elsewhere(name):
+            return load_chat(name, batch_size=self.config.chat_batch)
+        quiet_libraries()
+        return _InTurn(load_chat(name, batch_size=self.config.chat_batch), self._turn)
 
 
 class _InTurn:

@@ -103,9 +103,9 @@ class UnitLedger:
     """
 
     def __init__(self, folder: Where, pictures: Pictures = PNG) -> None:
-        self._dataset = Place.of(folder)
-        self._records = Ledger(self._dataset / FOLDER)
-        self._writer = DatasetWriter(self._dataset, pictures)
+        self.dataset = Place.of(folder)
+        self._records = Ledger(self.dataset / FOLDER)
+        self._writer = DatasetWriter(self.dataset, pictures)
         self._found: dict[int, UnitRecord] = {}  # once they were compared with the files
         self._told: set[str] = set()
 
@@ -114,7 +114,7 @@ class UnitLedger:
 
     def find_sheets(self, number: int) -> Place | None:
         """The file of a unit's sheets, if they are drawn and nobody changed it."""
-        path = shard_path(self._dataset, "grids", number)
+        path = shard_path(self.dataset, "grids", number)
         record = self._record(number)
         accepted = [shard.sha256 for shard in (record.shards if record else ()) if shard.kind == "grids"]
         accepted += self._read(_sheets_name(number), _digests) or ()
@@ -130,7 +130,7 @@ class UnitLedger:
         """Writes a unit's sheets, and then a record of them."""
         shard = self._writer.write_shard("grids", number, sheets)
         self._records.commit(_sheets_name(number), {"sha256": [shard.sha256]})
-        return self._dataset / shard.path
+        return self.dataset / shard.path
 
     def find(self, number: int) -> UnitRecord | None:
         """The record of a unit, if it is judged and its shards are there as they were written.
@@ -143,8 +143,8 @@ class UnitLedger:
         record = self._record(number)
         if record is None or record.schema != SCHEMA_VERSION:
             return None
-        if damaged := damaged_shards(self._dataset, record.shards):
-            self._tell(f'"{self._dataset / damaged[0].path}" is not what was written; unit {number} is done anew')
+        if damaged := damaged_shards(self.dataset, record.shards):
+            self._tell(f'"{self.dataset / damaged[0].path}" is not what was written; unit {number} is done anew')
             return None
         self._found[number] = record
         return record
@@ -156,10 +156,10 @@ class UnitLedger:
         if drawn and "grids" in made:  # whichever of both is there after a kill is known
             self._records.commit(_sheets_name(number), {"sha256": [*drawn[:1], made["grids"][0].sha256]})
         for shard, content in made.values():
-            (self._dataset / shard.path).write_atomic(content)
+            (self.dataset / shard.path).write_atomic(content)
         for kind in get_args(Kind):
             if kind not in made:  # of a judgement that was forgotten
-                shard_path(self._dataset, kind, number).remove()
+                shard_path(self.dataset, kind, number).remove()
         record = UnitRecord(
             number=number,
             shards=tuple(shard for shard, _ in made.values()),

@@ -6,6 +6,8 @@ about them: neither a kill nor another judge has them drawn again.
 
 from __future__ import annotations
 
+import socket
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +17,7 @@ from PIL import Image
 
 from dsd.chat.protocol import ChatFailure
 from dsd.curate.diversity import refuse_repeated
+from dsd.curate.executors.protocol import Work
 from dsd.curate.films import films
 from dsd.curate.funnel import Funnel
 from dsd.curate.models import DRAW, JUDGE, WRITE, Models
@@ -25,10 +28,14 @@ from dsd.curate.units import Unit, UnitLedger, Units
 from dsd.data.records import Caption, Grid, GridPrompt, Reject, Sheet
 from dsd.data.rows import Kind, Row, to_sheet
 from dsd.data.store import read_shard, shard_path
+from dsd.errors import UserError
+from dsd.locks import Holder, holder
 from dsd.places import Place
 
 Cut = list[Image.Image] | RefusedSheet
 _NO_PROMPT = "no grid prompt: "
+_SEEN_SECONDS = 5.0
+"""How late a file on a shared disk may be seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +49,14 @@ class Curation:
         models: who works on them.
         ledger: of the dataset.
         drawn: folder of the dataset whose sheets are judged.
+        holder: who has to hold the dataset's folder for this to be done; None for whoever does it.
     """
 
     units: Units
     models: Models
     ledger: UnitLedger
     drawn: Place
+    holder: Holder | None = None
 
     def __len__(self) -> int:
         return len(self.units)
@@ -66,7 +75,18 @@ class Curation:
 
     def sources(self, stage: str, *, trying: bool) -> dict[str, str]:
         """The revision of the stage's model; see `dsd.curate.executors.protocol.Work`."""
+        self._require_held()
         return self.models.revision_of(stage, trying=trying)
+
+    def for_others(self) -> Curation:
+        """Refuses to be done where the folder is not seen to be held as it is now."""
+        return replace(self, holder=holder(self.ledger.dataset))
+
+    def like(self, before: Work[Any]) -> Curation:
+        """With the models of another curation of the same settings."""
+        if isinstance(before, Curation) and before.models == self.models:
+            return replace(self, models=before.models)
+        return self
 
     def find(self, stage: str, number: int) -> Any | None:
         """The file of a unit's sheets once they are drawn, and its record once it is judged."""
@@ -80,9 +100,26 @@ class Curation:
             return write(self.units[number], self.models)
         if stage == DRAW:
             unit = self.units[number]
-            return self.ledger.commit_sheets(number, draw(unit, given or write(unit, self.models), self.models))
+            drawn = draw(unit, given or write(unit, self.models), self.models)
+            self._require_held()
+            return self.ledger.commit_sheets(number, drawn)
         sheets = list(read_shard(shard_path(self.drawn, "grids", number), to_sheet))
-        return self.ledger.commit(number, *judge(sheets, self.units.seed(number), self.models))
+        judged = judge(sheets, self.units.seed(number), self.models)
+        self._require_held()
+        return self.ledger.commit(number, *judged)
+
+    def _require_held(self) -> None:
+        """Looks for a while, since what one machine writes may be seen late by another."""
+        place = self.ledger.dataset
+        until = time.monotonic() + _SEEN_SECONDS
+        while self.holder is not None and holder(place) != self.holder:
+            if time.monotonic() > until:
+                raise UserError(
+                    f'a worker on {socket.gethostname()} does not see in "{place}" that process {self.holder.pid} on '
+                    f"{self.holder.host} is at work there; give a folder that all machines share, or an address such "
+                    "as s3://bucket/folder"
+                )
+            time.sleep(_SEEN_SECONDS / 20)
 
 
 def write(unit: Unit, models: Models) -> Sequence[GridPrompt | ChatFailure]:

@@ -40,6 +40,14 @@ class Work(Protocol[Found]):
         """
         ...
 
+    def for_others(self) -> Work[Found]:
+        """The work for other processes, which do it as long as they see that this process is at it."""
+        ...
+
+    def like(self, before: Work[Any]) -> Work[Found]:
+        """This work with what has been loaded for another of the same settings."""
+        ...
+
     def find(self, stage: str, number: int) -> Any | None:
         """What a stage gave for a unit if that has been kept, else None."""
         ...

@@ -100,7 +100,10 @@ class _Line:
 
     def take_finished(self) -> None:
         """Waits for tasks, and hands what they gave to the next stage."""
-        waiting = {stage: len(self._given[stage]) + len(self._left[stage]) for stage in self._stages}
+        waiting = {
+            stage: 0 if self._too_far(stage) else len(self._given[stage]) + len(self._left[stage])
+            for stage in self._stages
+        }
         for task, gave in self._crew.finished(waiting):
             self._running[task.stage] -= 1
             self._hand_on(self._given, task.stage, task.number, gave)

@@ -1,0 +1,74 @@
+"""How many workers of a cluster each stage has, and of what size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dsd.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """The workers of a stage, each a process somewhere in the cluster.
+
+    Attributes:
+        min_actors: workers that are there as long as the stage has work.
+        max_actors: as many at most while units wait for the stage.
+        num_cpus: cores that a worker takes up, and threads that it computes with.
+        num_gpus: GPUs that it takes up; parts of one are possible.
+        at_once: units in work at once in a worker. Models that compute in it take turns, so two keep it busy while
+            files are written; a worker that waits for a server may have many.
+    """
+
+    min_actors: int = 1
+    max_actors: int = 8
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    at_once: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("min_actors", "at_once"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if self.max_actors < self.min_actors:
+            raise UserError(f"max_actors is {self.max_actors}, but must be at least min_actors, {self.min_actors}")
+        for name in ("num_cpus", "num_gpus"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"{name} is {getattr(self, name)}, but must be a number from 0 on")
+
+    def __str__(self) -> str:
+        gpus = f" and {self.num_gpus:g} GPU" if self.num_gpus else ""
+        return f"{self.num_cpus:g} CPU{gpus}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pools:
+    """The workers of a curation on a cluster.
+
+    Attributes:
+        write: of the prompt writer.
+        draw: of the teacher.
+        judge: of the judge.
+        idle_seconds: after which a worker that has nothing to do is given back, down to min_actors.
+        start_seconds: after which a stage without any worker ends the run.
+        losses: workers that one unit may lose before it is held to be the cause. Nodes that are taken away by notice
+            do not count.
+    """
+
+    write: Pool = field(default_factory=lambda: Pool(num_cpus=0.5, at_once=4))
+    draw: Pool = field(default_factory=Pool)
+    judge: Pool = field(default_factory=lambda: Pool(num_cpus=0.5, at_once=4))
+    idle_seconds: float = 60.0
+    start_seconds: float = 900.0
+    losses: int = 5
+
+    def __post_init__(self) -> None:
+        if self.idle_seconds < 0 or self.start_seconds <= 0 or self.losses < 1:
+            raise UserError(
+                f"idle_seconds is {self.idle_seconds:g}, start_seconds {self.start_seconds:g} and losses "
+                f"{self.losses}, but must be at least 0, above 0 and at least 1"
+            )
+
+    def of(self, stage: str) -> Pool:
+        """The workers of a stage; stages of other names have the default ones."""
+        return getattr(self, stage, None) or Pool()

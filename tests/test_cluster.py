@@ -1,0 +1,157 @@
+"""Claims about curation on a real cluster of two nodes: whoever dies, its dataset is that of one process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
+
+import curation_parts as parts
+import pytest
+import torch
+from chat_server import ChatServer, chat_server
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+ray = pytest.importorskip("ray")
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from dsd.config import to_json  # noqa: E402
+from dsd.curate.config import CurateConfig  # noqa: E402
+from dsd.curate.executors.pools import Pool, Pools  # noqa: E402
+from dsd.curate.executors.ray import Ray  # noqa: E402
+from dsd.curate.pipeline import curate  # noqa: E402
+from dsd.errors import UserError  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from kill_curation import differences  # noqa: E402
+
+SMALL = Pool(num_cpus=0.3, max_actors=1)
+POOLS = Pools(write=SMALL, draw=SMALL, judge=SMALL)
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
+DRIVER = """
+import sys
+from pathlib import Path
+from dsd.config import from_json
+from dsd.curate.config import CurateConfig
+from dsd.curate.pipeline import curate
+from test_cluster import ENVIRONMENT, POOLS, Ray
+with Ray(sys.argv[1], POOLS, ENVIRONMENT) as executor:
+    curate(from_json(CurateConfig, sys.argv[2]), sys.argv[3], executor)
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    running = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    running.add_node(**NODE)
+    running.connect()
+    yield running
+    ray.shutdown()
+    running.shutdown()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ChatServer]:
+    with chat_server() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def config(server: ChatServer, tmp_path_factory: pytest.TempPathFactory) -> CurateConfig:
+    captions = parts.write_captions(tmp_path_factory.mktemp("captions") / "laion.parquet")
+    return parts.config(captions, f"openai:test@{server.url}")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config: CurateConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    curate(config, folder := tmp_path_factory.mktemp("undisturbed") / "dataset")
+    torch.set_num_threads(threads)
+    return folder
+
+
+def on_cluster(cluster: Cluster, config: CurateConfig, out: Path) -> None:
+    with Ray(cluster.address, POOLS, ENVIRONMENT) as executor:
+        curate(config, out, executor)
+
+
+def once(there: Callable[[], object], seconds: float = 30) -> None:
+    until = time.monotonic() + seconds
+    while not there() and time.monotonic() < until:
+        time.sleep(0.005)
+
+
+def workers() -> list[int]:
+    """Processes of workers on this machine; Ray names them by their class."""
+    names = {int(path.parent.name): path for path in Path("/proc").glob("[0-9]*/cmdline")}
+    found = []
+    for pid, path in names.items():
+        try:
+            found += [pid] if path.read_bytes().startswith(b"ray::Worker") else []
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_a_worker_and_then_a_node_that_die_change_no_byte(
+    cluster: Cluster, config: CurateConfig, undisturbed: Path, tmp_path: Path
+) -> None:
+    out, done = tmp_path / "dataset", []
+    run = Thread(target=lambda: done.append(on_cluster(cluster, config, out)))
+    run.start()
+    once(lambda: (out / "grids" / "00000.parquet").exists())
+    mine = workers()
+    os.kill(mine[0], signal.SIGKILL)
+    once(lambda: (out / "units" / "00000.json").exists())
+    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+    cluster.add_node(**NODE)
+    run.join(timeout=60)
+    assert mine and done == [None]
+    assert not differences(undisturbed, out)
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_goes_on_where_it_was(
+    cluster: Cluster, config: CurateConfig, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "dataset"
+    given = [sys.executable, "-c", DRIVER, cluster.address, to_json(config), str(out)]
+    with subprocess.Popen(given, env={**os.environ, **ENVIRONMENT}, stderr=subprocess.PIPE) as driver:
+        once(lambda: (out / "grids" / "00001.parquet").exists() or driver.poll() is not None, 60)
+        driver.kill()
+    assert (out / "grids" / "00001.parquet").exists() and not (out / "manifest.json").exists()
+    on_cluster(cluster, config, out)
+    assert not differences(undisturbed, out)
+
+
+def test_a_worker_of_another_version_is_one_sentence(cluster: Cluster, config: CurateConfig, tmp_path: Path) -> None:
+    other = tmp_path / "dsd-9.9.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: dsd\nVersion: 9.9\n")
+    elsewhere = {**ENVIRONMENT, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
+    with (
+        pytest.raises(UserError, match=r"dsd is 9\.9 on .*, but 0\.1\.0 where the run was started"),
+        Ray(cluster.address, POOLS, elsewhere) as executor,
+    ):
+        curate(config, tmp_path / "dataset", executor)
+    assert not (tmp_path / "dataset" / "config.json").exists()
+
+
+def test_addresses_without_a_cluster_are_one_sentence() -> None:
+    code = "import sys; from dsd.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    for address, sentence in (
+        ("ray://127.0.0.1:9", b"there is no cluster at"),
+        ("here", b"is no address of a cluster"),
+    ):
+        command = [sys.executable, "-c", code, "curate", "tiny", "--out", "unused", "--cluster", address]
+        ended = subprocess.run(command, capture_output=True, timeout=30, env={**os.environ, **ENVIRONMENT}, check=False)
+        assert ended.returncode == 2 and ended.stderr.count(b"\n") == 1 and sentence in ended.stderr
