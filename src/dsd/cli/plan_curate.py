@@ -1,4 +1,4 @@
-"""`dsd plan curate RECIPE`: what so many pairs take in sheets, calls, hours, money and disk, before any of it is spent."""
+"""`dsd plan curate RECIPE`: what pairs take in sheets, calls, hours, money and disk, before it is spent."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ def run(command: PlanCurate) -> None:
     untried = not_here(config) if command.calibrate else "--no-calibrate was given"
     trial = None
     if not untried:
-        console.print(
-            f"calibrating with {config.teacher}, {config.chat} and {config.judge} (--no-calibrate leaves it out)"
-        )
+        models = ", ".join(dict.fromkeys((config.teacher, config.chat, config.judge)))
+        line = f"curating a few captions with {models}, to time them (--no-calibrate leaves it out)"
+        console.print(line, soft_wrap=True, markup=False)
         trial = run_trial(config)
     planned = estimate(
         config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from dsd.curate import cost
@@ -159,9 +160,14 @@ def _timed(config: CurateConfig, amount: cost.Amounts, means: Means, trial: Tria
     device = amount.captions * sum(trial.seconds.values())
     stages = ", ".join(f"{stage} {seconds:.3g} s" for stage, seconds in trial.seconds.items())
     told = [
-        f"each caption takes as long as in a calibration of {trial.captions} captions on this machine's {trial.device}, "
-        f"which was run just now ({stages}), and stages take turns, after {trial.start:.3g} s to load the models"
+        f"each caption takes as long as in a calibration that was run just now, of {trial.captions} captions on this "
+        f"machine's {trial.device} ({stages}), stages take turns, and models are loaded in {trial.start:.3g} s"
     ]
+    if trial.device == "cpu":
+        told.append(
+            f"the machine is as busy as it was then, when the calibration kept {trial.cores:.2g} of "
+            f"{os.cpu_count()} cores at work"
+        )
     if trial.own_captions:
         told.append(f'"{config.captions}" is not there, so the calibration took captions of its own')
     if means.devices > 1:
@@ -174,7 +180,8 @@ def _counted(config: CurateConfig, amount: cost.Amounts, means: Means, operation
     told = [f"nothing was calibrated on this machine: {untried}"] if untried else []
     told += [
         f"the teacher reaches {means.utilization:.0%} of {means.tflops:g} TFLOP/s (--utilization, --tflops); "
-        f"{config.steps} steps of {cost.branches(config)} evaluation(s) are counted, text encoders and autoencoder are not"
+        f"{config.steps} steps of {cost.branches(config)} evaluation(s) are counted, text encoders and the autoencoder "
+        "are not"
     ]
     if means.devices > 1:
         told.append(f"{means.devices} devices share the sheets, and none waits for another")
@@ -190,8 +197,8 @@ def _counted(config: CurateConfig, amount: cost.Amounts, means: Means, operation
             continue
         walls.append(calls * means.reply_seconds / (config.chat_batch * means.machines))
         told.append(
-            f"the {who}'s server takes {means.reply_seconds:g} s for a reply (--reply-seconds), with {config.chat_batch} "
-            "questions in flight from each machine (--curate.chat-batch)"
+            f"the {who}'s server takes {means.reply_seconds:g} s for a reply (--reply-seconds), with "
+            f"{config.chat_batch} questions in flight from each machine (--curate.chat-batch)"
         )
     told.append("stages overlap, so the slowest decides the wall time")
     return _Time(device=device, wall=max(walls), told_by=tuple(told))

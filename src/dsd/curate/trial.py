@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice, product
@@ -41,6 +42,7 @@ class Trial:
         funnel: of its captions.
         rows: how large its rows are.
         device: that the teacher drew on.
+        cores: that it kept busy on average; fewer than a machine has, where others work on it too.
         own_captions: whether it had to think of captions, as the file cannot be read.
     """
 
@@ -50,6 +52,7 @@ class Trial:
     funnel: Funnel
     rows: RowBytes
     device: str
+    cores: float
     own_captions: bool
 
 
@@ -94,7 +97,9 @@ def run_trial(config: CurateConfig) -> Trial:
         for stage in work.stages:
             work.sources(stage, trying=False)
         loaded = time.perf_counter() - began
+        began, computed = time.perf_counter(), time.process_time()
         taken, records = zip(*(_timed(work, number) for number in range(len(work))), strict=True)
+        cores = (time.process_time() - computed) / (time.perf_counter() - began)
         rows = _rows(Path(folder), records, estimated_rows(config))
     seconds = {stage: taken[-1][stage] / work.units.size(len(work) - 1) for stage in work.stages}
     cold = sum(taken[0].values()) - sum(seconds.values()) * work.units.size(0)
@@ -105,18 +110,20 @@ def run_trial(config: CurateConfig) -> Trial:
         funnel=sum((record.funnel for record in records), Funnel()),
         rows=rows,
         device=default_device(),
+        cores=cores,
         own_captions=own,
     )
 
 
 def _timed(work: Curation, number: int) -> tuple[dict[str, float], UnitRecord]:
-    """Seconds of each stage of a unit, and its record."""
+    """Seconds of each stage of a unit, and its record; in a thread beside the first, as a curation does it."""
     given: Any = None
     seconds = {}
-    for stage in work.stages:
-        began = time.perf_counter()
-        given = work.do(stage, number, given)
-        seconds[stage] = time.perf_counter() - began
+    with ThreadPoolExecutor(1) as pool:
+        for stage in work.stages:
+            began = time.perf_counter()
+            given = pool.submit(work.do, stage, number, given).result()
+            seconds[stage] = time.perf_counter() - began
     return seconds, given
 
 
