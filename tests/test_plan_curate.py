@@ -285,8 +285,8 @@ def _dataset(folder: Path, funnel: dict[str, object]) -> Path:
     pairs = [
         Pair(
             id=f"{number}", grid="g", reference_panel="a", target_panel="b", reference=tiny.picture(),
-            target=tiny.picture(), reference_caption="a cat", target_caption="a cat", subject="cat", first_details="red",
-            second_details="red", comparison="", judge=judge,
+            target=tiny.picture(), reference_caption="a cat", target_caption="a cat", subject="cat",
+            first_details="red", second_details="red", comparison="", judge=judge,
         )
         for number in range(2)
     ]  # fmt: skip
