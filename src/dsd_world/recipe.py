@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dsd.baselines.protocol import Drawing
 from dsd.curate.config import CurateConfig
+from dsd.curate.funnel import Funnel
 from dsd.evaluate.config import EvaluateConfig
 from dsd.recipes.recipe import Recipe
 from dsd.sampling import Sampling
@@ -63,4 +64,16 @@ def tiny() -> Recipe:
         ),
         adapter="embedded:tiny-student",
         tflops=0.1,
+        funnel=Funnel(
+            captions=192,
+            grid_prompts=191,
+            prompts_failed={"not in the schema": 1},
+            sheets=187,
+            sheets_refused={"no edge between panels": 4},
+            candidates=1122,
+            kept=918,
+            rejected={"not the same individual": 123},
+            failed={"no verdict": 81},
+            pairs=1836,
+        ),
     )

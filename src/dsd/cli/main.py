@@ -28,7 +28,7 @@ VERBS = {
     "serve": "an HTTP server that speaks the OpenAI images API",
     "export": "an adapter -> a plain diffusers transformer, a control LoRA, or ComfyUI's layout",
     "convert": "the published weights, or a control LoRA -> an adapter",
-    "plan": "what a recipe needs in memory, time and disk",
+    "plan": "what a recipe, or the curation before it, needs in memory, time and disk",
 }
 
 HELP = """usage: dsd VERB [RECIPE] [OPTIONS]

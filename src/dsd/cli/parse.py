@@ -41,6 +41,7 @@ def parse(name: str, verb: Verb, words: list[str]) -> Any:
     variants = verb.variants()
     if "" in variants:
         return _parse_with_default(name, variants, words)
+    words = _joined(name, words, variants)
     if not words or words[0] not in (*variants, "-h", "--help"):
         given = words[0] if words and not words[0].startswith("-") else ""
         known = ", ".join(f'"{option}"' for option in variants)
@@ -51,6 +52,21 @@ def parse(name: str, verb: Verb, words: list[str]) -> Any:
     return tyro.extras.overridable_config_cli(
         variants, prog=f"dsd {name}", args=words, config=(tyro.conf.AvoidSubcommands,)
     )
+
+
+def _joined(name: str, words: list[str], variants: dict[str, tuple[str, Any]]) -> list[str]:
+    """The words, where the first two are one when a variant is called by two."""
+    kinds = [
+        variant.removeprefix(f"{words[0]} ") for variant in variants if words and variant.startswith(f"{words[0]} ")
+    ]
+    if not kinds:
+        return words
+    given = words[1] if len(words) > 1 and not words[1].startswith("-") else ""
+    if given not in kinds:
+        known = ", ".join(f'"{kind}"' for kind in kinds)
+        problem = f'has no "{given}"; {did_you_mean(given, kinds)}' if given else f"needs a name next: {known}"
+        raise UserError(f"dsd {name} {words[0]} {problem}")
+    return [f"{words[0]} {given}", *words[2:]]
 
 
 def _parse_with_default(name: str, variants: dict[str, tuple[str, Any]], words: list[str]) -> Any:

@@ -1,15 +1,20 @@
-"""`dsd plan RECIPE`: what a training run needs in memory, time and disk, before any of it is spent."""
+"""`dsd plan RECIPE`: what a training run needs in memory, time and disk, before any of it is spent.
+
+`dsd plan curate RECIPE` plans the curation before it.
+"""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Any
 
+from dsd.cli import plan_curate
+from dsd.curate.cost import PAIRS_OF_A_CAPTION
+from dsd.curate.estimate import bytes_in_words
 from dsd.recipes.recipe import Recipe
 from dsd.recipes.registry import all_recipes
 from dsd.train.config import TrainConfig
-
-_PAIRS_OF_A_CAPTION = 4  # of the twelve ordered pairs of a sheet: the judge refuses half, and some sheets are refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +37,25 @@ class Plan:
     """Print the resolved config and the plan, and do nothing."""
 
 
-def variants() -> dict[str, tuple[str, Plan]]:
-    return {name: (recipe.summary, _of(recipe)) for name, recipe in all_recipes().items()}
+def variants() -> dict[str, tuple[str, Any]]:
+    recipes = all_recipes().items()
+    return {
+        **{name: (recipe.summary, _of(recipe)) for name, recipe in recipes},
+        **{
+            f"curate {name}": (f"its curation: {recipe.summary}", plan_curate.of(name, recipe))
+            for name, recipe in recipes
+        },
+    }
 
 
 def _of(recipe: Recipe) -> Plan:
-    pairs = _PAIRS_OF_A_CAPTION * recipe.curate.units * recipe.curate.unit_size
+    pairs = PAIRS_OF_A_CAPTION * recipe.curate.units * recipe.curate.unit_size
     return Plan(train=recipe.train, frame=_frame(recipe.train), tflops=recipe.tflops, pairs=pairs)
 
 
-def plan(command: Plan) -> list[str]:
+def plan(command: Any) -> list[str]:
+    if not isinstance(command, Plan):
+        return plan_curate.plan(command)
     return [
         f"build {command.train.base} on the meta device from its configs (no weights are read)",
         f"count memory, time and disk of {command.train.steps:,} steps on {command.devices} device(s) of "
@@ -49,7 +63,10 @@ def plan(command: Plan) -> list[str]:
     ]
 
 
-def run(command: Plan) -> None:
+def run(command: Any) -> None:
+    if not isinstance(command, Plan):
+        plan_curate.run(command)
+        return
     from dsd.backbones.cost import shape_of
     from dsd.log import duration
     from dsd.train.cost import training_cost
@@ -66,9 +83,9 @@ def run(command: Plan) -> None:
     rows = [
         *model,
         ("trained", f"{cost.trained_parameters / 1e6:,.1f} M parameters"),
-        *((f"memory: {name}", _bytes(value)) for name, value in cost.memory.items()),
-        ("memory of a device", _bytes(sum(cost.memory.values()))),
-        ("cache", f"{_bytes(cost.cache * command.pairs / 1000)} at most for {command.pairs:,} pairs"),
+        *((f"memory: {name}", bytes_in_words(value)) for name, value in cost.memory.items()),
+        ("memory of a device", bytes_in_words(sum(cost.memory.values()))),
+        ("cache", f"{bytes_in_words(cost.cache * command.pairs / 1000)} at most for {command.pairs:,} pairs"),
         ("arithmetic", f"{cost.operations:.3g} operations"),
         ("time", f"{duration(seconds)} on {command.devices} device(s)"),
     ]
@@ -79,11 +96,3 @@ def run(command: Plan) -> None:
 
 def _frame(config: TrainConfig) -> tuple[int, int]:
     return config.frame_size or (64, 64)
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:,.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} TB"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsd.curate.config import CurateConfig
+from dsd.curate.funnel import Funnel
 from dsd.evaluate.config import EvaluateConfig
 from dsd.train.config import TrainConfig
 
@@ -29,3 +30,4 @@ class Recipe:
     evaluate: EvaluateConfig
     adapter: str
     tflops: float = 989.0
+    funnel: Funnel | None = None
