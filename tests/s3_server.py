@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 from collections.abc import Iterator
 from unittest import mock
 
 import fsspec.config
 from moto.server import ThreadedMotoServer
-
-BUCKET = "bucket"
 
 
 @contextlib.contextmanager
@@ -28,8 +27,9 @@ def s3_server() -> Iterator[str]:
     try:
         with mock.patch.dict(os.environ, environment):
             fs = fsspec.filesystem("s3", skip_instance_cache=True)
-            fs.mkdir(BUCKET)
-            yield f"s3://{BUCKET}"
+            bucket = f"bucket-{uuid.uuid4().hex[:8]}"  # what was in another server of this process is still there
+            fs.mkdir(bucket)
+            yield f"s3://{bucket}"
     finally:
         fsspec.get_filesystem_class("s3").clear_instance_cache()
         server.stop()
