@@ -74,8 +74,9 @@ def compare(config: CurateConfig, scratch: Path, cluster: Any, kills: int, seed:
     run = start(config, scratch / "timed", address)
     _wait(run, scratch / "timed" / "config.json")
     loaded = time.perf_counter()
-    _finish(run)
+    _wait(run, scratch / "timed" / "manifest.json")
     ended = time.perf_counter()
+    _finish(run)
     if different := differences(undisturbed, scratch / "timed"):
         print(f"without a kill: differing files: {different}")
         return 1
