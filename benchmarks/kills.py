@@ -32,9 +32,11 @@ from dsd.config import from_json, to_json
 from dsd.curate.config import CurateConfig
 from dsd.curate.executors.pools import Pool, Pools
 from dsd.curate.pipeline import curate
+from dsd_world.captions import write_captions
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+UNITS = 12
 WORKING = 0.8
 """Share of kills while units are in work; the others are before."""
 POOL = Pool(num_cpus=0.3, max_actors=1)
@@ -51,8 +53,9 @@ def main() -> int:
     from chat_server import chat_server
 
     with tempfile.TemporaryDirectory() as scratch, chat_server() as server:
-        captions = parts.write_captions(Path(scratch) / "captions.parquet")
-        config = parts.config(captions, f"openai:test@{server.url}", units=7, unit_size=1)
+        captions = Path(scratch) / "captions.parquet"
+        write_captions(captions, "training", 4 * UNITS)
+        config = parts.config(str(captions), f"openai:test@{server.url}", units=UNITS, unit_size=2)
         cluster = _cluster() if given.where == "ray" else None
         kills = given.kills or (50 if cluster is None else 10)
         try:
@@ -71,8 +74,9 @@ def compare(config: CurateConfig, scratch: Path, cluster: Any, kills: int, seed:
     run = start(config, scratch / "timed", address)
     _wait(run, scratch / "timed" / "config.json")
     loaded = time.perf_counter()
-    _finish(run)
+    _wait(run, scratch / "timed" / "manifest.json")
     ended = time.perf_counter()
+    _finish(run)
     if different := differences(undisturbed, scratch / "timed"):
         print(f"without a kill: differing files: {different}")
         return 1
@@ -80,9 +84,9 @@ def compare(config: CurateConfig, scratch: Path, cluster: Any, kills: int, seed:
     loading, work = loaded - began, ended - loaded
     print(f"undisturbed: {loading:.1f} s until models are loaded, {work:.1f} s of work", flush=True)
     print(f"{funnel['candidates']} candidates, {funnel['kept']} kept", flush=True)
-    bad = landed = 0
-    for number in range(kills):
-        out, victim = scratch / f"killed-{number}", ("worker", "node", "driver")[number % 3] if cluster else "driver"
+    bad = landed = number = 0
+    while landed < kills:
+        out, victim = scratch / f"killed-{number}", ("worker", "node", "driver")[landed % 3] if cluster else "driver"
         working = moments.random() < WORKING
         seconds = moments.uniform(0, work if working else loading)
         run = start(config, out, address)
@@ -99,9 +103,10 @@ def compare(config: CurateConfig, scratch: Path, cluster: Any, kills: int, seed:
         different = differences(undisturbed, out)
         bad, landed = bad + bool(different), landed + hit
         when = f"after {seconds:.1f} s of {'work' if working else 'loading'}"
-        print(f"{number + 1}: {victim} {when}, {state}, hit: {hit}, differing: {different}", flush=True)
-    print(f"{landed} of {kills} kills hit a running one, {bad} datasets differ")
-    return int(bad > 0 or landed == 0)
+        number += 1
+        print(f"{number}: {victim} {when}, {state}, hit: {hit}, differing: {different}", flush=True)
+    print(f"{landed} kills of {number} runs, {bad} datasets differ")
+    return int(bad > 0)
 
 
 def start(config: CurateConfig, out: Path, address: str) -> subprocess.Popen[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import curation_parts as parts
 import pytest
@@ -21,11 +23,17 @@ ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from dsd.config import to_json  # noqa: E402
+from dsd.curate.claimed import Captions  # noqa: E402
 from dsd.curate.config import CurateConfig  # noqa: E402
 from dsd.curate.executors.pools import Pool, Pools  # noqa: E402
 from dsd.curate.executors.ray import Ray  # noqa: E402
+from dsd.curate.models import JUDGE, Models  # noqa: E402
 from dsd.curate.pipeline import curate  # noqa: E402
+from dsd.curate.units import UnitLedger, Units  # noqa: E402
+from dsd.curate.work import Curation  # noqa: E402
 from dsd.errors import UserError  # noqa: E402
+from dsd.locks import held  # noqa: E402
+from dsd.places import Place  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -34,7 +42,7 @@ from kill_curation import differences  # noqa: E402
 SMALL = Pool(num_cpus=0.3, max_actors=1)
 POOLS = Pools(write=SMALL, draw=SMALL, judge=SMALL)
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
+NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
 DRIVER = """
 import sys
 from pathlib import Path
@@ -79,7 +87,7 @@ def undisturbed(config: CurateConfig, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def on_cluster(cluster: Cluster, config: CurateConfig, out: Path) -> None:
-    with Ray(cluster.address, POOLS, ENVIRONMENT) as executor:
+    with Ray(str(cluster.address), POOLS, ENVIRONMENT) as executor:
         curate(config, out, executor)
 
 
@@ -124,7 +132,7 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(
     cluster: Cluster, config: CurateConfig, undisturbed: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "dataset"
-    given = [sys.executable, "-c", DRIVER, cluster.address, to_json(config), str(out)]
+    given = [sys.executable, "-c", DRIVER, str(cluster.address), to_json(config), str(out)]
     with subprocess.Popen(given, env={**os.environ, **ENVIRONMENT}, stderr=subprocess.PIPE) as driver:
         once(lambda: (out / "grids" / "00001.parquet").exists() or driver.poll() is not None, 60)
         driver.kill()
@@ -140,18 +148,35 @@ def test_a_worker_of_another_version_is_one_sentence(cluster: Cluster, config: C
     elsewhere = {**ENVIRONMENT, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
     with (
         pytest.raises(UserError, match=r"dsd is 9\.9 on .*, but 0\.1\.0 where the run was started"),
-        Ray(cluster.address, POOLS, elsewhere) as executor,
+        Ray(str(cluster.address), POOLS, elsewhere) as executor,
     ):
         curate(config, tmp_path / "dataset", executor)
     assert not (tmp_path / "dataset" / "config.json").exists()
 
 
-def test_addresses_without_a_cluster_are_one_sentence() -> None:
-    code = "import sys; from dsd.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    for address, sentence in (
-        ("ray://127.0.0.1:9", b"there is no cluster at"),
-        ("here", b"is no address of a cluster"),
+def test_a_worker_that_does_not_see_the_run_in_its_folder_does_nothing(
+    config: CurateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dsd.curate.work._SEEN_SECONDS", 0.05)
+    units = Units(captions=Captions.of(()), config=config)
+    work = Curation(units=units, models=Models(config), ledger=UnitLedger(tmp_path), drawn=Place.of(tmp_path))
+    with held(tmp_path):
+        there = pickle.dumps(work.for_others())
+        assert pickle.loads(there).sources(JUDGE, trying=False) == {"judge": "served as test"}
+    with pytest.raises(UserError, match=r"does not see in .* that process \d+ on .* is at work there; give a folder"):
+        pickle.loads(there).sources(JUDGE, trying=False)
+    with held(tmp_path), pytest.raises(UserError, match="does not see"):  # the same process, but another run
+        pickle.loads(there).sources(JUDGE, trying=False)
+
+
+def test_what_hinders_a_start_is_one_sentence() -> None:
+    code = "import sys; from dsd.cli.main import main; {}; sys.exit(main(sys.argv[1:]))"
+    for address, before, sentence in (
+        ("ray://127.0.0.1:9", "pass", b"there is no cluster at"),
+        ("here", "pass", b"is no address of a cluster"),
+        ("auto", "sys.modules['ray'] = None", b"ray is not installed; it comes with `pip install 'dsd[cluster]'`"),
     ):
-        command = [sys.executable, "-c", code, "curate", "tiny", "--out", "unused", "--cluster", address]
+        said = ["curate", "tiny", "--out", "unused", "--cluster", address]
+        command = [sys.executable, "-c", code.format(before), *said]
         ended = subprocess.run(command, capture_output=True, timeout=30, env={**os.environ, **ENVIRONMENT}, check=False)
         assert ended.returncode == 2 and ended.stderr.count(b"\n") == 1 and sentence in ended.stderr

@@ -172,7 +172,7 @@ class _Crew:
 
     def _ended(self, ref: Any) -> list[tuple[Task, Any]]:
         """What became of a call; nothing of one that has to be made again."""
-        member = next((one for one in self._members if ref is one.starting or ref in one.running), None)
+        member = next((one for one in self._members if ref == one.starting or ref in one.running), None)
         if member is None:  # it was lost with another call
             return []
         task = member.running.get(ref)
@@ -307,7 +307,7 @@ def _threads(pool: Pool) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(max(1, int(pool.num_cpus)))}
 
 
-def _last_line(error: RayError) -> str:
+def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return cut(lines[-1] if lines else type(error).__name__, 200)
 
@@ -349,4 +349,4 @@ def _connect(address: str) -> None:
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
     except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
-        raise UserError(f"{wrong} ({cut(reason_of(error))}); {fix}") from error
+        raise UserError(f"{wrong} ({_last_line(error)}); {fix}") from error
