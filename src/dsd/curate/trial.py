@@ -37,8 +37,8 @@ class Trial:
 
     Attributes:
         captions: that went through it.
-        start: seconds until models are loaded and warm.
-        seconds: of each stage, a caption, once they are.
+        start: seconds until models are loaded.
+        seconds: of each stage, a caption.
         funnel: of its captions.
         rows: how large its rows are.
         device: that the teacher drew on.
@@ -101,11 +101,10 @@ def run_trial(config: CurateConfig) -> Trial:
         taken, records = zip(*(_timed(work, number) for number in range(len(work))), strict=True)
         cores = (time.process_time() - computed) / (time.perf_counter() - began)
         rows = _rows(Path(folder), records, estimated_rows(config))
-    seconds = {stage: taken[-1][stage] / work.units.size(len(work) - 1) for stage in work.stages}
-    cold = sum(taken[0].values()) - sum(seconds.values()) * work.units.size(0)
+    seconds = {stage: sum(unit[stage] for unit in taken) / len(texts) for stage in work.stages}
     return Trial(
         captions=len(texts),
-        start=loaded + max(0.0, cold),
+        start=loaded,
         seconds=seconds,
         funnel=sum((record.funnel for record in records), Funnel()),
         rows=rows,
