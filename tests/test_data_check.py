@@ -229,7 +229,12 @@ def test_captions_that_all_say_one_thing_are_wrong_and_a_few_are_a_note(folder: 
     kept = len({row["target_panel"] for row in pq.read_table(folder / "pairs").to_pylist()})
     for number in range(3):
         if (folder / f"pairs/{number:05d}.parquet").exists():
-            rewrite(folder, "pairs", lambda rows: [row.update(reference_caption="A", target_caption="a") for row in rows], number)  # fmt: skip  # noqa: E501
+            rewrite(
+                folder,
+                "pairs",
+                lambda rows: [row.update(reference_caption="A", target_caption="a") for row in rows],
+                number,
+            )
     sentence = f'"a" is the caption of {kept} of {kept} kept panels: who wrote it repeats itself'
     assert ("captions", sentence) in found(folder)
 
@@ -329,8 +334,15 @@ def test_nothing_is_wrong_with_good_data_of_ones_own(tmp_path: Path, capsys: pyt
 
 
 def test_bad_rows_of_ones_own_are_each_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [_row(), _row(), _row("missing.png"), _row("broken.png"), _row(caption=" "), _row("large.png"),
-            _row("2.png", "2.png", "a dog")]  # fmt: skip
+    rows = [
+        _row(),
+        _row(),
+        _row("missing.png"),
+        _row("broken.png"),
+        _row(caption=" "),
+        _row("large.png"),
+        _row("2.png", "2.png", "a dog"),
+    ]
     status, out, _ = said(capsys, "check", _own(tmp_path / "own", rows))
     assert status == 1 and "read 7 rows, of which 4 can be used" in out
     lines = out.splitlines()
