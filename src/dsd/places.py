@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from dsd.errors import UserError, reason_of
-from dsd.files import make_folder, sha256_of, sweep, write_atomic
+from dsd.files import make_folder, require_apart, sha256_of, sweep, write_atomic
 
 if TYPE_CHECKING:  # imported where it is used: `dsd --help` is quick
     from fsspec import AbstractFileSystem
@@ -247,6 +247,23 @@ class Place:
             with self._told("write", missing=True):
                 fs.makedirs(path, exist_ok=True)
         return self
+
+    def require_apart(self, given: Place, what: str) -> None:
+        """Refuses to write here over what is read, into it or around it.
+
+        Args:
+            given: what is read.
+            what: it is called, such as "the dataset's folder".
+
+        Raises:
+            UserError: They are not apart.
+        """
+        if self.local is not None and given.local is not None:
+            require_apart(self.local, given.local, what)
+            return
+        wanted, read = f"{self}/", f"{given}/"
+        if wanted.startswith(read) or read.startswith(wanted):
+            raise UserError(f'--out "{self}" is, contains or lies in {what} "{given}"; give a folder apart')
 
     def sweep(self) -> None:
         """Removes what killed processes left under temporary names, in a folder of ours and below it."""

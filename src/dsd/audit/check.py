@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
+from typing import get_args
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from dsd.audit.beside import look_beside
 from dsd.audit.examine import Examined
-from dsd.audit.findings import Findings
+from dsd.audit.findings import Findings, Row
 from dsd.audit.folder import Folder, open_folder, units_of
-from dsd.audit.rows import rows_of, schema_of
+from dsd.audit.rows import rows_of
+from dsd.curate.diversity import diversity_of
 from dsd.curate.funnel import Funnel
 from dsd.curate.tasks.registry import DEFAULT, task_of
+from dsd.curate.tasks.task import Task
+from dsd.data.card import CARD
 from dsd.data.rows import SINCE_2, Kind, arrow_schema
-from dsd.data.store import FUNNEL, MANIFEST, Shard
+from dsd.data.store import FUNNEL, MANIFEST, Shard, open_shard
 from dsd.errors import UserError
-from dsd.files import sha256_of
 from dsd.log import progress
+from dsd.places import Where
 
-CARD = "README.md"
 
-
-def check_dataset(path: Path, *, pictures: bool = True) -> tuple[Findings, list[str]]:
+def check_dataset(path: Where, *, pictures: bool = True) -> tuple[Findings, list[str]]:
     """Audits what `dsd curate` or `dsd data` wrote.
 
     Args:
@@ -39,41 +41,54 @@ def check_dataset(path: Path, *, pictures: bool = True) -> tuple[Findings, list[
     folder, findings = open_folder(path), Findings()
     for name, sentence in folder.trouble.items():
         findings.wrong(name, sentence)
-    readable = [shard for shard in folder.shards if _file(folder, shard, findings)]
+    task = _task(folder, findings)
     drawn = [Shard(path=name, kind="grids", rows=-1, sha256="") for name in folder.drawn]
-    readable = [shard for shard in drawn if _file(folder, shard, findings)] + readable
+    readable = [shard for shard in (*drawn, *folder.shards) if _file(folder, shard, findings)]
     _strangers(folder, findings)
-    examined = Examined(findings, pictures=pictures)
-    unjudged = Examined(findings, pictures=pictures)  # whose rows no funnel counts yet
+    look_beside(folder, findings)
+    examined = Examined(findings, pictures=pictures, panels=None if task is None else task.layout.panels)
     order: tuple[Kind, ...] = ("grids", "pairs", "rejects", "films")  # so that panels are known before their pairs
     shards = [shard for kind in order for shard in readable if shard.kind == kind]
+    whole = len(readable) == len(folder.shards) + len(folder.drawn)
     for shard in progress(shards, description="checking files"):
         try:
-            who = unjudged if shard.path in folder.drawn else examined
-            for number, row in enumerate(rows_of(path / shard.path), start=1):
-                who.row(shard.kind, row, f"{shard.path}, row {number}")
+            for number, row in enumerate(rows_of(folder.path / shard.path), start=1):
+                examined.row(shard.kind, row, Row(number, shard.path), judged=shard.path not in folder.drawn)
         except UserError as error:
             findings.wrong(shard.path, str(error))
+            whole = False
     examined.finish()
-    unjudged.finish()
-    whole = len(readable) == len(folder.shards) + len(folder.drawn)
-    _sums(folder, examined.sums.funnel() if whole else None, findings)
+    _sums(folder, examined.sums.funnel() if whole else None, task, findings)
+    if whole and folder.funnel is not None and folder.funnel.diversity is not None:
+        _diversity(folder, folder.funnel, findings)
     return findings, _summary(folder, examined, findings)
+
+
+def _task(folder: Folder, findings: Findings) -> Task | None:
+    """What its sheets show; None where that is not known here."""
+    try:
+        return task_of(str(folder.recipe.get("task", DEFAULT)))
+    except UserError as error:
+        findings.note(MANIFEST, f"how many panels and candidates a sheet has cannot be told: {error}")
+        return None
 
 
 def _file(folder: Folder, shard: Shard, findings: Findings) -> bool:
     """Whether a file of rows is there and can be read; also compares it with its record."""
-    path = folder.path / shard.path
-    if not path.resolve().is_relative_to(folder.path.resolve()):
+    inside = PurePosixPath(shard.path)
+    if inside.is_absolute() or ".." in inside.parts or "://" in shard.path:
         findings.wrong(shard.path, "the file lies outside of the dataset's folder")
         return False
-    if not path.is_file():
+    path = folder.path / shard.path
+    try:
+        digest = path.sha256()
+        if digest not in folder.drawn.get(shard.path, [shard.sha256]):
+            findings.wrong(shard.path, "the file's bytes are not those that were recorded (SHA-256)")
+        with open_shard(path) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+    except FileNotFoundError:
         findings.wrong(shard.path, "the file is missing")
         return False
-    if shard.sha256 and sha256_of(path) != shard.sha256:
-        findings.wrong(shard.path, "the file's bytes are not those that were recorded (SHA-256)")
-    try:
-        schema, rows = schema_of(path), pq.read_metadata(path).num_rows
     except UserError as error:
         findings.wrong(shard.path, str(error))
         return False
@@ -83,8 +98,9 @@ def _file(folder: Folder, shard: Shard, findings: Findings) -> bool:
 
 
 def _schema(schema: pa.Schema, shard: Shard, version: int, findings: Findings) -> bool:
-    wanted, fine = arrow_schema(shard.kind), True
-    for field in wanted:
+    """Whether rows can be read by their columns; some of them may be wrong in themselves."""
+    fine = True
+    for field in arrow_schema(shard.kind):
         if field.name not in schema.names and version == 1 and field.name in SINCE_2:
             continue
         if field.name not in schema.names:
@@ -102,41 +118,63 @@ def _schema(schema: pa.Schema, shard: Shard, version: int, findings: Findings) -
 def _strangers(folder: Folder, findings: Findings) -> None:
     """Files that no record names: `datasets`, which goes by the folders' names, reads them too."""
     known = {shard.path for shard in folder.shards} | set(folder.drawn)
-    for kind in ("pairs", "rejects", "grids", "films"):
-        for file in sorted((folder.path / kind).glob("*")):
+    for kind in get_args(Kind):
+        for file in (folder.path / kind).glob("*"):
             name = f"{kind}/{file.name}"
             if file.name.startswith("."):
                 findings.note(name, "a process that was killed left this file behind")
             elif name not in known and folder.finished:
-                findings.wrong(name, "the manifest does not name this file, but `datasets` reads it")
+                findings.wrong(name, f"the {MANIFEST} does not name this file, but `datasets` reads it")
             elif name not in known:
                 findings.note(name, "no finished unit names this file; it is written anew when the curation goes on")
     if folder.finished and not (folder.path / CARD).is_file():
         findings.note(CARD, "the card is missing, by which `datasets` tells pairs from rejects")
 
 
-def _sums(folder: Folder, found: Funnel | None, findings: Findings) -> None:
+def _sums(folder: Folder, found: Funnel | None, task: Task | None, findings: Findings) -> None:
     """Compares the funnel with itself and with the rows."""
-    funnel, task = folder.funnel, folder.recipe.get("task", DEFAULT)
+    funnel = folder.funnel
     if funnel is None:
         return
     try:
-        funnel.reconcile(task_of(task).candidates)
-    except (RuntimeError, TypeError) as error:
+        if task is not None:
+            funnel.reconcile(task.candidates)
+    except RuntimeError as error:
         findings.wrong(FUNNEL, str(error))
-    except UserError as error:
-        findings.note(FUNNEL, f"how many candidates a sheet has cannot be told: {error}")
     if found is None:
         findings.note(FUNNEL, "rows are not compared with the funnel, since files are missing or damaged")
         return
-    said, there = funnel.counts(), found.counts()
+    said, there = _parts(funnel), _parts(found)
     for stage in dict.fromkeys((*said, *there)):
-        if stage != "candidates" and not stage.startswith("left out: ") and said.get(stage, 0) != there.get(stage, 0):
+        if said.get(stage, 0) != there.get(stage, 0):
             findings.wrong(
                 FUNNEL, f'{said.get(stage, 0):,} are said of "{stage}", but rows show {there.get(stage, 0):,}'
             )
-    if said["candidates"] != there["candidates"] + sum((funnel.left_out or {}).values()):
-        findings.wrong(FUNNEL, f"{said['candidates']:,} candidates are said, but rows show {there['candidates']:,}")
+    left_out = sum((funnel.left_out or {}).values())
+    if funnel.candidates != found.candidates + left_out:
+        findings.wrong(FUNNEL, f"{funnel.candidates:,} candidates are said, but rows show {found.candidates:,}")
+
+
+def _parts(funnel: Funnel) -> dict[str, int]:
+    """What rows show, by name."""
+    named = {
+        name: count
+        for name, count in funnel.counts().items()
+        if name != "candidates" and not name.startswith("left out: ")
+    }
+    named |= {f"no grid prompt: {reason}": count for reason, count in funnel.prompts_failed.items()}
+    return named | {f"refused: {reason}": count for reason, count in funnel.sheets_refused.items()}
+
+
+def _diversity(folder: Folder, funnel: Funnel, findings: Findings) -> None:
+    try:
+        found = diversity_of(folder.path, folder.shards)
+    except (UserError, ValueError) as error:
+        findings.note(FUNNEL, f"subjects and scenes cannot be counted ({error})")
+        return
+    for name, count in (funnel.diversity or {}).items():
+        if found.get(name) != count:
+            findings.wrong(FUNNEL, f'{count:,} are said of "{name}", but rows show {found.get(name, 0):,}')
 
 
 def _summary(folder: Folder, examined: Examined, findings: Findings) -> list[str]:
@@ -144,7 +182,7 @@ def _summary(folder: Folder, examined: Examined, findings: Findings) -> list[str
     decoded = f", {examined.decoded:,} different pictures decoded" if examined.pictures else ", pictures not decoded"
     state = "finished"
     if not folder.finished:
-        judged = len({shard.path.rpartition("/")[2] for shard in folder.shards})
+        judged = len({PurePosixPath(shard.path).name for shard in folder.shards})
         units = units_of(folder.recipe)
         state = (
             f"unfinished: {judged} {'' if units is None else f'of at most {units} '}units are judged, "

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -17,10 +16,11 @@ from dsd.audit.folder import Folder, open_finished
 from dsd.audit.rows import PICTURES, rows_of, schema_of, words_of
 from dsd.audit.selecting import Selection, Taken, new_folder, say, write
 from dsd.audit.where import condition
-from dsd.curate.pairs import BELOW, DIFFERENT
+from dsd.curate.diversity import words_of as plain_of
+from dsd.curate.pairs import BELOW, DIFFERENT, NO_SCORE
 from dsd.data.rows import COLUMNS, Kind
 from dsd.errors import UserError
-from dsd.files import require_apart
+from dsd.places import Place, Where
 
 _OF_KEPT = {"outcome": "kept", "reason": "", "words": ""}
 """What pairs have in the columns of rejects."""
@@ -28,7 +28,7 @@ _ROW = "\0row"
 By = Literal["subject", "grid"]
 
 
-def filter_dataset(path: Path, where: str, out: Path) -> None:
+def filter_dataset(path: Where, where: str, out: Where) -> None:
     """Makes a dataset of the candidates, kept and rejected, of which a condition holds, and of their sheets.
 
     Args:
@@ -39,8 +39,8 @@ def filter_dataset(path: Path, where: str, out: Path) -> None:
     Raises:
         UserError: no finished dataset, a condition that cannot be read, nothing left, or a place that is taken.
     """
-    folder = open_finished(path)
-    require_apart(out, path, "the dataset's folder")
+    folder, out = open_finished(path), Place.of(out)
+    out.require_apart(folder.path, "the dataset's folder")
     expression = condition(where, _comparable(folder))
     taken: dict[str, list[bool]] = {}
     grids: set[str] = set()
@@ -70,7 +70,7 @@ def filter_dataset(path: Path, where: str, out: Path) -> None:
     say(funnel, out)
 
 
-def split_dataset(path: Path, validation: float, by: By, out: Path) -> None:
+def split_dataset(path: Where, validation: float, by: By, out: Where) -> None:
     """Makes two datasets of one, ``train`` and ``validation``, that share no subject or no sheet.
 
     Args:
@@ -84,8 +84,8 @@ def split_dataset(path: Path, validation: float, by: By, out: Path) -> None:
     """
     if not 0 < validation < 1:
         raise UserError(f"--validation is {validation:g}, but must be a share between 0 and 1, such as 0.1")
-    folder = open_finished(path)
-    require_apart(out, path, "the dataset's folder")
+    folder, out = open_finished(path), Place.of(out)
+    out.require_apart(folder.path, "the dataset's folder")
     groups = _Groups.of(folder, by)
     chosen = groups.first(validation)
     with new_folder(out) as new:
@@ -96,7 +96,7 @@ def split_dataset(path: Path, validation: float, by: By, out: Path) -> None:
             say(funnel, out / side)
 
 
-def merge_datasets(paths: Sequence[Path], out: Path) -> None:
+def merge_datasets(paths: Sequence[Where], out: Where) -> None:
     """Makes one dataset of several; what is in more than one of them is taken once.
 
     Args:
@@ -109,9 +109,9 @@ def merge_datasets(paths: Sequence[Path], out: Path) -> None:
     """
     if len(paths) < 2:
         raise UserError(f"{len(paths)} dataset is given to be merged; give at least two")
-    folders = [open_finished(path) for path in paths]
-    for path in paths:
-        require_apart(out, path, "the dataset's folder")
+    folders, out = [open_finished(path) for path in paths], Place.of(out)
+    for folder in folders:
+        out.require_apart(folder.path, "the dataset's folder")
     first = folders[0]
     for folder in folders[1:]:
         for what, of in (
@@ -159,7 +159,7 @@ def _same(table: pa.Table, kind: Kind) -> pa.Array:
     """What the judge decided; nothing where it was not asked or gave no answer."""
     if kind == "pairs":
         return pa.array([True] * table.num_rows, pa.bool_())
-    said = {DIFFERENT: False, BELOW: True}
+    said = {DIFFERENT: False, BELOW: True, NO_SCORE: True}
     return pa.array([said.get(reason) for reason in table["reason"].to_pylist()], pa.bool_())
 
 
@@ -184,7 +184,8 @@ class _Groups:
         for shard in folder.of("grids"):
             keys = []
             for row in rows_of(folder.path / shard.path, ("id", "caption_id", "subject")):
-                key = _plain(row["subject"]) if by == "subject" and row["subject"] else row["id"] or row["caption_id"]
+                own = row["id"] or row["caption_id"]
+                key = own if by == "grid" else plain_of(row["subject"] or "") or own
                 if row["id"] is not None:
                     group[row["id"]] = key
                 keys.append(key)
@@ -192,7 +193,7 @@ class _Groups:
         for shard in folder.of("pairs", "rejects", "films"):
             keys = []
             for row in rows_of(folder.path / shard.path, ("grid", "subject")):
-                own = _plain(row["subject"]) if by == "subject" else row["grid"]
+                own = row["grid"] if by == "grid" else plain_of(row["subject"]) or row["grid"]
                 keys.append(group.setdefault(row["grid"], own))
             rows[shard.path] = keys
             if shard.kind == folder.trained_on:
@@ -210,10 +211,6 @@ class _Groups:
         count = min(max(1, round(share * len(ordered))), len(ordered) - 1)
         last = _hash(ordered[count - 1])
         return {key for keys in self.rows.values() for key in keys if _hash(key) <= last}
-
-
-def _plain(subject: str) -> str:
-    return " ".join(subject.casefold().split())
 
 
 def _hash(key: str) -> str:

@@ -7,10 +7,10 @@ import re
 from collections import Counter
 from typing import Any
 
-from dsd.audit.findings import Findings
+from dsd.audit.findings import Findings, Row
 from dsd.audit.rows import PICTURES, pictures_in
 from dsd.audit.sums import Sums
-from dsd.data.records import content_id
+from dsd.data.records import panel_id
 from dsd.data.rows import COLUMNS, SINCE_2, Kind
 from dsd.errors import UserError
 from dsd.images import load_image
@@ -36,14 +36,16 @@ class Examined:
     Args:
         findings: where to say what is the matter.
         pictures: whether pictures are decoded.
+        panels: that a sheet has which was cut; None where that is not known.
 
     Attributes:
         sums: of the rows.
         decoded: different pictures that were decoded.
     """
 
-    def __init__(self, findings: Findings, *, pictures: bool) -> None:
+    def __init__(self, findings: Findings, *, pictures: bool, panels: int | None = None) -> None:
         self.pictures = pictures
+        self._of_sheet = panels
         self.sums = Sums()
         self.decoded = 0
         self._findings = findings
@@ -54,16 +56,17 @@ class Examined:
         self._broken: set[bytes] = set()
         self._captions: dict[str, str] = {}
 
-    def row(self, kind: Kind, row: dict[str, Any], where: str) -> None:
-        """Looks at a row."""
-        self.sums.add(kind, row)
+    def row(self, kind: Kind, row: dict[str, Any], where: Row, *, judged: bool = True) -> None:
+        """Looks at a row; a sheet that was not judged yet has no words of its panels, and is no part of the sums."""
+        if judged:
+            self.sums.add(kind, row)
         for column in COLUMNS[kind]:
             if row.get(column) is None and column not in _MAY_LACK[kind] and column not in SINCE_2:
                 self._findings.wrong(where, f'the column "{column}" is empty')
         self._id(kind, row, where)
         self._pictures(kind, row, where)
         if kind == "grids":
-            self._sheet(row)
+            self._sheet(row, where if judged else None)
         else:
             self._traced(kind, row, where)
         if kind == "pairs":
@@ -86,7 +89,7 @@ class Examined:
             several = sum(repeated.values())
             self._findings.note("captions", f"{several:,} kept panels share their caption with another; {share}")
 
-    def _id(self, kind: Kind, row: dict[str, Any], where: str) -> None:
+    def _id(self, kind: Kind, row: dict[str, Any], where: Row) -> None:
         identity = row["id"]
         if identity is None:
             return
@@ -94,13 +97,15 @@ class Examined:
             self._findings.wrong(where, f"the id is there twice, first {_of(kind, self._ids[identity])}")
         self._ids.setdefault(identity, kind)
 
-    def _sheet(self, row: dict[str, Any]) -> None:
-        grid = row["id"]
+    def _sheet(self, row: dict[str, Any], where: Row | None) -> None:
+        grid, found = row["id"], len(row["panel_captions"] or ())
+        if where is not None and not row["reason"] and self._of_sheet not in (None, found):
+            self._findings.wrong(where, f"a sheet that was cut has {found} panels, not {self._of_sheet}")
         if grid is not None:
             self._grids.add(grid)
-            self._panels.update(content_id("panel", grid, number) for number in range(len(row["panel_captions"] or ())))
+            self._panels.update(panel_id(grid, number) for number in range(found))
 
-    def _traced(self, kind: Kind, row: dict[str, Any], where: str) -> None:
+    def _traced(self, kind: Kind, row: dict[str, Any], where: Row) -> None:
         """Whether what a row was made of is among the sheets."""
         if row["grid"] not in self._grids:
             self._findings.wrong(where, f"the sheet of {_one(kind)} is not among the grids")
@@ -112,7 +117,7 @@ class Examined:
         if not self._panels.issuperset(panels):
             self._findings.wrong(where, f"a panel of {_one(kind)} is not on its sheet among the grids")
 
-    def _pictures(self, kind: Kind, row: dict[str, Any], where: str) -> None:
+    def _pictures(self, kind: Kind, row: dict[str, Any], where: Row) -> None:
         for column in PICTURES[kind]:
             cell = row[column]
             if cell is None:
@@ -123,7 +128,7 @@ class Examined:
                 elif self.pictures:
                     self._decode(content, column, where)
 
-    def _decode(self, content: bytes, column: str, where: str) -> None:
+    def _decode(self, content: bytes, column: str, where: Row) -> None:
         digest = hashlib.blake2b(content, digest_size=16).digest()
         if digest not in self._seen:
             self._seen.add(digest)
@@ -135,7 +140,7 @@ class Examined:
         if digest in self._broken:
             self._findings.wrong(where, f'a picture of "{column}" cannot be decoded')
 
-    def _captioned(self, row: dict[str, Any], where: str) -> None:
+    def _captioned(self, row: dict[str, Any], where: Row) -> None:
         for side in ("reference", "target"):
             caption = row[f"{side}_caption"]
             if self._worded(caption, where):
@@ -143,7 +148,7 @@ class Examined:
         if row["reference_caption"] == row["target_caption"]:
             self._findings.note(where, "both pictures of a pair have the same caption")
 
-    def _worded(self, caption: str | None, where: str) -> bool:
+    def _worded(self, caption: str | None, where: Row) -> bool:
         """Whether a caption says something."""
         if caption is None or re.search(r"\w", caption) is None:
             self._findings.wrong(where, "a caption to train on is empty")

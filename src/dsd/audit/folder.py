@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, TypeVar, get_args
 
 from dsd import runs
+from dsd.config import from_json
 from dsd.curate.funnel import Funnel
 from dsd.curate.units import FOLDER as UNITS
 from dsd.curate.units import UnitLedger
 from dsd.data.rows import Kind
 from dsd.data.store import FUNNEL, MANIFEST, SCHEMA_VERSION, DatasetReader, Shard
 from dsd.errors import UserError
-from dsd.files import read_json, sha256_of
+from dsd.files import read_json
+from dsd.places import Place, Where
 
 Content = TypeVar("Content")
+_AGAIN = "copy the dataset again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,18 +33,18 @@ class Folder:
         schema_version: of its files.
         recipe: the config that made it; with `revisions`, and `made_from` where it was made of other datasets.
         shards: by kind, in order; of an unfinished dataset those of judged units, as their records name them.
-        drawn: files of sheets that are not judged yet; none has a record.
+        drawn: files of sheets that are not judged yet, with the digests that their records allow.
         funnel: None where it cannot be read.
         fingerprint: SHA-256 of the manifest; empty while there is none.
         trouble: what could not be read, by the file's name in the folder.
     """
 
-    path: Path
+    path: Place
     finished: bool
     schema_version: int
     recipe: Mapping[str, Any]
     shards: tuple[Shard, ...]
-    drawn: tuple[str, ...] = ()
+    drawn: Mapping[str, list[str]] = field(default_factory=dict)
     funnel: Funnel | None = None
     fingerprint: str = ""
     trouble: Mapping[str, str] = field(default_factory=dict)
@@ -64,42 +68,49 @@ class Folder:
         return sum(shard.rows for shard in self.of(kind))
 
 
-def is_curated(path: Path) -> bool:
+def is_curated(where: Where) -> bool:
     """Whether `dsd curate` or `dsd data` wrote in a folder, finished or not."""
-    return any((path / name).exists() for name in (MANIFEST, UNITS))
+    return any((Place.of(where) / name).exists() for name in (MANIFEST, UNITS))
 
 
-def open_folder(path: Path) -> Folder:
+def open_folder(where: Where) -> Folder:
     """Reads what a dataset's folder says of itself.
 
     Args:
-        path: as `dsd curate` or `dsd data` wrote it; it may be unfinished.
+        where: `dsd curate` or `dsd data` wrote it; it may be unfinished.
 
     Raises:
         UserError: no such folder, or a manifest that cannot be read.
     """
+    path = Place.of(where)
     if not is_curated(path):
         raise UserError(f'"{path}" is no dataset that `dsd curate` wrote; give the folder of one')
     return _finished(path) if (path / MANIFEST).is_file() else _unfinished(path)
 
 
-def open_finished(path: Path) -> Folder:
+def open_finished(where: Where) -> Folder:
     """Reads a dataset to make another one of.
 
     Raises:
         UserError: it is none, is unfinished, or its funnel cannot be read.
     """
-    DatasetReader(path)  # who tells what is wrong
-    folder = open_folder(path)
+    DatasetReader(where)  # who tells what is wrong
+    folder = open_folder(where)
     if folder.funnel is None:
-        raise UserError(f'"{path / FUNNEL}" cannot be read ({folder.trouble[FUNNEL]}); copy the dataset again')
+        raise UserError(f'"{folder.path / FUNNEL}" cannot be read: {folder.trouble[FUNNEL]}; {_AGAIN}')
     return folder
 
 
-def _finished(path: Path) -> Folder:
+def numbers(folder: Place, ending: str) -> Iterator[int]:
+    """Numbers of a folder's files with an ending that are called by them, in order."""
+    names = sorted(PurePosixPath(path.name).stem for path in folder.glob(f"*.{ending}"))
+    return (int(name) for name in names if name.isdecimal() and name.isascii())
+
+
+def _finished(path: Place) -> Folder:
     reader = DatasetReader(path)
     trouble: dict[str, str] = {}
-    funnel = _told(FUNNEL, trouble, lambda: read_json(path / FUNNEL, Funnel.from_dict, "copy the dataset again"))
+    funnel = _told(FUNNEL, trouble, lambda: read_json(path / FUNNEL, _funnel, _AGAIN))
     return Folder(
         path=path,
         finished=True,
@@ -107,34 +118,33 @@ def _finished(path: Path) -> Folder:
         recipe=reader.manifest.recipe,
         shards=reader.manifest.shards,
         funnel=funnel,
-        fingerprint=sha256_of(path / MANIFEST),
+        fingerprint=(path / MANIFEST).sha256(),
         trouble=trouble,
     )
 
 
-def _unfinished(path: Path) -> Folder:
+def _unfinished(path: Place) -> Folder:
     """What is there of a dataset in the making, by the records of its units."""
     trouble: dict[str, str] = {}
-    config = _told(runs.CONFIG, trouble, lambda: read_json(path / runs.CONFIG, dict, "curate in another folder"))
-    ledger, funnel, shards = UnitLedger(path), Funnel(), []
-    for number in _numbers(path / UNITS, "json"):
-        record = _told(f"{UNITS}/{number:05d}.json", trouble, lambda number=number: ledger.find(number))
-        if record is None:
-            trouble.setdefault(
-                f"{UNITS}/{number:05d}.json",
-                "the record, or a file that it names, is damaged; the unit is done anew when the curation goes on",
-            )
-        else:
+    config = _told(runs.CONFIG, trouble, lambda: read_json(path / runs.CONFIG, _fields, "curate in another folder"))
+    ledger, funnel, shards, version = UnitLedger(path), Funnel(), [], SCHEMA_VERSION
+    for number in numbers(path / UNITS, "json"):
+        record = _told(f"{UNITS}/{number:05d}.json", trouble, lambda number=number: ledger.written(number))
+        if record is not None:
             funnel, shards = funnel + record.funnel, [*shards, *record.shards]
-    known = {shard.path for shard in shards}
-    drawn = [f"grids/{number:05d}.parquet" for number in _numbers(path / "grids", "parquet")]
+            version = min(version, record.schema)
+    known, drawn = {shard.path for shard in shards}, {}
+    for number in numbers(path / "grids", "parquet"):
+        if (name := f"grids/{number:05d}.parquet") not in known:
+            record = f"{UNITS}/sheets-{number:05d}.json"
+            drawn[name] = _told(record, trouble, lambda number=number: ledger.written_sheets(number)) or []
     return Folder(
         path=path,
         finished=False,
-        schema_version=SCHEMA_VERSION,
+        schema_version=version,
         recipe=config or {},
         shards=tuple(shard for kind in get_args(Kind) for shard in shards if shard.kind == kind),
-        drawn=tuple(name for name in drawn if name not in known),
+        drawn=drawn,
         funnel=funnel,
         trouble=trouble,
     )
@@ -146,10 +156,13 @@ def units_of(recipe: Mapping[str, Any]) -> int | None:
     return units if isinstance(units, int) else None
 
 
-def _numbers(folder: Path, ending: str) -> Iterator[int]:
-    """Numbers of a unit's files, in order."""
-    names = sorted(path.stem for path in folder.glob(f"*.{ending}"))
-    return (int(name) for name in names if name.isdecimal())
+def _funnel(content: Any) -> Funnel:
+    """The funnel of its JSON, each number of which is one."""
+    return from_json(Funnel, json.dumps(content))
+
+
+def _fields(content: Any) -> dict[str, Any]:
+    return dict(content.items())
 
 
 def _told(name: str, trouble: dict[str, str], read: Callable[[], Content]) -> Content | None:

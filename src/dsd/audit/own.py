@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from dsd.audit.findings import Findings
+from dsd.audit.findings import Findings, Row
 from dsd.data.own import Columns, OwnExample
 from dsd.data.sources import open_source
 from dsd.errors import UserError
@@ -25,18 +25,18 @@ def check_own(data: str, columns: Columns) -> tuple[Findings, list[str]]:
         UserError: there are no such data.
     """
     source, findings = open_source(data, columns), Findings()
-    assert source.own is not None
+    assert source.own is not None  # what `dsd curate` wrote is checked by itself
     ids: set[str] = set()
     captions: Counter[str] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
     rows = 0
     for rows, outcome in enumerate(progress(source.own.outcomes(), description="checking rows"), start=1):
         if isinstance(outcome, OwnExample):
-            _example(outcome, f"row {rows}", ids, findings)
+            _example(outcome, Row(rows), ids, findings)
             captions[outcome.caption] += 1
             sizes.update(picture.size for picture in (*outcome.references, *outcome.targets))
         else:
-            findings.wrong(f"row {rows}", _without_place(outcome, source.own.where, rows))
+            findings.wrong(Row(rows), _without_place(outcome, source.own.where, rows))
     if not ids:
         findings.wrong(data, "there is not one row to train on")
     repeated = sum(count for count in captions.values() if count > 1)
@@ -53,7 +53,7 @@ def check_own(data: str, columns: Columns) -> tuple[Findings, list[str]]:
     return findings, [f'"{data}" is data of your own', f"read {rows:,} rows, of which {captions.total():,} can be used"]
 
 
-def _example(example: OwnExample, where: str, ids: set[str], findings: Findings) -> None:
+def _example(example: OwnExample, where: Row, ids: set[str], findings: Findings) -> None:
     if example.id in ids:
         findings.wrong(where, "the same pictures and caption are there twice")
     ids.add(example.id)

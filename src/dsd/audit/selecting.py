@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, get_args
 
 import pyarrow as pa
@@ -15,13 +14,16 @@ import pyarrow.parquet as pq
 from dsd.audit.folder import Folder
 from dsd.audit.rows import batches, schema_of
 from dsd.audit.sums import COLUMNS, Sums
+from dsd.curate.diversity import diversity_of
 from dsd.curate.funnel import Funnel
 from dsd.curate.tasks.registry import DEFAULT, task_of
 from dsd.data.rows import ROW_GROUP, Kind
 from dsd.data.store import DatasetWriter, Shard, shard_path
 from dsd.errors import UserError
 from dsd.files import atomic_folder
+from dsd.locks import held
 from dsd.log import console, progress
+from dsd.places import Place
 
 MOST_BYTES = 1 << 28
 """A file of rows is ended when it has grown so large, and the next one begun."""
@@ -49,17 +51,23 @@ class Selection:
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill, which is seen whole or not at all.
+def new_folder(out: Place) -> Iterator[Place]:
+    """A folder to fill. Here it is seen whole or not at all; elsewhere it is a dataset once its manifest is there.
 
     Raises:
         UserError: the place is taken.
     """
-    with atomic_folder(out) as folder:
-        yield folder
+    if out.local is not None:
+        with atomic_folder(out.local) as folder:
+            yield Place.of(folder)
+        return
+    if out.exists():
+        raise UserError(f'"{out}" is not empty; give a new folder, or remove what lies there first')
+    with held(out, "a dataset"):
+        yield out
 
 
-def write(selection: Selection, out: Path) -> Funnel:
+def write(selection: Selection, out: Place) -> Funnel:
     """Writes a dataset.
 
     Args:
@@ -83,24 +91,24 @@ def write(selection: Selection, out: Path) -> Funnel:
                 _copy(folder.path / shard.path, kind, taken[shard.path], writer, sums)
         shards += writer.finish()
     folders = [folder for folder, _ in selection.parts]
-    funnel = _funnel(sums, selection, folders[0].recipe)
+    funnel = replace(_funnel(sums, selection, folders[0]), diversity=diversity_of(out, shards))
     recipe = {**_common(folders), "made_from": {**selection.made, "of": [_provenance(one) for one in folders]}}
     DatasetWriter(out).finish(shards, recipe, funnel.to_dict(), schema_version=folders[0].schema_version)
     return funnel
 
 
-def say(funnel: Funnel, out: Path) -> None:
+def say(funnel: Funnel, out: Place) -> None:
     """Shows what became of it."""
     for line in (*funnel.lines(), f"in {out}"):
         console.print(line, soft_wrap=True, markup=False)
-    if not funnel.pairs:
-        console.print("warning: none of these rows is a pair to train on", soft_wrap=True)
+    if not (funnel.pairs if funnel.films is None else funnel.films):
+        console.print("warning: none of these rows is one to train on", soft_wrap=True)
 
 
 class _Writer:
     """Files of one kind of rows, one after the other."""
 
-    def __init__(self, out: Path, kind: Kind) -> None:
+    def __init__(self, out: Place, kind: Kind) -> None:
         self._out = out
         self._kind: Kind = kind
         self._shards: list[Shard] = []
@@ -145,7 +153,7 @@ class _Writer:
         self._shards.append(Shard(path=name, kind=self._kind, rows=self._rows, sha256=path.sha256()))
 
 
-def _copy(path: Path, kind: Kind, rows: Sequence[bool], writer: _Writer, sums: Sums) -> None:
+def _copy(path: Place, kind: Kind, rows: Sequence[bool], writer: _Writer, sums: Sums) -> None:
     """Passes the rows of a file that are taken to the writer."""
     at, schema = 0, schema_of(path)
     for batch in batches(path):
@@ -158,10 +166,11 @@ def _copy(path: Path, kind: Kind, rows: Sequence[bool], writer: _Writer, sums: S
                 sums.add(kind, row)
 
 
-def _funnel(sums: Sums, selection: Selection, recipe: Mapping[str, Any]) -> Funnel:
+def _funnel(sums: Sums, selection: Selection, folder: Folder) -> Funnel:
     """The funnel of the new rows, where every candidate of their sheets is accounted for."""
-    counted = sums.funnel()
-    candidates = task_of(recipe.get("task", DEFAULT)).candidates * counted.sheets
+    counted, of_sheet = sums.funnel(), task_of(folder.recipe.get("task", DEFAULT)).candidates
+    films = None if folder.trained_on == "pairs" else counted.films or 0
+    candidates = of_sheet * counted.sheets
     left_out = {name: count for name, count in selection.left_out.items() if count}
     earlier = candidates - counted.candidates - sum(left_out.values())
     if earlier < 0:
@@ -172,9 +181,13 @@ def _funnel(sums: Sums, selection: Selection, recipe: Mapping[str, Any]) -> Funn
     if earlier:
         left_out[EARLIER] = earlier
     funnel = replace(
-        counted, candidates=candidates, captions_skipped=dict(selection.skipped), left_out=left_out or None
+        counted,
+        candidates=candidates,
+        films=films,
+        captions_skipped=dict(selection.skipped),
+        left_out=left_out or None,
     )
-    funnel.reconcile(task_of(recipe.get("task", DEFAULT)).candidates)
+    funnel.reconcile(of_sheet)
     return funnel
 
 

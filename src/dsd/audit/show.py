@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
@@ -18,7 +17,7 @@ from dsd.data.rows import Kind, to_pair, to_reject
 from dsd.data.store import read_columns, read_row
 from dsd.errors import UserError
 from dsd.evaluate.report import PairView, Report, Section, render, table
-from dsd.files import write_atomic
+from dsd.places import Place, Where
 
 Record = TypeVar("Record")
 
@@ -31,7 +30,7 @@ _SETTINGS = (
 )  # fmt: skip
 
 
-def show_dataset(folder: Path, out: Path, *, pairs: int, seed: int) -> None:
+def show_dataset(folder: Where, out: Where, *, pairs: int, seed: int) -> None:
     """Writes the page of a dataset, finished or not.
 
     Args:
@@ -45,19 +44,20 @@ def show_dataset(folder: Path, out: Path, *, pairs: int, seed: int) -> None:
     """
     if pairs < 0:
         raise UserError(f"--pairs is {pairs}, but must be at least 0")
-    if out.is_dir():
-        raise UserError(f'"{out}" is a folder; give the name of a page, such as "{out / "page.html"}"')
+    page_at = Place.of(out)
+    if page_at.local is not None and page_at.local.is_dir():
+        raise UserError(f'"{out}" is a folder; give the name of a page, such as "{page_at / "page.html"}"')
     dataset = open_folder(folder)
     funnel = dataset.funnel or Funnel()
     page = Report(
-        title=f"Dataset {folder.resolve().name}",
+        title=f"Dataset {dataset.path.name}",
         introduction=_introduction(dataset, funnel),
         funnel=funnel.counts(),
         pairs=[*_views(dataset, "pairs", to_pair, pairs, seed), *_views(dataset, "rejects", to_reject, pairs, seed)],
         sections=[_reasons(funnel), _diversity(dataset, funnel), _cost(dataset, funnel)],
         settings=_settings(dataset.recipe),
     )
-    write_atomic(out, render(page))
+    page_at.write_atomic(render(page))
 
 
 def _introduction(dataset: Folder, funnel: Funnel) -> str:
@@ -161,7 +161,7 @@ def _kinds(dataset: Folder) -> Sequence[Kind]:
 
 
 def _bytes(dataset: Folder, kind: Kind) -> str:
-    size = sum((dataset.path / shard.path).stat().st_size for shard in dataset.of(kind))
+    size = sum((dataset.path / shard.path).size() for shard in dataset.of(kind))
     rows = dataset.rows(kind)
     return f"{size / (1 << 20):,.1f} MiB, {size // max(rows, 1):,} bytes a row of {rows:,}"
 

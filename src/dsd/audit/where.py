@@ -168,8 +168,8 @@ class _Reader:
                 return text.lower() == "true"
         elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
             try:
-                return int(text) if pa.types.is_integer(kind) else float(text)
-            except ValueError:
+                return pa.scalar(int(text) if pa.types.is_integer(kind) else float(text), kind).as_py()
+            except (ValueError, OverflowError):
                 pass
         else:
             return text

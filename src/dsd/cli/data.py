@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import tyro
@@ -35,9 +34,9 @@ class Check:
 class Show:
     """Writes a page that shows a dataset, finished or not, in one file that needs no network."""
 
-    folder: tyro.conf.Positional[Path]
+    folder: tyro.conf.Positional[str]
     """The dataset's folder."""
-    out: Path
+    out: str
     """The page to write, such as page.html."""
     pairs: int = 12
     """How many kept pairs are shown, and how many rejected ones."""
@@ -51,9 +50,9 @@ class Show:
 class Merge:
     """Makes one dataset of several; a row that is in more than one of them is taken once."""
 
-    folders: tyro.conf.Positional[tuple[Path, ...]]
+    folders: tyro.conf.Positional[tuple[str, ...]]
     """Folders of finished datasets."""
-    out: Path
+    out: str
     """Folder of the new dataset."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
@@ -68,11 +67,11 @@ class Filter:
     "grid in (4f, 5a)", "score is null".
     """
 
-    folder: tyro.conf.Positional[Path]
+    folder: tyro.conf.Positional[str]
     """Folder of a finished dataset."""
     where: str
     """The condition."""
-    out: Path
+    out: str
     """Folder of the new dataset."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
@@ -85,13 +84,13 @@ class Split:
     Which side something is on depends on hashes alone.
     """
 
-    folder: tyro.conf.Positional[Path]
+    folder: tyro.conf.Positional[str]
     """Folder of a finished dataset."""
     validation: float = 0.1
     """The share of subjects or sheets that go to the validation side; each side gets at least one."""
     by: Literal["subject", "grid"] = "subject"
     """What stays together: all sheets whose prompts name one subject, or the panels of one sheet."""
-    out: Path
+    out: str
     """Folder of the new datasets."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
@@ -118,12 +117,12 @@ def plan(command: Command) -> list[str]:
     if isinstance(command, Show):
         return [f"write a page of {command.folder} with {command.pairs} kept and rejected pairs each to {command.out}"]
     if isinstance(command, Merge):
-        return [f"copy the rows of {', '.join(map(str, command.folders))}, each once, to {command.out}"]
+        return [f"copy the rows of {', '.join(command.folders)}, each once, to {command.out}"]
     if isinstance(command, Filter):
         return [f"copy the candidates of {command.folder} of which {command.where} holds to {command.out}"]
     return [
-        f"copy {command.validation:.0%} of the {command.by}s of {command.folder} to {command.out / 'validation'}, the "
-        f"others to {command.out / 'train'}"
+        f"copy {command.validation:.0%} of the {command.by}s of {command.folder} to {command.out}/validation, the "
+        f"others to {command.out}/train"
     ]
 
 
@@ -152,8 +151,8 @@ def _check(command: Check) -> None:
     from dsd.audit.folder import is_curated
     from dsd.audit.own import check_own
 
-    if is_curated(Path(command.folder)):
-        findings, summary = check_dataset(Path(command.folder), pictures=command.pictures)
+    if is_curated(command.folder):
+        findings, summary = check_dataset(command.folder, pictures=command.pictures)
     else:
         findings, summary = check_own(command.folder, command.columns)
     for sentence in summary:
@@ -161,6 +160,6 @@ def _check(command: Check) -> None:
     for finding in findings:
         print(finding.line())
     wrong, notes = findings.count("wrong"), findings.count("note")
-    print(f"{wrong} kinds of things are wrong, {notes} are worth a note" if wrong + notes else "nothing is wrong")
+    print(f"wrong: {wrong}, worth a note: {notes}" if wrong + notes else "nothing is wrong")
     if wrong or (command.strict and notes):
         raise SystemExit(1)

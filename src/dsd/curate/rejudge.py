@@ -28,7 +28,6 @@ from dsd.data.records import Panel, PanelFilm, panel_id
 from dsd.data.rows import Kind, to_pair, to_sheet
 from dsd.data.store import MANIFEST, DatasetReader, DatasetWriter, Shard, read_columns, read_shard, shard_path
 from dsd.errors import UserError
-from dsd.files import require_apart
 from dsd.locks import held
 from dsd.log import progress
 from dsd.places import Place, Where
@@ -63,7 +62,7 @@ def rescore(folder: Where, min_score: float, out: Where) -> Funnel:
     """
     reader, out = DatasetReader(folder), Place.of(out)
     config = _config(reader, min_score)
-    _require_apart(out, reader.folder)
+    out.require_apart(reader.folder, "the dataset's folder")
     _require_scores(reader, min_score)
     begun = runs.begun(out, config, "a dataset")
     if not begun and any((out / name).exists() for name in (MANIFEST, *get_args(Kind))):
@@ -99,14 +98,6 @@ def _write(reader: DatasetReader, config: CurateConfig, out: Place) -> Funnel:
     recipe: dict[str, Any] = json.loads(to_json(config.claimed()))
     writer.finish(shards, recipe | {"revisions": runs.sources_of(out)}, funnel.to_dict())
     return funnel
-
-
-def _require_apart(out: Place, folder: Place) -> None:
-    """Refuses to write over what is read, or into it."""
-    if out.local is not None and folder.local is not None:
-        require_apart(out.local, folder.local, "the dataset's folder")
-    elif f"{out}/".startswith(f"{folder}/"):
-        raise UserError(f'--out "{out}" is or lies in the dataset\'s folder "{folder}"; give a folder apart')
 
 
 def _config(reader: DatasetReader, min_score: float) -> CurateConfig:

@@ -149,6 +149,22 @@ class UnitLedger:
         self._found[number] = record
         return record
 
+    def written(self, number: int) -> UnitRecord | None:
+        """What the record of a unit says, whether its shards are as it says or not.
+
+        Raises:
+            DamagedFile: it is not what was written.
+        """
+        return self._records.find(_name(number), lambda content: _record(number, content))
+
+    def written_sheets(self, number: int) -> list[str]:
+        """The digests that the file of a unit's sheets may have, as the record of its drawing says.
+
+        Raises:
+            DamagedFile: it is not what was written.
+        """
+        return self._records.find(_sheets_name(number), _digests) or []
+
     def commit(self, number: int, rows: Mapping[Kind, Sequence[Row]], funnel: Funnel) -> UnitRecord:
         """Writes a judged unit's shards, and then its record."""
         made = self._writer.shards(number, rows)

@@ -110,7 +110,7 @@ def read_shard(path: Where, read: Callable[[dict[str, Any]], Record]) -> Iterato
         DamagedFile: it is missing or damaged.
         UserError: it cannot be read.
     """
-    with _parquet(Place.of(path)) as file:
+    with open_shard(path) as file:
         for batch in file.iter_batches(batch_size=64):
             for row in batch.to_pylist():
                 yield _read(row, read, Place.of(path))
@@ -125,7 +125,7 @@ def _read(row: dict[str, Any], read: Callable[[dict[str, Any]], Record], path: P
 
 def read_columns(path: Where, columns: Sequence[str]) -> list[dict[str, Any]]:
     """Some columns of a shard, a row each; see `read_shard`."""
-    with _parquet(Place.of(path)) as file:
+    with open_shard(path) as file:
         rows: list[dict[str, Any]] = file.read(columns=list(columns)).to_pylist()
         if rows and (lacking := set(columns) - set(rows[0])):
             raise KeyError(min(lacking))
@@ -140,7 +140,7 @@ def read_row(path: Where, row: int, read: Callable[[dict[str, Any]], Record]) ->
         row: its place in it, from 0.
         read: makes a record of a row.
     """
-    with _parquet(Place.of(path)) as file:
+    with open_shard(path) as file:
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             if row < rows:
@@ -150,7 +150,14 @@ def read_row(path: Where, row: int, read: Callable[[dict[str, Any]], Record]) ->
 
 
 @contextmanager
-def _parquet(path: Place) -> Iterator[pq.ParquetFile]:
+def open_shard(where: Where) -> Iterator[pq.ParquetFile]:
+    """Opens a shard; what is read of it while the block runs is told of in the same way.
+
+    Raises:
+        DamagedFile: it is missing or damaged.
+        UserError: it cannot be read.
+    """
+    path = Place.of(where)
     try:
         with path.reading(), path.open() as opened, _parsing(path), pq.ParquetFile(opened) as file:
             yield file
