@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
@@ -281,7 +282,8 @@ class _Crew:
 
     def _dismiss(self, member: _Member) -> None:
         self._members.remove(member)
-        ray.kill(member.actor)
+        with contextlib.suppress(RayError, ConnectionError):  # with the cluster it is gone anyway
+            ray.kill(member.actor)
 
     def _of(self, stage: str) -> list[_Member]:
         return [member for member in self._members if member.stage == stage]
