@@ -375,7 +375,9 @@ def test_films_are_taken_where_all_of_their_pairs_are(tmp_path: Path) -> None:
 
 def test_a_result_opens_as_a_dataset_of_the_library(finished: Path, tmp_path: Path) -> None:
     filter_dataset(finished, "score >= 0.7 or not same", tmp_path / "o")
-    for name, kind in ((None, "pairs"), ("rejects", "rejects"), ("grids", "grids")):
+    kinds: tuple[Kind, ...] = ("pairs", "rejects", "grids")
+    for kind in kinds:
+        name = None if kind == "pairs" else kind
         loaded = datasets.load_dataset(str(tmp_path / "o"), name, cache_dir=str(tmp_path / "cache"), split="train")
         assert isinstance(loaded, datasets.Dataset) and len(loaded) == len(rows_of(tmp_path / "o", kind))
     assert loaded[0]["image"].size == (64, 64)
@@ -430,13 +432,12 @@ def test_nothing_is_lost_where_something_lies(finished: Path, other: Path, tmp_p
         (finished / "pairs" / "x", "is, contains or lies in"),
         (finished.parent, "is, contains or lies in"),
     ):
-        for edit in (
-            lambda: filter_dataset(finished, "same", out),  # noqa: B023
-            lambda: split_dataset(finished, 0.5, "grid", out),  # noqa: B023
-            lambda: merge_datasets([finished, finished], out),  # noqa: B023
-        ):
-            with pytest.raises(UserError, match=sentence):
-                edit()
+        with pytest.raises(UserError, match=sentence):
+            filter_dataset(finished, "same", out)
+        with pytest.raises(UserError, match=sentence):
+            split_dataset(finished, 0.5, "grid", out)
+        with pytest.raises(UserError, match=sentence):
+            merge_datasets([finished, finished], out)
     assert sorted(finished.rglob("*")) == before
 
 
@@ -453,8 +454,8 @@ def test_what_cannot_be_edited_is_told(finished: Path, tmp_path: Path, capsys: p
     rewrite(doubled, "rejects", lambda rows: rows.append({**rows[0], "id": "f" * 16}))
     for folder, sentence in (
         (unfinished, "no finished dataset"),
-        (damaged, "is damaged"),
-        (unsummed, "cannot be read"),
+        (damaged, "not what the manifest says"),
+        (unsummed, "funnel.json\" is damaged"),
         (doubled, "candidates more than their sheets have"),
         (tmp_path / "nowhere", "no finished dataset"),
     ):

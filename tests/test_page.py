@@ -16,6 +16,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 from starlette.datastructures import Headers
 
+from dsd.data.comparison import points
 from dsd.errors import UserError
 from dsd.generate.engine import Engine
 from dsd.generate.orders import Order
@@ -26,7 +27,6 @@ from dsd.serve.examples import FOR_ANY, examples_for
 from dsd.serve.page import PageSettings
 from dsd.serve.page_controls import Controls
 from dsd.serve.page_model import Shown
-from dsd.serve.page_pairs import points
 from dsd.serve.page_run import Run, save
 from dsd.serve.settings import Limits, Usual
 from dsd_world import examples as drawn_world

@@ -193,7 +193,7 @@ class _Groups:
         for shard in folder.of("pairs", "rejects", "films"):
             keys = []
             for row in rows_of(folder.path / shard.path, ("grid", "subject")):
-                own = row["grid"] if by == "grid" else plain_of(row["subject"]) or row["grid"]
+                own = row["grid"] if by == "grid" else plain_of(row["subject"] or "") or row["grid"]
                 keys.append(group.setdefault(row["grid"], own))
             rows[shard.path] = keys
             if shard.kind == folder.trained_on:

@@ -89,15 +89,15 @@ def open_folder(where: Where) -> Folder:
 
 
 def open_finished(where: Where) -> Folder:
-    """Reads a dataset to make another one of.
+    """Reads a dataset to make another one of, whose files then have other digests: these ones have to hold.
 
     Raises:
-        UserError: it is none, is unfinished, or its funnel cannot be read.
+        UserError: it is none, is unfinished, has a file that is not what it was, or its funnel cannot be read.
     """
-    DatasetReader(where)  # who tells what is wrong
+    DatasetReader(where).verify()
     folder = open_folder(where)
     if folder.funnel is None:
-        raise UserError(f'"{folder.path / FUNNEL}" cannot be read: {folder.trouble[FUNNEL]}; {_AGAIN}')
+        raise UserError(folder.trouble[FUNNEL])
     return folder
 
 
@@ -110,7 +110,7 @@ def numbers(folder: Place, ending: str) -> Iterator[int]:
 def _finished(path: Place) -> Folder:
     reader = DatasetReader(path)
     trouble: dict[str, str] = {}
-    funnel = _told(FUNNEL, trouble, lambda: read_json(path / FUNNEL, _funnel, _AGAIN))
+    funnel = _told(FUNNEL, trouble, lambda: _funnel(path / FUNNEL))
     return Folder(
         path=path,
         finished=True,
@@ -156,9 +156,16 @@ def units_of(recipe: Mapping[str, Any]) -> int | None:
     return units if isinstance(units, int) else None
 
 
-def _funnel(content: Any) -> Funnel:
-    """The funnel of its JSON, each number of which is one."""
-    return from_json(Funnel, json.dumps(content))
+def _funnel(file: Place) -> Funnel:
+    """The funnel of its file, where each number is one."""
+
+    def read(content: Any) -> Funnel:
+        try:
+            return from_json(Funnel, json.dumps(content))
+        except UserError as error:
+            raise ValueError(str(error)) from error
+
+    return read_json(file, read, _AGAIN)
 
 
 def _fields(content: Any) -> dict[str, Any]:

@@ -34,10 +34,11 @@ def batches(path: Place, columns: Sequence[str] | None = None) -> Iterator[pa.Re
 
 
 def rows_of(path: Place, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a file as dictionaries, see `batches`."""
+    """The rows of a file as dictionaries, see `batches`; columns that the file lacks are None."""
+    lacking = dict.fromkeys(columns or ())
     with open_shard(path) as file:
         for batch in _batches(file, columns):
-            yield from batch.to_pylist()
+            yield from (lacking | row for row in batch.to_pylist())
 
 
 def words_of(path: Place, kind: Kind) -> pa.Table:

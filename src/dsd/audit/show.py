@@ -1,172 +1,265 @@
-"""A page that shows a dataset: what became of the captions, pairs with the judge's words, and what is different."""
+"""A page of a dataset: what became of everything, pairs with the judge's words, diversity, what it was made with."""
 
 from __future__ import annotations
 
-import random
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, get_args
 
 from PIL import Image
 
-from dsd.audit.folder import Folder, open_folder
-from dsd.curate.funnel import Funnel
-from dsd.curate.pairs import NEAR_COPY
+from dsd import runs
+from dsd.audit.figures import Figures
+from dsd.audit.folder import UNITS, Folder, numbers, open_folder
+from dsd.audit.funnel_bars import Group, groups
+from dsd.audit.lots import Lots
+from dsd.curate.diversity import diversity_of
+from dsd.data.comparison import points
 from dsd.data.records import Pair, Reject
-from dsd.data.rows import Kind, to_pair, to_reject
-from dsd.data.store import read_columns, read_row
-from dsd.errors import UserError
-from dsd.evaluate.report import PairView, Report, Section, render, table
+from dsd.data.rows import Kind
+from dsd.data.store import MANIFEST
+from dsd.errors import UserError, cut
+from dsd.evaluate import plots
+from dsd.evaluate.report import environment, table
+from dsd.log import duration
 from dsd.places import Place, Where
 
-Record = TypeVar("Record")
-
-_SIDE = 320
-"""Pixels of a panel's longer side in the page."""
-_SUBJECTS = 15
-_SETTINGS = (
-    "task", "captions", "chat", "writer_templates", "judge", "templates", "chain_of_thought", "votes", "min_score",
-    "teacher", "steps", "true_guidance", "guidance", "panel_size", "near_copy_threshold", "seed",
-)  # fmt: skip
+_MOST_WORDS = 600
 
 
-def show_dataset(folder: Where, out: Where, *, pairs: int, seed: int) -> None:
-    """Writes the page of a dataset, finished or not.
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One picture of a candidate, with what was said of it."""
+
+    name: str
+    picture: Image.Image
+    caption: str
+    details: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A candidate to look at.
+
+    Attributes:
+        reason: why it was not kept; empty where it was.
+        failed: whether it was not kept for want of an answer.
+        sides: reference and target.
+        points: of the comparison: what was compared, and ``same``, ``other`` or nothing.
+        numbers: score and votes, in words.
+        words: a reply that could not be used.
+    """
+
+    reason: str
+    failed: bool
+    sides: Sequence[Side]
+    points: Sequence[tuple[str, str]]
+    numbers: str
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """All that the page shows; empty parts are left out.
+
+    Attributes:
+        title, introduction: what it is.
+        warning: that it is not finished; empty where it is.
+        groups: of the funnel.
+        kept, rejected: candidates.
+        kept_of, rejected_of: how many there are.
+        seed: that decided which.
+        figures: of the rows.
+        diversity: see `dsd.curate.diversity.diversity`.
+        models, settings, made_from, files: rows of tables.
+        time: sentences.
+    """
+
+    title: str
+    introduction: str
+    warning: str
+    groups: Sequence[Group]
+    kept: Sequence[Card]
+    rejected: Sequence[Card]
+    kept_of: int
+    rejected_of: int
+    seed: int
+    figures: Figures
+    diversity: Mapping[str, int]
+    models: Sequence[Sequence[str]]
+    settings: Sequence[Sequence[str]]
+    made_from: Sequence[Sequence[str]]
+    files: Sequence[Sequence[str]]
+    time: str
+
+    @property
+    def titles(self) -> list[str]:
+        """Of the sections that lie far below."""
+        there = {
+            "Kept": self.kept,
+            "Not kept": self.rejected,
+            "How sure the judge was": self.figures.compared or self.figures.kept_scores,
+            "Diversity": self.diversity.get("grid prompts"),
+            "What it was made with": True,
+            "Size and time": self.files or self.time,
+        }
+        return [title for title, shown in there.items() if shown]
+
+    @property
+    def repeated(self) -> bool:
+        """Whether any subject comes again."""
+        return any(count > 1 for count in self.figures.subjects.values())
+
+
+def show_dataset(where: Where, out: Where, *, pairs: int = 12, seed: int = 0) -> Place:
+    """Writes a page that shows a dataset.
 
     Args:
-        folder: of the dataset.
-        out: the page, in one file that needs no network.
-        pairs: how many kept pairs are shown, and how many rejected ones.
+        where: `dsd curate` or `dsd data` wrote it, finished or not.
+        out: the page to write: one file that needs no other, and no network.
+        pairs: how many kept candidates are shown, and how many others.
         seed: which ones.
 
+    Returns:
+        The page's place.
+
     Raises:
-        UserError: no dataset, a damaged one, or a page that cannot be written.
+        UserError: no dataset, a damaged file of it, a number out of range, or a place that cannot be written to.
     """
     if pairs < 0:
         raise UserError(f"--pairs is {pairs}, but must be at least 0")
-    page_at = Place.of(out)
-    if page_at.local is not None and page_at.local.is_dir():
-        raise UserError(f'"{out}" is a folder; give the name of a page, such as "{page_at / "page.html"}"')
-    dataset = open_folder(folder)
-    funnel = dataset.funnel or Funnel()
-    page = Report(
-        title=f"Dataset {dataset.path.name}",
-        introduction=_introduction(dataset, funnel),
-        funnel=funnel.counts(),
-        pairs=[*_views(dataset, "pairs", to_pair, pairs, seed), *_views(dataset, "rejects", to_reject, pairs, seed)],
-        sections=[_reasons(funnel), _diversity(dataset, funnel), _cost(dataset, funnel)],
-        settings=_settings(dataset.recipe),
-    )
-    page_at.write_atomic(render(page))
+    place = Place.of(out)
+    if place.local is not None and place.local.is_dir():
+        raise UserError(f'--out "{out}" is a folder; give the name of a page, such as "{place / "page.html"}"')
+    page = page_of(open_folder(where), pairs, seed)
+    html = environment("dsd.audit").get_template("show.html.jinja").render(page=page, plots=plots, table=table)
+    place.write_atomic(html.encode("utf-8", "replace") + b"\n")
+    return place
 
 
-def _introduction(dataset: Folder, funnel: Funnel) -> str:
-    state = "Finished" if dataset.finished else "Not finished yet: what is judged so far"
-    trouble = f" {len(dataset.trouble)} files cannot be read." if dataset.trouble else ""
-    share = f", {funnel.kept / funnel.candidates:.0%} of the candidates" if funnel.candidates else ""
-    return f"{state}: {funnel.pairs:,} pairs of {funnel.captions:,} captions{share}.{trouble}"
-
-
-def _views(
-    dataset: Folder, kind: Kind, read: Callable[[dict[str, Any]], Pair | Reject], count: int, seed: int
-) -> list[PairView]:
-    """Some rows of a kind, drawn by the seed, a pair in one of its two orders."""
-    places = [(shard.path, row) for shard in dataset.of(kind) for row in range(shard.rows)]
-    random.Random(seed).shuffle(places)
-    views: dict[frozenset[str], PairView] = {}
-    for path, row in places:
-        if len(views) == count:
-            break
-        record = read_row(dataset.path / path, row, read)
-        pair = record.pair if isinstance(record, Reject) else record
-        panels = frozenset((pair.reference_panel, pair.target_panel))
-        views.setdefault(panels, _view(pair, record if isinstance(record, Reject) else None))
-    return list(views.values())
-
-
-def _view(pair: Pair, reject: Reject | None) -> PairView:
-    votes = pair.votes
-    words = {
-        "subject": pair.subject,
-        "first": pair.first_details,
-        "second": pair.second_details,
-        "comparison": pair.comparison,
-        "caption": pair.target_caption,
-        "score": "" if pair.score is None else f"{pair.score:.3f}",
-        "votes": "" if votes is None else f"{votes.same} same, {votes.other} other, {votes.failed} failed",
-        "unusable reply": "" if reject is None else reject.words[:400],
-    }
-    reason = "" if reject is None else reject.reason
-    return PairView(
-        first=_small(pair.reference), second=_small(pair.target), kept=reject is None, reason=reason, words=words
+def page_of(folder: Folder, pairs: int, seed: int) -> Page:
+    """Gathers what the page shows; see `show_dataset`."""
+    funnel = folder.funnel
+    if funnel is None:
+        raise UserError(next(iter(folder.trouble.values())))
+    lots, figures = Lots.of(folder), Figures.of(folder)
+    kept, rejected = lots.draw(pairs, seed)
+    share = f" ({funnel.kept / funnel.candidates:.0%})" if funnel.candidates else ""
+    examples = f"{funnel.pairs:,} pairs" if funnel.films is None else f"{funnel.films:,} films"
+    return Page(
+        title=folder.path.name or str(folder.path),
+        introduction=f"{examples} to train on: {funnel.kept:,} of {funnel.candidates:,} candidates{share} were kept, "
+        f"of {funnel.sheets:,} sheets that were drawn after {funnel.captions:,} captions.",
+        warning=_unfinished(folder),
+        groups=groups(funnel),
+        kept=[_card(pair) for pair in kept],
+        rejected=[_card(reject.pair, reject) for reject in rejected],
+        kept_of=len(lots.kept),
+        rejected_of=len(lots.rejected),
+        seed=seed,
+        figures=figures,
+        diversity=funnel.diversity or _counted(folder),
+        models=[
+            [name, does, revision, template, f"{rows:,}"]
+            for (does, name, revision, template), rows in figures.models.items()
+        ],
+        settings=list(_settings(folder.recipe)),
+        made_from=list(_made_from(folder.recipe)),
+        files=list(_files(folder)),
+        time=_time(folder),
     )
 
 
-def _small(picture: Image.Image) -> Image.Image:
-    if max(picture.size) <= _SIDE:
-        return picture
-    small = picture.copy()
-    small.thumbnail((_SIDE, _SIDE))
-    return small
+def _unfinished(folder: Folder) -> str:
+    if folder.finished:
+        return ""
+    judged = len({shard.path.rpartition("/")[2] for shard in folder.shards})
+    drawn = f", and {len(folder.drawn):,} more are drawn" if folder.drawn else ""
+    trouble = f" {len(folder.trouble):,} of its files cannot be read." if folder.trouble else ""
+    return f"It has no {MANIFEST} yet: {judged:,} units are judged{drawn}. This page shows what is judged.{trouble}"
 
 
-def _reasons(funnel: Funnel) -> Section:
-    stages = {
-        "caption row": funnel.captions_skipped,
-        "grid prompt": funnel.prompts_failed,
-        "sheet": funnel.sheets_refused,
-        "candidate, rejected": funnel.rejected,
-        "candidate, failed": funnel.failed,
-    }
-    rows = [[stage, reason, f"{count:,}"] for stage, counts in stages.items() for reason, count in counts.items()]
-    words = "Everything that was left out is counted by its reason." if rows else "Nothing was left out."
-    return Section(title="What was left out", words=words, body=table(["of", "reason", "how many"], rows))
-
-
-def _diversity(dataset: Folder, funnel: Funnel) -> Section:
-    kept = {row["grid"] for shard in dataset.of("pairs") for row in read_columns(dataset.path / shard.path, ["grid"])}
-    written, surviving = Counter[str](), Counter[str]()
-    for shard in dataset.of("grids"):
-        for row in read_columns(dataset.path / shard.path, ["id", "subject"]):
-            if row["subject"] is not None:
-                written[row["subject"]] += 1
-                surviving[row["subject"]] += row["id"] in kept
-    rows = [[subject, f"{count:,}", f"{surviving[subject]:,}"] for subject, count in written.most_common(_SUBJECTS)]
-    diversity: Mapping[str, int] = funnel.diversity or {}
-    counts = ", ".join(f"{count:,} {what}" for what, count in diversity.items())
-    most = f" The {len(rows)} most frequent of {len(written):,} subjects:" if rows else ""
-    return Section(
-        title="Diversity",
-        words=f"{counts[:1].upper()}{counts[1:]}.{most}" if counts else most.strip(),
-        body=table(["subject", "grid prompts", "with a pair"], rows),
+def _card(pair: Pair, reject: Reject | None = None) -> Card:
+    sides = (
+        Side(name="reference", picture=pair.reference, caption=pair.reference_caption, details=pair.first_details),
+        Side(name="target", picture=pair.target, caption=pair.target_caption, details=pair.second_details),
+    )
+    numbers = [] if pair.score is None else [f"score {pair.score:.3f}"]
+    if pair.votes is not None and pair.votes.same + pair.votes.other + pair.votes.failed > 1:
+        failed = f", {pair.votes.failed} of no use" if pair.votes.failed else ""
+        numbers.append(f"votes: {pair.votes.same} same, {pair.votes.other} other{failed}")
+    return Card(
+        reason="" if reject is None else reject.reason,
+        failed=reject is not None and reject.outcome == "failed",
+        sides=sides,
+        points=points(pair.comparison),
+        numbers="; ".join(numbers),
+        words="" if reject is None else cut(reject.words, _MOST_WORDS),
     )
 
 
-def _cost(dataset: Folder, funnel: Funnel) -> Section:
-    votes = int(dataset.recipe.get("votes", 1))
-    asked = funnel.kept + sum(funnel.rejected.values()) + sum(funnel.failed.values())
-    unasked = sum(count for reason, count in funnel.rejected.items() if reason == NEAR_COPY)
-    rows = [
-        ["grid prompts asked for", f"{funnel.captions:,}"],
-        ["sheets drawn", f"{funnel.grid_prompts:,}"],
-        ["candidates judged", f"{asked - unasked:,} (in {votes} votes each)" if votes > 1 else f"{asked - unasked:,}"],
-        *([f"bytes of {kind}", _bytes(dataset, kind)] for kind in _kinds(dataset)),
-    ]
-    words = "What it took, retries aside. How long it took is not recorded in a dataset."
-    return Section(title="Cost", words=words, body=table(["what", "how much"], rows))
+def _counted(folder: Folder) -> dict[str, int]:
+    """What is different, of a dataset whose funnel does not say it."""
+    try:
+        return diversity_of(folder.path, folder.shards)
+    except ValueError:  # ids that are no content ids, of whoever wrote it
+        return {}
 
 
-def _kinds(dataset: Folder) -> Sequence[Kind]:
-    return list(dict.fromkeys(shard.kind for shard in dataset.shards))
+def _settings(recipe: Mapping[str, Any]) -> Iterator[list[str]]:
+    """The settings that say anything."""
+    for name, value in recipe.items():
+        if name not in ("revisions", "made_from") and value not in ("", None, [], {}):
+            said = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            yield [name, cut(said, 300)]
 
 
-def _bytes(dataset: Folder, kind: Kind) -> str:
-    size = sum((dataset.path / shard.path).size() for shard in dataset.of(kind))
-    rows = dataset.rows(kind)
-    return f"{size / (1 << 20):,.1f} MiB, {size // max(rows, 1):,} bytes a row of {rows:,}"
+def _made_from(recipe: Mapping[str, Any]) -> Iterator[list[str]]:
+    """How it was made of other datasets, if it was."""
+    made = recipe.get("made_from")
+    if not isinstance(made, Mapping):
+        return
+    yield ["made by", f"dsd data {cut(str(made.get('by')), 300)}"]
+    if made.get("side"):
+        yield ["side", str(made["side"])]
+    for one in made.get("of", ()):
+        pairs = one.get("funnel", {}).get("pairs", 0)
+        yield ["of", f"a dataset of {pairs:,} pairs, manifest {str(one.get('manifest'))[:12]}"]
 
 
-def _settings(recipe: Mapping[str, Any]) -> dict[str, str]:
-    given = {name: recipe[name] for name in _SETTINGS if recipe.get(name) not in (None, "")}
-    revisions = {f"revision of {name}": value for name, value in dict(recipe.get("revisions") or {}).items()}
-    return {name: str(value) for name, value in (given | revisions).items()}
+def _files(folder: Folder) -> Iterator[list[str]]:
+    """Rows and bytes by kind."""
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    for kind in kinds:
+        if shards := folder.of(kind):
+            size = sum((folder.path / shard.path).size() for shard in shards)
+            yield [kind, f"{folder.rows(kind):,}", f"{len(shards):,}", _size(size)]
+
+
+def _size(count: int) -> str:
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= factor:
+            return f"{count / factor:,.1f} {unit}"
+    return f"{count} bytes"
+
+
+def _time(folder: Folder) -> str:
+    """How long it took by the times of its files, where they lie here and there are any."""
+    local = folder.path.local
+    if local is None or folder.funnel is None or not (local / runs.CONFIG).is_file():
+        return ""
+    records = [local / UNITS / f"{number:05d}.json" for number in numbers(folder.path / UNITS, "json")]
+    if not records:
+        return ""
+    begun = (local / runs.CONFIG).stat().st_mtime
+    seconds = max(record.stat().st_mtime for record in records) - begun
+    if seconds < 1:
+        return ""
+    rate = folder.funnel.candidates / seconds
+    pairs = folder.funnel.pairs / seconds * 3600
+    return (
+        f"By the times of its files, its first unit was begun at {datetime.fromtimestamp(begun):%Y-%m-%d %H:%M} and "
+        f"its last one was judged {duration(seconds)} later: {rate:.3g} candidates a second, {pairs:,.0f} pairs an "
+        "hour. A pause between two starts counts as work here, and files that were copied have other times."
+    )

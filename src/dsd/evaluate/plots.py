@@ -87,7 +87,12 @@ def precision_recall(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str
     return _svg(height, parts, "precision over recall")
 
 
-def two_histograms(kept: Sequence[float], rejected: Sequence[float], bins: int = 24) -> str:
+def two_histograms(
+    kept: Sequence[float],
+    rejected: Sequence[float],
+    bins: int = 24,
+    label: str = "identity agreement of kept and rejected pairs",
+) -> str:
     """Kept values upwards and rejected values downwards, each as shares of their own."""
     height, middle = 240, 112
     low, high = min([*kept, *rejected]), max([*kept, *rejected])
@@ -107,7 +112,7 @@ def two_histograms(kept: Sequence[float], rejected: Sequence[float], bins: int =
     parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{middle}" y2="{middle}"/>')
     parts += [f'<text x="{x(t):.1f}" y="{height - 8}" text-anchor="middle">{t:g}</text>' for t in x.ticks(8)]
     parts += [f'<text x="{_LEFT}" y="14">kept</text>', f'<text x="{_LEFT}" y="{height - 26}">rejected</text>']
-    return _svg(height, parts, "identity agreement of kept and rejected pairs")
+    return _svg(height, parts, label)
 
 
 def _shares(values: Sequence[float], low: float, high: float, bins: int) -> list[float]:

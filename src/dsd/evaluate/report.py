@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from dsd.evaluate import plots
@@ -16,7 +15,7 @@ from dsd.evaluate.claims import Finding
 from dsd.evaluate.metrics.registry import metric_of
 from dsd.evaluate.scores import Scores
 from dsd.evaluate.tables import columns
-from dsd.images import encode_png
+from dsd.images import data_url
 from dsd.log import duration
 
 
@@ -100,25 +99,25 @@ def render(report: Report) -> str:
     """The page as HTML: no scripts, no links, pictures as data URLs."""
     metrics = columns(report.scores)
     identity = {row.name: row.estimate("identity") for row in report.scores if "identity" in metrics}
-    page = _environment().get_template("report.html.jinja")
+    page = environment().get_template("report.html.jinja")
     return page.render(report=report, metrics=metrics, identity=identity) + "\n"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table as HTML; the first cell of each row is its heading."""
-    return _environment().get_template("table.html.jinja").render(head=head, rows=rows)
-
-
-def data_url(image: Image.Image) -> str:
-    """A picture inside the page."""
-    return "data:image/png;base64," + base64.b64encode(encode_png(image)).decode()
+    return environment().get_template("table.html.jinja").render(head=head, rows=rows)
 
 
 @cache
-def _environment() -> Environment:
-    """What the templates are read with: all that they are given is escaped, but for charts and sections' bodies."""
+def environment(package: str = "dsd.evaluate") -> Environment:
+    """What the templates are read with: all that they are given is escaped, but for charts and sections' bodies.
+
+    Args:
+        package: whose templates they are; those of this one can be included and imported.
+    """
+    packages = dict.fromkeys((package, "dsd.evaluate"))
     environment = Environment(
-        loader=PackageLoader("dsd.evaluate"),
+        loader=ChoiceLoader([PackageLoader(name) for name in packages]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,6 +1,7 @@
 """Pictures in and out: any file a person may give becomes plain RGB, tensors become pictures again."""
 
 from dsd.images.fitting import FITS, Fit, fit
+from dsd.images.inline import data_url
 from dsd.images.reading import FORMATS, MAX_PIXELS, ImageSource, load_image
 from dsd.images.sheet import contact_sheet
 from dsd.images.tensors import to_pil, to_tensor
@@ -13,6 +14,7 @@ __all__ = [
     "Fit",
     "ImageSource",
     "contact_sheet",
+    "data_url",
     "encode",
     "encode_png",
     "fit",

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from PIL import Image
-
+from dsd.data.comparison import points
 from dsd.data.records import Pair, Reject
 from dsd.data.rows import to_pair, to_reject
 from dsd.data.store import DatasetReader, read_columns, read_row
 from dsd.errors import UserError, cut
-from dsd.images import encode_png
+from dsd.images import data_url
 from dsd.places import Place, Where
 
 PER_PAGE = 6
@@ -107,28 +103,12 @@ class Pages:
         return f'<ol class="dsd-funnel">{"".join(parts)}</ol>'
 
 
-def points(comparison: str) -> list[tuple[str, str]]:
-    """A judge's comparison point by point: what was compared, and ``same``, ``other`` or nothing.
-
-    Args:
-        comparison: points apart by semicolons or lines, each of which may end in ``: same`` or ``: other``.
-    """
-    found = []
-    for part in re.split(r"[;\n]+", comparison):
-        said = part.strip(" -*•")
-        if said:
-            about, colon, outcome = said.rpartition(":")
-            decided = outcome.strip(" .").lower()
-            found.append((about.strip(), decided) if colon and decided in ("same", "other") else (said, ""))
-    return found
-
-
 def _card(record: Pair | Reject) -> str:
     pair = record.pair if isinstance(record, Reject) else record
     verdict = escape(record.reason) if isinstance(record, Reject) else "kept"
     kind = "lost" if isinstance(record, Reject) else "kept"
     figures = "".join(
-        f'<figure><img src="{_data_url(picture)}" alt="{name}"><figcaption>{escape(caption)}'
+        f'<figure><img src="{data_url(picture, _LARGE)}" alt="{name}"><figcaption>{escape(caption)}'
         f"<small>{escape(details)}</small></figcaption></figure>"
         for name, picture, caption, details in (
             ("reference", pair.reference, pair.reference_caption, pair.first_details),
@@ -147,17 +127,6 @@ def _card(record: Pair | Reject) -> str:
         + (f"<pre>{escape(words)}</pre>" if words else "")
         + f"<footer>judged by {escape(pair.judge.name)}</footer></article>"
     )
-
-
-def _data_url(picture: Image.Image) -> str:
-    if max(picture.size) <= _LARGE:
-        kind, content = "png", encode_png(picture)
-    else:
-        small, buffer = picture.copy(), io.BytesIO()
-        small.thumbnail((_LARGE, _LARGE), Image.Resampling.LANCZOS)
-        small.save(buffer, format="WebP", quality=90)
-        kind, content = "webp", buffer.getvalue()
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _listed(counts: Mapping[str, Any]) -> str:
