@@ -455,7 +455,7 @@ def test_what_cannot_be_edited_is_told(finished: Path, tmp_path: Path, capsys: p
     for folder, sentence in (
         (unfinished, "no finished dataset"),
         (damaged, "not what the manifest says"),
-        (unsummed, "funnel.json\" is damaged"),
+        (unsummed, 'funnel.json" is damaged'),
         (doubled, "candidates more than their sheets have"),
         (tmp_path / "nowhere", "no finished dataset"),
     ):
