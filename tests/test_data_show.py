@@ -263,5 +263,5 @@ def test_nothing_sticks_out(width: int, scheme: Literal["light", "dark"], folder
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
     for link in page.locator("nav a").all():
         assert page.locator(link.get_attribute("href") or "").count() == 1
-    assert {url.split(":")[0] for url in asked} == {"file", "data"}
+    assert {url.split(":")[0] for url in asked} <= {"file", "data"}
     page.close()
