@@ -19,11 +19,11 @@ from dsd.curate.config import CurateConfig
 from dsd.curate.ending import NoPairs
 from dsd.curate.funnel import Funnel
 from dsd.curate.judge import Candidate, elected, require_scores
-from dsd.curate.pairs import settle, turned
+from dsd.curate.pairs import settle
 from dsd.curate.panels import Described
 from dsd.curate.pipeline import curate
 from dsd.curate.tasks.identity import IDENTITY
-from dsd.data.records import Description, Model, Pair, Panel, Reject, Verdict, Votes
+from dsd.data.records import Description, Model, Pair, Panel, Reject, Verdict, Votes, other_order
 from dsd.data.rows import SINCE_2, to_pair, to_parquet
 from dsd.data.store import DatasetReader, DatasetWriter
 from dsd.errors import UserError
@@ -144,7 +144,7 @@ def test_a_turned_pair_is_the_same_pair_in_the_other_order() -> None:
     assert (other.reference, other.target, other.target_caption) == (one.target, one.reference, "cat 0")
     assert (other.first_details, other.second_details, other.score) == ("crimson", "red", 0.7)
     assert other.id != one.id
-    assert replace(other, **turned(asdict_shallow(other))) == one
+    assert replace(other, **other_order(asdict_shallow(other))) == one
 
 
 def test_a_judge_that_never_says_how_sure_it_is_cannot_be_held_against_a_score() -> None:

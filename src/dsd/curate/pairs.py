@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from dsd.chat.protocol import ChatFailure
 from dsd.curate.judge import Candidate
-from dsd.data.records import Model, Pair, Reject, Verdict, content_id
+from dsd.data.records import Model, Pair, Reject, Verdict, pair_id, turned
 
 NEAR_COPY = "nearly the same picture"
 DIFFERENT = "not the same individual"
 BELOW = "below min_score"
 NO_SCORE = "no score"
 NO_DESCRIPTION = "no description: "
-_BOTH = (
-    ("reference", "target"),
-    ("reference_panel", "target_panel"),
-    ("reference_caption", "target_caption"),
-    ("first_details", "second_details"),
-)
-_OTHER = dict(_BOTH) | {two: one for one, two in _BOTH}
-"""What takes the place of what in the other order."""
 
 
 def undescribed(candidate: Candidate) -> ChatFailure | None:
@@ -60,7 +51,7 @@ def settle(
         return Reject(pair=pair, outcome="rejected", reason=DIFFERENT)
     if refusal := refused(pair.score, min_score):
         return Reject(pair=pair, outcome=refusal.outcome, reason=refusal.reason)
-    return pair, replace(pair, **turned({name: getattr(pair, name) for name in _OTHER}))
+    return pair, turned(pair)
 
 
 @dataclass(frozen=True)
@@ -78,20 +69,10 @@ def refused(score: float | None, min_score: float) -> Refusal | None:
     return Refusal("failed", NO_SCORE) if score is None else Refusal("rejected", BELOW)
 
 
-def turned(pair: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields, or columns, that are others when a pair is in the other order."""
-    fields = {name: pair[other] for name, other in _OTHER.items()}
-    return fields | {"id": _id(fields["reference_panel"], fields["target_panel"])}
-
-
-def _id(reference: str, target: str) -> str:
-    return content_id("pair", reference, target)
-
-
 def _pair(candidate: Candidate, verdict: Verdict | None, judge: Model) -> Pair:
     reference, target = candidate.first.panel, candidate.second.panel
     return Pair(
-        id=_id(reference.id, target.id),
+        id=pair_id(reference.id, target.id),
         grid=reference.grid,
         reference_panel=reference.id,
         target_panel=target.id,

@@ -21,10 +21,10 @@ from dsd.curate.diversity import diversity_of
 from dsd.curate.ending import finished, show
 from dsd.curate.films import films
 from dsd.curate.funnel import Funnel
-from dsd.curate.pairs import BELOW, NEAR_COPY, NO_DESCRIPTION, NO_SCORE, refused, turned
+from dsd.curate.pairs import BELOW, NEAR_COPY, NO_DESCRIPTION, NO_SCORE, refused
 from dsd.curate.panels import Described, cut
 from dsd.curate.tasks.registry import task_of
-from dsd.data.records import Panel, PanelFilm, panel_id
+from dsd.data.records import Panel, PanelFilm, other_order, panel_id
 from dsd.data.rows import Kind, to_pair, to_sheet
 from dsd.data.store import MANIFEST, DatasetReader, DatasetWriter, Shard, read_columns, read_shard, shard_path
 from dsd.errors import UserError
@@ -156,7 +156,7 @@ def _rescored(reader: DatasetReader, number: int, config: CurateConfig) -> _Unit
         if refusal := refused(pair.get("score"), config.min_score):
             refusals.append({"outcome": refusal.outcome, "reason": refusal.reason, "words": "", **pair})
         else:
-            kept += [pair, pair | turned(pair)]
+            kept += [pair, pair | other_order(pair)]
     return _Unit(pairs=kept, rejects=refusals, films=_films(sheets, kept, config) if config.frames > 2 else [])
 
 
@@ -171,7 +171,9 @@ def _unjudged(reject: Row) -> bool:
 
 
 def _require_both_orders(pairs: Sequence[Row], folder: Place) -> None:
-    if len(pairs) % 2 or any(turned(one)["id"] != two["id"] for one, two in zip(pairs[::2], pairs[1::2], strict=True)):
+    if len(pairs) % 2 or any(
+        other_order(one)["id"] != two["id"] for one, two in zip(pairs[::2], pairs[1::2], strict=True)
+    ):
         raise UserError(
             f'"{folder}" holds examples that are no pairs in both orders; curate it with the other min_score'
         )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from dsd.data.records import Pair, content_id
+from dsd.data.records import Pair, pair_id, turned
 from dsd.data.rows import Kind, to_pair
 from dsd.data.store import DatasetReader, read_columns
 from dsd.places import Where
@@ -79,22 +78,6 @@ def ids_of(pairs: Sequence[Any]) -> list[str]:
     return pairs.ids if isinstance(pairs, PairRows) else [pair.id for pair in pairs]
 
 
-def turned(pair: Pair) -> Pair:
-    """The same two panels in the other order."""
-    return dataclasses.replace(
-        pair,
-        id=_id(pair.target_panel, pair.reference_panel),
-        reference_panel=pair.target_panel,
-        target_panel=pair.reference_panel,
-        reference=pair.target,
-        target=pair.reference,
-        reference_caption=pair.target_caption,
-        target_caption=pair.reference_caption,
-        first_details=pair.second_details,
-        second_details=pair.first_details,
-    )
-
-
 def _places(reader: DatasetReader, kind: Kind, refused: str | None) -> list[_Place]:
     """Kept pairs as they stand, and what was rejected for a reason in both orders."""
     columns = ["id", "grid", "reference_panel", "target_panel", *(["reason"] if kind == "rejects" else [])]
@@ -102,10 +85,10 @@ def _places(reader: DatasetReader, kind: Kind, refused: str | None) -> list[_Pla
     if kind == "pairs":
         return [_Place(kind, number, False, row["id"], row["grid"]) for number, row in enumerate(rows)]
     return [
-        _Place(kind, number, turned, identity, row["grid"])
+        _Place(kind, number, is_turned, identity, row["grid"])
         for number, row in enumerate(rows)
         if row["reason"] == refused
-        for turned, identity in ((False, row["id"]), (True, _id(row["target_panel"], row["reference_panel"])))
+        for is_turned, identity in ((False, row["id"]), (True, pair_id(row["target_panel"], row["reference_panel"])))
     ]
 
 
@@ -121,7 +104,3 @@ def _table(reader: DatasetReader, kind: Kind, cache: Path) -> Any:
     for name in ("reference", "target"):
         table = table.cast_column(name, datasets.Image(decode=False))
     return table
-
-
-def _id(reference_panel: str, target_panel: str) -> str:
-    return content_id("pair", reference_panel, target_panel)

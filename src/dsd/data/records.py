@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from PIL import Image
 
@@ -246,6 +246,32 @@ class Pair(TwoFrames):
     score: float | None = None
     agreement: float | None = None
     votes: Votes | None = None
+
+
+_BOTH = (
+    ("reference", "target"),
+    ("reference_panel", "target_panel"),
+    ("reference_caption", "target_caption"),
+    ("first_details", "second_details"),
+)
+_OTHER = dict(_BOTH) | {two: one for one, two in _BOTH}
+"""What takes the place of what when a pair is in the other order."""
+
+
+def pair_id(reference_panel: str, target_panel: str) -> str:
+    """The id of a pair of panels in an order."""
+    return content_id("pair", reference_panel, target_panel)
+
+
+def other_order(pair: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, or columns, that are others when a pair is in the other order."""
+    fields = {name: pair[other] for name, other in _OTHER.items()}
+    return fields | {"id": pair_id(fields["reference_panel"], fields["target_panel"])}
+
+
+def turned(pair: Pair) -> Pair:
+    """The same two panels in the other order."""
+    return replace(pair, **other_order({name: getattr(pair, name) for name in _OTHER}))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsd.data.pairs import turned
+from dsd.data.records import turned
 from dsd.evaluate.encoders import ImageEncoder
 from dsd_world.demo_data import judged_once
 from dsd_world.teacher_quality import CONSISTENT, pair_scale
