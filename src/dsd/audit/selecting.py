@@ -15,6 +15,7 @@ from dsd.audit.folder import Folder
 from dsd.audit.rows import batches, schema_of
 from dsd.audit.sums import COLUMNS, Sums
 from dsd.curate.diversity import diversity_of
+from dsd.curate.ending import show
 from dsd.curate.funnel import Funnel
 from dsd.curate.tasks.registry import DEFAULT, task_of
 from dsd.data.rows import ROW_GROUP, Kind
@@ -99,9 +100,8 @@ def write(selection: Selection, out: Place) -> Funnel:
 
 def say(funnel: Funnel, out: Place) -> None:
     """Shows what became of it."""
-    for line in (*funnel.lines(), f"in {out}"):
-        console.print(line, soft_wrap=True, markup=False)
-    if not (funnel.pairs if funnel.films is None else funnel.films):
+    show(funnel, out)
+    if not funnel.examples:
         console.print("warning: none of these rows is one to train on", soft_wrap=True)
 
 

@@ -82,7 +82,7 @@ def finish(records: Sequence[UnitRecord], skipped: Mapping[str, int], config: Cu
     recipe: dict[str, Any] = json.loads(to_json(config.claimed()))
     recipe["revisions"] = runs.sources_of(out)
     writer = DatasetWriter(out)
-    if not _examples(funnel):
+    if not funnel.examples:
         writer.write_funnel(funnel.to_dict())
         raise NoPairs(funnel, _why_none(funnel, config, out))
     writer.finish(shards, recipe, funnel.to_dict())
@@ -101,7 +101,7 @@ def ask_again(ledger: UnitLedger, units: int, *, draws: bool) -> None:
         draws: whether sheets are drawn, and not taken from another curation.
     """
     records = [record for record in map(ledger.find, range(units)) if record is not None]
-    if len(records) < units or any(_examples(record.funnel) for record in records):
+    if len(records) < units or any(record.funnel.examples for record in records):
         return
     for record in records:
         if record.funnel.failed or (draws and record.funnel.prompts_failed):
@@ -117,11 +117,6 @@ def show(funnel: Funnel, out: Place) -> None:
 def say(line: str) -> None:
     """Tells a line as it is."""
     console.print(line, soft_wrap=True, markup=False)
-
-
-def _examples(funnel: Funnel) -> int:
-    """How many there are to train on."""
-    return funnel.pairs if funnel.films is None else funnel.films
 
 
 def _why_none(funnel: Funnel, config: CurateConfig, out: Place) -> str:

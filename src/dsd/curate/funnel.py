@@ -85,6 +85,11 @@ class Funnel:
             **{f"left out: {what}": count for what, count in (self.left_out or {}).items()},
         }
 
+    @property
+    def examples(self) -> int:
+        """How many there are to train on: films where they are made, else pairs."""
+        return self.pairs if self.films is None else self.films
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         return {name: value for name, value in asdict(self).items() if value is not None}
