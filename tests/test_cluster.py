@@ -11,70 +11,48 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
-import curation_parts as parts
 import pytest
 import torch
-from chat_server import ChatServer, chat_server
+from cluster_parts import NODE, POOLS, environment, two_nodes
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-ray = pytest.importorskip("ray")
-from ray.cluster_utils import Cluster  # noqa: E402
+pytest.importorskip("ray")
+from ray.cluster_utils import Cluster
 
-from dsd.config import to_json  # noqa: E402
-from dsd.curate.claimed import Captions  # noqa: E402
-from dsd.curate.config import CurateConfig  # noqa: E402
-from dsd.curate.executors.pools import Pool, Pools  # noqa: E402
-from dsd.curate.executors.ray import Ray  # noqa: E402
-from dsd.curate.models import JUDGE, Models  # noqa: E402
-from dsd.curate.pipeline import curate  # noqa: E402
-from dsd.curate.units import UnitLedger, Units  # noqa: E402
-from dsd.curate.work import Curation  # noqa: E402
-from dsd.errors import UserError  # noqa: E402
-from dsd.locks import held  # noqa: E402
-from dsd.places import Place  # noqa: E402
+from dsd.config import to_json
+from dsd.curate.claimed import Captions
+from dsd.curate.config import CurateConfig
+from dsd.curate.executors.ray import Ray
+from dsd.curate.models import JUDGE, Models
+from dsd.curate.pipeline import curate
+from dsd.curate.units import UnitLedger, Units
+from dsd.curate.work import Curation
+from dsd.errors import UserError
+from dsd.locks import held
+from dsd.places import Place
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from kill_curation import differences  # noqa: E402
+from kill_curation import differences
 
-SMALL = Pool(num_cpus=0.3, max_actors=1)
-POOLS = Pools(write=SMALL, draw=SMALL, judge=SMALL)
-ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
+ENVIRONMENT = environment()
 DRIVER = """
 import sys
 from pathlib import Path
 from dsd.config import from_json
 from dsd.curate.config import CurateConfig
 from dsd.curate.pipeline import curate
-from test_cluster import ENVIRONMENT, POOLS, Ray
-with Ray(sys.argv[1], POOLS, ENVIRONMENT) as executor:
+from cluster_parts import POOLS, environment
+from dsd.curate.executors.ray import Ray
+with Ray(sys.argv[1], POOLS, environment()) as executor:
     curate(from_json(CurateConfig, sys.argv[2]), sys.argv[3], executor)
 """
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    running = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-    running.add_node(**NODE)
-    running.connect()
-    yield running
-    ray.shutdown()
-    running.shutdown()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ChatServer]:
-    with chat_server() as running:
+    with two_nodes() as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def config(server: ChatServer, tmp_path_factory: pytest.TempPathFactory) -> CurateConfig:
-    captions = parts.write_captions(tmp_path_factory.mktemp("captions") / "laion.parquet")
-    return parts.config(captions, f"openai:test@{server.url}")
 
 
 @pytest.fixture(scope="module")

@@ -314,17 +314,15 @@ def _last_line(error: Exception) -> str:
     return cut(lines[-1] if lines else type(error).__name__, 200)
 
 
-class _cluster:
+@contextlib.contextmanager
+def _cluster() -> Iterator[None]:
     """A block that says in a sentence that the cluster is gone."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, (ConnectionError, RaySystemError)):
-            raise UserError(
-                f"the cluster is gone ({cut(reason_of(error))}); start it, and run the same command again to go on"
-            ) from error
+    try:
+        yield
+    except (ConnectionError, RaySystemError) as error:
+        raise UserError(
+            f"the cluster is gone ({cut(reason_of(error))}); start it, and run the same command again to go on"
+        ) from error
 
 
 def _connect(address: str) -> None:

@@ -1,10 +1,9 @@
-"""Kills curations with -9 at random moments, starts each again, and compares all bytes with an undisturbed run.
+"""Kills curations on a cluster with -9 at random moments, starts each again, and compares all bytes with a local run.
 
-    python benchmarks/kills.py local --kills 50
-    python benchmarks/kills.py ray --kills 10     # in turn a worker, a node, the driver
+    python benchmarks/kill_cluster.py --kills 10     # in turn a worker, a node, the driver
 
 Models are tiny random ones and a chat server on loopback, as in the tests. A run is killed once, at a random moment of
-loading or, mostly, of work, and started again in a process of its own.
+loading or, mostly, of work; `kill_curation.py` kills one without a cluster again and again.
 """
 
 from __future__ import annotations
@@ -21,55 +20,46 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
+import curation_parts as parts
+from chat_server import chat_server
+from cluster_parts import NODE, POOLS, environment, two_nodes
 from kill_curation import differences
 
 from dsd.config import from_json, to_json
 from dsd.curate.config import CurateConfig
-from dsd.curate.executors.pools import Pool, Pools
+from dsd.curate.executors.ray import Ray
 from dsd.curate.pipeline import curate
 from dsd_world.captions import write_captions
 
-NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
-ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 UNITS = 12
+VICTIMS = ("worker", "node", "driver")
 WORKING = 0.8
 """Share of kills while units are in work; the others are before."""
-POOL = Pool(num_cpus=0.3, max_actors=1)
 
 
 def main() -> int:
     """Runs what was asked for; returns the exit status."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("where", choices=["local", "ray"])
-    asked.add_argument("--kills", type=int)
+    asked.add_argument("--kills", type=int, default=10)
     asked.add_argument("--seed", type=int, default=0)
     given = asked.parse_args()
-    import curation_parts as parts
-    from chat_server import chat_server
-
-    with tempfile.TemporaryDirectory() as scratch, chat_server() as server:
+    os.environ["DSD_KILLS"] = str(os.getpid())  # inherited by all processes of the cluster
+    with tempfile.TemporaryDirectory() as scratch, chat_server() as server, two_nodes(connected=False) as cluster:
         captions = Path(scratch) / "captions.parquet"
         write_captions(captions, "training", 4 * UNITS)
         config = parts.config(str(captions), f"openai:test@{server.url}", units=UNITS, unit_size=2)
-        cluster = _cluster() if given.where == "ray" else None
-        kills = given.kills or (50 if cluster is None else 10)
-        try:
-            return compare(config, Path(scratch), cluster, kills, given.seed)
-        finally:
-            if cluster is not None:
-                cluster.shutdown()
+        return compare(config, Path(scratch), cluster, given.kills, given.seed)
 
 
 def compare(config: CurateConfig, scratch: Path, cluster: Any, kills: int, seed: int) -> int:
     """Kills and compares; returns the exit status."""
-    moments, address = random.Random(seed), "" if cluster is None else cluster.address
+    moments, address = random.Random(seed), cluster.address
     undisturbed = scratch / "undisturbed"
-    _finish(start(config, undisturbed, ""))
+    curate(config, undisturbed)
     began = time.perf_counter()
     run = start(config, scratch / "timed", address)
     _wait(run, scratch / "timed" / "config.json")
@@ -86,7 +76,7 @@ def compare(config: CurateConfig, scratch: Path, cluster: Any, kills: int, seed:
     print(f"{funnel['candidates']} candidates, {funnel['kept']} kept", flush=True)
     bad = landed = number = 0
     while landed < kills:
-        out, victim = scratch / f"killed-{number}", ("worker", "node", "driver")[landed % 3] if cluster else "driver"
+        out, victim = scratch / f"killed-{number}", VICTIMS[landed % len(VICTIMS)]
         working = moments.random() < WORKING
         seconds = moments.uniform(0, work if working else loading)
         run = start(config, out, address)
@@ -97,9 +87,8 @@ def compare(config: CurateConfig, scratch: Path, cluster: Any, kills: int, seed:
         state = {kind: len(list(out.glob(f"{kind}/0*"))) for kind in ("grids", "units")}
         if victim == "driver":
             run.wait()
-            _finish(start(config, out, address))
-        else:
-            _finish(run)
+            run = start(config, out, address)
+        _finish(run)
         different = differences(undisturbed, out)
         bad, landed = bad + bool(different), landed + hit
         when = f"after {seconds:.1f} s of {'work' if working else 'loading'}"
@@ -110,19 +99,14 @@ def compare(config: CurateConfig, scratch: Path, cluster: Any, kills: int, seed:
 
 
 def start(config: CurateConfig, out: Path, address: str) -> subprocess.Popen[bytes]:
-    """Starts or resumes a curation in a process of its own; without an address not on a cluster."""
+    """Starts or resumes a curation on a cluster by a process of its own."""
     command = [sys.executable, __file__, "--child", to_json(config), str(out), address]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def child(config: CurateConfig, out: str, address: str) -> None:
     """What such a process does."""
-    if not address:
-        curate(config, out)
-        return
-    from dsd.curate.executors.ray import Ray
-
-    with Ray(address, Pools(write=POOL, draw=POOL, judge=POOL), ENVIRONMENT) as executor:
+    with Ray(address, POOLS, environment()) as executor:
         curate(config, out, executor)
 
 
@@ -158,15 +142,6 @@ def _is_worker(process: Path) -> bool:
         return ours and (process / "cmdline").read_bytes().startswith(b"ray::Worker")
     except OSError:  # it has ended, or is not ours
         return False
-
-
-def _cluster() -> Any:
-    from ray.cluster_utils import Cluster
-
-    os.environ["DSD_KILLS"] = str(os.getpid())  # inherited by all processes of the cluster
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-    cluster.add_node(**NODE)
-    return cluster
 
 
 if __name__ == "__main__":

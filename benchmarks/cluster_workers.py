@@ -1,6 +1,6 @@
 """Measures how workers of a Ray cluster add up where models only wait: drawn sheets are judged by a slow server.
 
-    python benchmarks/cluster.py --workers 1 2
+    python benchmarks/cluster_workers.py --workers 1 2
 
 The cluster has two nodes on this machine. Figures are units a second between the first few units and the last one, so
 that how long processes start does not count.
@@ -17,15 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 import curation_parts as parts
-import ray
 from chat_server import ChatServer, chat_server
-from ray.cluster_utils import Cluster
+from cluster_parts import two_nodes
 
 from dsd.curate.config import CurateConfig
 from dsd.curate.executors.pools import Pool, Pools
@@ -33,7 +31,6 @@ from dsd.curate.executors.ray import Ray
 from dsd.curate.pipeline import curate
 from dsd_world.captions import write_captions
 
-NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
 FIRST = 8
 """Units that do not count."""
 
@@ -53,16 +50,12 @@ def main() -> None:
         )
         curate(config, scratch / "drawn")
         _slow(server, given.seconds)
-        cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-        cluster.add_node(**NODE)
-        cluster.connect()
         again, first = replace(config, sheets_from=str(scratch / "drawn")), 0.0
-        for workers in given.workers:
-            rate = measure(again, scratch / str(workers), workers)
-            first = first or rate
-            print(f"workers {workers}: {rate:.2f} units/s, {rate / first:.2f} x the first", flush=True)
-        ray.shutdown()
-        cluster.shutdown()
+        with two_nodes():
+            for workers in given.workers:
+                rate = measure(again, scratch / str(workers), workers)
+                first = first or rate
+                print(f"workers {workers}: {rate:.2f} units/s, {rate / first:.2f} x the first", flush=True)
 
 
 def measure(config: CurateConfig, out: Path, workers: int) -> float:
