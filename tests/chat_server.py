@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import select
 import threading
 import time
 from collections import deque
@@ -113,7 +114,8 @@ class ChatServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
-        self.connections = 0
+        self.connections = self._left = 0
+        self._lock = threading.Lock()
         self.script: deque[Scripted] = deque()
         self.always: Scripted | None = None
         self.refuses: set[str] = set()
@@ -125,6 +127,19 @@ class ChatServer(ThreadingHTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         self.connections += 1
         super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        super().shutdown_request(request)
+        with self._lock:
+            self._left += 1
+
+    def settle(self) -> None:
+        """Waits until all clients have left, and what they asked last has been seen."""
+        quiet = 0
+        while quiet < 3:
+            knocking, _, _ = select.select([self.socket], [], [], 0)
+            quiet = quiet + 1 if not knocking and self._left == self.connections else 0
+            time.sleep(0.01)
 
     @property
     def url(self) -> str:

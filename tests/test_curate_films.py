@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import curation_parts as parts
 import datasets
 import pytest
-from chat_server import ChatServer, chat_server
+from chat_server import ChatServer
 from training_parts import small_config
 
 from dsd.backbones.adapter import load_metadata
@@ -25,18 +24,6 @@ from dsd.data.store import DatasetReader
 from dsd.errors import UserError
 from dsd.frames import Film
 from dsd.train.trainer import train
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ChatServer]:
-    with chat_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def config(server: ChatServer, tmp_path_factory: pytest.TempPathFactory) -> CurateConfig:
-    captions = parts.write_captions(tmp_path_factory.mktemp("captions") / "laion.parquet")
-    return parts.config(captions, f"openai:test@{server.url}")
 
 
 @pytest.fixture(scope="module")

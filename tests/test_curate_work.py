@@ -10,9 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import curation_parts as parts
 import pytest
-from chat_server import ChatServer, chat_server
+from chat_server import ChatServer
 
 from dsd.curate.config import CurateConfig
 from dsd.curate.executors.local import Local
@@ -27,22 +26,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from kill_curation import differences
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ChatServer]:
-    with chat_server() as running:
-        yield running
-
-
 @pytest.fixture(autouse=True)
 def _open_server(server: ChatServer) -> None:
     server.requests.clear()
     server.closed_after = None
-
-
-@pytest.fixture(scope="module")
-def config(server: ChatServer, tmp_path_factory: pytest.TempPathFactory) -> CurateConfig:
-    captions = parts.write_captions(tmp_path_factory.mktemp("captions") / "laion.parquet")
-    return parts.config(captions, f"openai:test@{server.url}")
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +85,7 @@ def test_an_executor_is_asked_for_nothing_that_is_finished(
     server.closed_after = 50
     with pytest.raises(UserError, match="closed"):
         curate(config, tmp_path / "dataset")
+    server.settle()
     sizes = (3, 3, 1)
     undrawn, unjudged = (
         sum(size for unit, size in enumerate(sizes) if not (tmp_path / "dataset" / name.format(unit)).exists())

@@ -38,12 +38,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from kill_curation import differences
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ChatServer]:
-    with chat_server() as running:
-        yield running
-
-
 @pytest.fixture(autouse=True)
 def _open_server(server: ChatServer) -> Iterator[None]:
     server.requests.clear()
