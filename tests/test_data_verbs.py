@@ -4,35 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import curation_parts as parts
+import audit_parts as parts
 import pyarrow.parquet as pq
 import pytest
-from chat_server import chat_server
 
 from dsd.cli.main import main
 from dsd.curate.funnel import Funnel
-from dsd.curate.pipeline import curate
 from dsd.data.store import DatasetReader
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished dataset with kept and rejected pairs."""
-    folder = tmp_path_factory.mktemp("data")
-    captions = parts.write_captions(folder / "captions.parquet")
-    with chat_server() as server:
-        curate(parts.config(captions, f"openai:test@{server.url}"), folder / "dataset")
-    yield folder / "dataset"
+    return parts.curated(tmp_path_factory.mktemp("data") / "dataset")
 
 
 @pytest.fixture
 def dataset(made: Path, tmp_path: Path) -> Path:
     """A copy to do harm to."""
-    return Path(shutil.copytree(made, tmp_path / "dataset"))
+    return parts.copied(made, tmp_path / "dataset")
 
 
 def pictures(folder: Path, kind: str = "pairs") -> set[tuple[str, bytes, bytes]]:
