@@ -24,6 +24,12 @@ ARGUMENTS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
 )  # fmt: skip
+BEGINS = """() => {
+    const stop = document.querySelector("#dsd-stop");
+    window.begun = false;
+    new MutationObserver(() => { window.begun ||= !stop.disabled; }).observe(stop, { attributes: true });
+}"""
+"""Has the page note that a drawing begins, however soon that is over."""
 DIFFERENT, UNANSWERED = "not the same individual", "no verdict: not in the schema"
 KEPT, REJECTED, FAILED = 8, 7, 1
 
@@ -73,8 +79,9 @@ def give(page: Page, picture: Path, prompt: str) -> None:
 
 def draw(page: Page) -> str:
     """Has it drawn; the caption of the first picture."""
+    page.evaluate(BEGINS)
     page.click("#dsd-draw")
-    page.wait_for_selector("#dsd-stop:not([disabled])")
+    page.wait_for_function("window.begun")
     return finished(page)
 
 

@@ -32,6 +32,11 @@ from dsd.serve.settings import Limits, Usual
 from dsd_world import examples as drawn_world
 
 PROMPT = "a red cat at the beach"
+CLICKED_AS_SOON_AS_OFFERED = """() => {
+    const draw = document.querySelector("#dsd-draw");
+    new MutationObserver((_, self) => { if (!draw.disabled) { self.disconnect(); draw.click(); } })
+        .observe(draw, { attributes: true });
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +188,17 @@ def test_stop_drops_what_is_drawn_and_what_waits(page, cat, engine):
     _says(page, "Stopped")
     _settings(page, steps="2", count="1")
     parts.draw(page)
+
+
+def test_a_click_at_once_after_stop_draws(page, cat, engine):
+    parts.give(page, cat, PROMPT)
+    _settings(page, steps="30", count="2")
+    page.click("#dsd-draw")
+    parts.until(lambda: engine.running)
+    page.evaluate(CLICKED_AS_SOON_AS_OFFERED)
+    page.click("#dsd-stop")
+    page.wait_for_selector("#dsd-slot-1 .dsd-actions button", timeout=30_000)
+    assert "Stopped" not in page.inner_text("#dsd-message")
 
 
 def test_a_second_click_while_it_draws_takes_nothing_away(page, cat):

@@ -80,8 +80,9 @@ class DrawTab:
 
     def _wire(self) -> None:
         asked: set[Any] = {*self.controls.inputs(), self._history, self._results}
-        draw: dict[str, Any] = {"inputs": asked, "outputs": self._outputs, **QUIET}
-        gr.on([self.controls.draw.click, self.controls.prompt.submit], self._draw, trigger_mode="once", **draw)
+        # "multiple": gradio would swallow, unseen by the server, a click that comes just after a drawing was stopped.
+        draw: dict[str, Any] = {"inputs": asked, "outputs": self._outputs, "trigger_mode": "multiple", **QUIET}
+        gr.on([self.controls.draw.click, self.controls.prompt.submit], self._draw, **draw)
         self.controls.stop.click(self._stop, self._results, self._outputs, **QUIET)
         self.controls.reference.upload(self._look, self.controls.reference, self._outputs, **QUIET)
         self.controls.prompt.blur(self._read, self.controls.prompt, self.controls.notes, **QUIET)
@@ -138,7 +139,9 @@ class DrawTab:
         self, orders: Sequence[Order], beside: list[Drawn], values: dict[Any, Any], request: gr.Request
     ) -> AsyncIterator[dict[Any, Any]]:
         """Has orders drawn and tells how far it is; what is beside stays in the places after them."""
-        self._drop(request)
+        present = self._runs.get(str(request.session_hash))
+        if present is not None and not present.cancelled:
+            return  # a second click takes nothing away from the first
         try:
             run = Run(self._engine, orders)
         except UserError as mistake:
@@ -150,7 +153,8 @@ class DrawTab:
         try:
             while not run.done:
                 await asyncio.sleep(LOOK_EVERY)
-                yield {self._status: progress(run), **self._previews(run, seen)}
+                if self._runs.get(str(request.session_hash)) is run:
+                    yield {self._status: progress(run), **self._previews(run, seen)}
             drawn = await asyncio.to_thread(self._saved, run)
         finally:
             if not run.done:
