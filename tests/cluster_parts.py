@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from dsd.curate.executors.pools import Pool, Pools
 
 if TYPE_CHECKING:
@@ -21,9 +23,36 @@ POOLS = Pools(write=_SMALL, draw=_SMALL, judge=_SMALL)
 """One worker a stage, all of which a node has room for."""
 
 
+class CountsThreads:
+    """A `Work` of one unit, whose record is how many threads pictures are computed with where it is done."""
+
+    stages = ("draw",)
+
+    def __len__(self) -> int:
+        return 1
+
+    def waits(self, stage: str) -> bool:
+        return False
+
+    def sources(self, stage: str, *, trying: bool) -> dict[str, str]:
+        return {}
+
+    def for_others(self) -> CountsThreads:
+        return self
+
+    def like(self, before: object) -> CountsThreads:
+        return self
+
+    def find(self, stage: str, number: int) -> None:
+        return None
+
+    def do(self, stage: str, number: int, given: object) -> int:
+        return torch.get_num_threads()
+
+
 def environment() -> dict[str, str]:
-    """That of workers which compute as the tests do."""
-    return {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    """That of workers which import what the tests do."""
+    return {"PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1"}
 
 
 @contextmanager

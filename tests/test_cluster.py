@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
 import pytest
 import torch
-from cluster_parts import NODE, POOLS, environment, two_nodes
+from cluster_parts import NODE, POOLS, CountsThreads, environment, two_nodes
 
 pytest.importorskip("ray")
 from ray.cluster_utils import Cluster
@@ -36,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from kill_curation import differences
 
 ENVIRONMENT = environment()
+THREADS = 3
 DRIVER = """
 import sys
 from pathlib import Path
@@ -55,12 +58,18 @@ def cluster() -> Iterator[Cluster]:
         yield running
 
 
+@pytest.fixture(scope="module", autouse=True)
+def threads() -> Iterator[None]:
+    """As many as a worker would not take by itself."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
-def undisturbed(config: CurateConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def undisturbed(threads: None, config: CurateConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     curate(config, folder := tmp_path_factory.mktemp("undisturbed") / "dataset")
-    torch.set_num_threads(threads)
     return folder
 
 
@@ -111,12 +120,22 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(
 ) -> None:
     out = tmp_path / "dataset"
     given = [sys.executable, "-c", DRIVER, str(cluster.address), to_json(config), str(out)]
-    with subprocess.Popen(given, env={**os.environ, **ENVIRONMENT}, stderr=subprocess.PIPE) as driver:
+    with subprocess.Popen(
+        given, env={**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(THREADS)}, stderr=subprocess.PIPE
+    ) as driver:
         once(lambda: (out / "grids" / "00001.parquet").exists() or driver.poll() is not None, 60)
         driver.kill()
     assert (out / "grids" / "00001.parquet").exists() and not (out / "manifest.json").exists()
     on_cluster(cluster, config, out)
     assert not differences(undisturbed, out)
+
+
+def test_workers_compute_with_as_many_threads_as_a_run_without_a_cluster(cluster: Cluster) -> None:
+    """Pictures' last bits depend on it."""
+    for given, threads in ((0, THREADS), (2, 2)):
+        pools = replace(POOLS, draw=replace(POOLS.draw, threads=given))
+        with Ray(str(cluster.address), pools, ENVIRONMENT) as executor:
+            assert list(executor.run(CountsThreads())) == [threads]
 
 
 def test_a_worker_of_another_version_is_one_sentence(cluster: Cluster, config: CurateConfig, tmp_path: Path) -> None:
@@ -149,8 +168,10 @@ def test_a_worker_that_does_not_see_the_run_in_its_folder_does_nothing(
 
 def test_what_hinders_a_start_is_one_sentence() -> None:
     code = "import sys; from dsd.cli.main import main; {}; sys.exit(main(sys.argv[1:]))"
+    elsewhere = socket.create_server(("127.0.0.1", 0))
     for address, before, sentence in (
         ("ray://127.0.0.1:9", "pass", b"there is no cluster at"),
+        (f"127.0.0.1:{elsewhere.getsockname()[1]}", "pass", b"something else answers there"),
         ("here", "pass", b"is no address of a cluster"),
         ("auto", "sys.modules['ray'] = None", b"ray is not installed; it comes with `pip install 'dsd[cluster]'`"),
     ):

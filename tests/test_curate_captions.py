@@ -26,6 +26,7 @@ from datasketch import MinHash, MinHashLSH
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsd.curate import likeness
 from dsd.curate.captions import BAND, BANDS, NEAR_DUPLICATE, CaptionFile
 from dsd.curate.claimed import SHARD, Captions
 from dsd.curate.cleaning import MAX_CHARACTERS, clean
@@ -405,6 +406,24 @@ def test_the_same_words_are_known_for_ever_and_like_ones_for_a_while() -> None:
     assert said.new([first, first.replace("sunny", "sunnny")]) == [True, False]
     assert all(said.new([f"{number} {number * number} other words {'x' * number}" for number in range(30)]))
     assert said.new([first.upper() + "!", first.replace("sunny", "sunnny")]) == [False, True]
+
+
+def test_texts_that_all_share_most_words_cost_no_more_each_the_more_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As grid prompts of one list of scenes do."""
+    compared = 0
+
+    def counted(one: str, other: str) -> float:
+        nonlocal compared
+        compared += 1
+        return alike(one, other)
+
+    monkeypatch.setattr(likeness, "alike", counted)
+    scenes = "at the beach, in the snow, on a table, under a tree, in a city at night"
+    texts = [f"{number:x} cat {scenes}" for number in range(2**20, 2**20 + 3000)]
+    said = Said(1.0, 8, 8)
+    assert all(said.new(texts))
+    assert 1000 < compared <= likeness.MOST_COMPARED * len(texts)
+    assert not any(said.new([f"{text}!" for text in texts[::100]]))
 
 
 @pytest.mark.parametrize("batch", [1, 3, 50])

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 import pytest
 from chat_server import ChatServer
 
+from dsd.config import to_json
 from dsd.curate.config import CurateConfig
 from dsd.curate.executors.local import Local
 from dsd.curate.executors.protocol import Executor, Record, Work
@@ -24,6 +28,29 @@ from dsd.errors import UserError
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from kill_curation import differences
+
+SLOW_TEACHER = """
+import os
+import sys
+import time
+from dsd.cli import main
+from dsd.config import from_json
+from dsd.curate.config import CurateConfig
+from dsd.curate.grids import Teacher
+from dsd.curate.pipeline import curate
+draw, drawn = Teacher.draw, []
+def slowly(*given):
+    if drawn:
+        while not os.path.exists(f"{sys.argv[2]}/grids/00000.parquet"):
+            time.sleep(0.01)
+        print("drawing the second unit", flush=True)
+        time.sleep(100)
+    drawn.append(1)
+    return draw(*given)
+Teacher.draw = slowly
+main._dispatch = lambda words: curate(from_json(CurateConfig, words[0]), words[1])
+main.command()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +137,25 @@ def test_a_curation_that_ends_while_it_judges_draws_nothing_again(
     request.getfixturevalue("no_drawing")
     curate(config, tmp_path / "dataset")
     assert not differences(finished, tmp_path / "dataset")
+
+
+def test_an_interrupt_ends_it_at_once_and_loses_nothing(finished: Path, config: CurateConfig, tmp_path: Path) -> None:
+    """While a unit of sheets is drawn, which takes minutes with real models."""
+    out = tmp_path / "dataset"
+    command = [sys.executable, "-c", SLOW_TEACHER, to_json(config), str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout is not None and run.stderr is not None
+        while (line := run.stdout.readline()) and b"drawing the second unit" not in line:
+            pass
+        began = time.monotonic()
+        run.send_signal(signal.SIGINT)
+        status = run.wait(30)
+        said = run.stderr.read().splitlines()
+    assert line and status == 130 and time.monotonic() - began < 10
+    assert said[-1] == b"dsd: interrupted; run the same command again to go on"
+    assert (out / "grids" / "00000.parquet").exists() and not (out / ".lock").exists()
+    curate(config, out)
+    assert not differences(finished, out)
 
 
 def test_another_judge_gets_the_sheets_of_a_curation_and_nothing_is_drawn(

@@ -10,9 +10,10 @@ import importlib
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from dsd.cli.parse import Verb, parse
 from dsd.config import did_you_mean, to_json
@@ -30,6 +31,9 @@ VERBS = {
     "convert": "the published weights, or a control LoRA -> an adapter",
     "plan": "what a recipe, or the curation before it, needs in memory, time and disk",
 }
+
+INTERRUPTED = 130
+"""The exit status after Ctrl-C."""
 
 HELP = """usage: dsd VERB [RECIPE] [OPTIONS]
 
@@ -58,10 +62,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("dsd: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 2
     return 0
+
+
+def command() -> NoReturn:
+    """The program `dsd`: runs the command of the process, and ends it.
+
+    An interrupt reaches the main thread alone. What others still compute, up to a whole unit of sheets, is not waited
+    for: all files are complete at any moment.
+    """
+    status = main()
+    others = (thread for thread in threading.enumerate() if thread is not threading.main_thread())
+    if status == INTERRUPTED and not all(thread.daemon for thread in others):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _dispatch(words: list[str]) -> None:

@@ -1,9 +1,10 @@
 """Texts that say what another one said before, whatever their punctuation and case: the same words, or nearly.
 
 Whether two are nearly the same is decided by datasketch's sketches (MinHash, in bands), which are computed here for
-many texts at once: two that agree in a band are compared letter by letter. The time grows with the number of texts
-alone. Of each text 8 bytes stay in memory for its words, and the sketches of the last `WINDOW` texts at least, twice as
-many at most: a text that says nearly what one before those said passes.
+many texts at once: two that agree in a band are compared letter by letter. Where very many agree, as prompts do whose
+scenes are the same, only the latest are looked at, and those that agree in the most bands are compared; so the time
+grows with the number of texts alone. Of each text 8 bytes stay in memory for its words, and the sketches of the last
+`WINDOW` texts at least, twice as many at most: a text that says nearly what one before those said passes.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import compress
+from itertools import chain, compress
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,10 @@ from datasketch import MinHash
 from datasketch.hashfunc import sha1_hash32
 
 WINDOW = 1 << 16
+MOST_SHARING = 64
+"""The latest texts that are looked at of those that agree in one band."""
+MOST_COMPARED = 16
+"""Texts that a new one is compared with, letter by letter."""
 _PIECE = 4
 _PERMUTED = np.asarray(MinHash(num_perm=64, seed=1, scheme="affine32").permutations, np.uint32).T
 _MIX = 0x9E3779B97F4A7C15  # odd, with bits all over: one number of a band's values, as good as the values
@@ -109,8 +115,8 @@ class Said:
     def _nearly(self, text: str, row: Sequence[int]) -> bool:
         if self._old.by_key.keys().isdisjoint(row) and self._new.by_key.keys().isdisjoint(row):
             return False
-        others = {*self._old.sharing(row), *self._new.sharing(row)}
-        return any(alike(text, other) >= self._threshold for other in others)
+        others = Counter(chain(self._old.sharing(row), self._new.sharing(row))).most_common(MOST_COMPARED)
+        return any(alike(text, other) >= self._threshold for other, _ in others)
 
     def _keep(self, text: str, row: Sequence[int]) -> None:
         if len(self._new.texts) == self._window:
@@ -132,14 +138,16 @@ class _Generation:
             before = self.by_key.setdefault(key, number)
             if isinstance(before, list):
                 before.append(number)
+                if len(before) == 2 * MOST_SHARING:
+                    del before[:MOST_SHARING]
             elif before != number:
                 self.by_key[key] = [before, number]
 
     def sharing(self, row: Sequence[int]) -> Iterator[str]:
-        """Texts that have one of the keys."""
+        """The latest texts that have each of the keys; one that has several comes so many times."""
         for key in row:
             numbers = self.by_key.get(key, ())
-            for number in (numbers,) if isinstance(numbers, int) else numbers:
+            for number in (numbers,) if isinstance(numbers, int) else numbers[-MOST_SHARING:]:
                 yield self.texts[number]
 
 

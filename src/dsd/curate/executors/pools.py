@@ -14,7 +14,9 @@ class Pool:
     Attributes:
         min_actors: workers that are there as long as the stage has work.
         max_actors: as many at most while units wait for the stage.
-        num_cpus: cores that a worker takes up, and threads that it computes with.
+        num_cpus: cores that a worker takes up.
+        threads: that it computes with; 0 for as many as the process that started the run would compute with, so that
+            pictures drawn on CPUs are those of a run without a cluster, whose last bits depend on it.
         num_gpus: GPUs that it takes up; parts of one are possible.
         at_once: units in work at once in a worker. Models that compute in it take turns, so two keep it busy while
             files are written; a worker that waits for a server may have many.
@@ -23,6 +25,7 @@ class Pool:
     min_actors: int = 1
     max_actors: int = 8
     num_cpus: float = 1.0
+    threads: int = 0
     num_gpus: float = 0.0
     at_once: int = 2
 
@@ -32,6 +35,8 @@ class Pool:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if self.max_actors < self.min_actors:
             raise UserError(f"max_actors is {self.max_actors}, but must be at least min_actors, {self.min_actors}")
+        if self.threads < 0:
+            raise UserError(f"threads is {self.threads}, but must be 0 (as many as where the run was started) or more")
         for name in ("num_cpus", "num_gpus"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UserError(f"{name} is {getattr(self, name)}, but must be a number from 0 on")

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
+import grpc
 import ray
+import torch
 from ray.exceptions import (
     ActorUnschedulableError,
     NodeDiedError,
@@ -277,7 +279,9 @@ class _Crew:
 
     def _hire(self, stage: str) -> None:
         pool = self._pools.of(stage)
-        actor = _remote(pool, self._environment).remote(stage, os.getcwd(), version("dsd"))
+        threads = pool.threads or torch.get_num_threads()
+        worker = _remote(pool, {"OMP_NUM_THREADS": str(threads), **self._environment})
+        actor = worker.remote(stage, os.getcwd(), version("dsd"), threads)
         self._members.append(_Member(stage, actor, actor.take.remote(self._work, trying=self._trying)))
 
     def _dismiss(self, member: _Member) -> None:
@@ -301,12 +305,8 @@ def _remote(pool: Pool, environment: dict[str, str]) -> Any:
         num_gpus=pool.num_gpus,
         max_concurrency=pool.at_once,
         scheduling_strategy="SPREAD",
-        runtime_env={"env_vars": {**_threads(pool), **environment}},
+        runtime_env={"env_vars": environment},
     )
-
-
-def _threads(pool: Pool) -> dict[str, str]:
-    return {"OMP_NUM_THREADS": str(max(1, int(pool.num_cpus)))}
 
 
 def _last_line(error: Exception) -> str:
@@ -323,6 +323,15 @@ def _cluster() -> Iterator[None]:
         raise UserError(
             f"the cluster is gone ({cut(reason_of(error))}); start it, and run the same command again to go on"
         ) from error
+
+
+def _speaks_grpc(address: str) -> bool:
+    with grpc.insecure_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=_CONNECT_SECONDS)
+        except grpc.FutureTimeoutError:
+            return False
+    return True
 
 
 def _connect(address: str) -> None:
@@ -343,6 +352,8 @@ def _connect(address: str) -> None:
             socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
         except OSError as error:
             raise UserError(f"{wrong} ({error.strerror or reason_of(error)}); {fix}") from error
+        if not _speaks_grpc(where):  # Ray would wait for minutes
+            raise UserError(f"{wrong} (something else answers there); {fix}")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_CLIENT_MAX_CONNECTION_TIMEOUT_S", "5")
     dashboard = False if address == "local" else None

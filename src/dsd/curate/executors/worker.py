@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dsd.curate.executors.protocol import Work
 from dsd.errors import UserError
 
@@ -20,12 +22,11 @@ class Worker:
         stage: of all its units.
         folder: that relative paths start from, if it is there.
         wanted: version of this package.
-
-    Raises:
-        UserError: another version is installed here.
+        threads: to compute with.
     """
 
-    def __init__(self, stage: str, folder: str, wanted: str) -> None:
+    def __init__(self, stage: str, folder: str, wanted: str, threads: int) -> None:
+        torch.set_num_threads(threads)
         if Path(folder).is_dir():
             os.chdir(folder)
         self._stage, self._wanted, self._work = stage, wanted, None
