@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from chat_server import ChatServer, chat_server, completion, log_probabilities
 
-from dsd.chat.openai import OpenAIChat
-from dsd.chat.openai_asking import Patience
-from dsd.chat.openai_decisions import decision_of
-from dsd.chat.openai_dialect import Dialect
+from dsd.chat.openai.asking import Patience
+from dsd.chat.openai.client import OpenAIChat
+from dsd.chat.openai.decisions import decision_of
+from dsd.chat.openai.dialect import Dialect
 from dsd.chat.protocol import ChatFailure, ChatRequest, Message, TextPart
 from dsd.curate.schemas import DirectVerdict, PanelDescription
 from dsd.errors import UserError

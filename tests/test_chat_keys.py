@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from chat_server import ChatServer, Raw, Scripted, chat_server, completion, raw
 
-from dsd.chat.openai import OpenAIChat
-from dsd.chat.openai_address import Address, Key
-from dsd.chat.openai_asking import Patience
+from dsd.chat.openai.address import Address, Key
+from dsd.chat.openai.asking import Patience
+from dsd.chat.openai.client import OpenAIChat
 from dsd.chat.protocol import ChatFailure, ChatRequest, Message, TextPart
 from dsd.chat.registry import claimed_name, load_chat
 from dsd.chat.replay import Recorder

@@ -16,11 +16,11 @@ from chat_server import ChatServer, Endless, Raw, Scripted, chat_server, complet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsd.chat.openai import OpenAIChat
-from dsd.chat.openai_asking import Patience
-from dsd.chat.openai_faults import Fault
-from dsd.chat.openai_line import Spoken
-from dsd.chat.openai_replies import Said, read_reply
+from dsd.chat.openai.asking import Patience
+from dsd.chat.openai.client import OpenAIChat
+from dsd.chat.openai.faults import Fault
+from dsd.chat.openai.line import Spoken
+from dsd.chat.openai.replies import Said, read_reply
 from dsd.chat.protocol import ChatFailure, ChatRequest, Message, TextPart
 from dsd.curate.schemas import DirectVerdict
 from dsd.errors import UserError

@@ -13,9 +13,9 @@ import tiny
 from chat_server import ChatServer, chat_server
 from PIL import Image
 
-from dsd.chat.openai import OpenAIChat
-from dsd.chat.openai_asking import Patience
-from dsd.chat.openai_dialect import DataUrls
+from dsd.chat.openai.asking import Patience
+from dsd.chat.openai.client import OpenAIChat
+from dsd.chat.openai.dialect import DataUrls
 from dsd.chat.protocol import ChatFailure, ChatRequest, ImagePart, Message, TextPart
 from dsd.chat.registry import load_chat
 from dsd.chat.replay import Recorder, ReplayChat

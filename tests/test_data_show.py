@@ -18,10 +18,11 @@ from audit_parts import Rows, rewrite, said
 from PIL import Image
 from playwright.sync_api import Browser
 
-from dsd.audit.edit import split_dataset
+from dsd.audit.edit import filter_dataset, split_dataset
 from dsd.audit.folder import open_folder
 from dsd.audit.funnel_bars import groups
 from dsd.audit.show import Page, page_of, show_dataset
+from dsd.audit.spent import spent
 from dsd.curate.funnel import Funnel
 from dsd.data.store import FUNNEL, MANIFEST, DatasetReader, DatasetWriter
 from dsd.errors import UserError
@@ -201,6 +202,21 @@ def test_a_dataset_elsewhere_and_a_page_elsewhere(finished: Path, tmp_path: Path
     show_dataset(place, tmp_path / "page.html")
     page = show_dataset(place, f"{place}.html")
     assert page == Place.of(f"{place}.html") and page.read_text() == (tmp_path / "page.html").read_text()
+
+
+def test_what_was_asked_of_each_model_is_counted(finished: Path, tmp_path: Path) -> None:
+    opened = open_folder(finished)
+    funnel, config = opened.funnel, opened.recipe
+    assert funnel is not None
+    writer, teacher, judge = spent(opened)
+    assert (writer.calls, teacher.calls) == (funnel.captions, funnel.grid_prompts)
+    assert judge.calls == 4 * funnel.sheets + config["votes"] * funnel.candidates
+    assert writer.given and judge.given and judge.replied and writer.model == config["chat"]
+    page = page_of(opened, 1, 0)
+    assert [row[2] for row in page.spent] == [f"{one.calls:,}" for one in (writer, teacher, judge)]
+    assert "What it cost" in page.titles
+    filter_dataset(finished, "same", tmp_path / "some")
+    assert not spent(open_folder(tmp_path / "some"))
 
 
 def test_what_a_split_made_says_of_what(finished: Path, tmp_path: Path) -> None:

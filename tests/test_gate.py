@@ -19,7 +19,7 @@ import pytest
 import tiny
 from chat_server import ChatServer, chat_server
 
-from dsd.chat.openai import OpenAIChat
+from dsd.chat.openai.client import OpenAIChat
 from dsd.chat.protocol import ChatFailure, ChatRequest, Reply
 from dsd.chat.replay import Recorder, ReplayChat
 from dsd.curate.contradiction import CONTRADICTION, contradiction, misquoted, points

@@ -127,6 +127,17 @@ def test_money_is_hours_and_tokens_at_their_prices_and_each_is_said_when_it_is_l
     assert "devices 0.00" in dict(both.rows)["money"]
 
 
+@pytest.mark.parametrize(("side", "tokens"), [(28, 1), (64, 9), (512, 19 * 19)])
+def test_a_panel_counts_as_whole_squares_of_pixels_and_makes_a_question_longer(side, tokens):
+    config = parts.config("captions.txt", SERVED, panel_size=side)
+    assert cost.picture_tokens(config) == tokens
+    amount = cost.amounts(config, 24, FUNNEL)
+    shown = amount.panels + 2 * amount.judgements
+    least = cost.tokens(replace(config, panel_size=1), amount)["judge"].given
+    assert cost.tokens(config, amount)["judge"].given == pytest.approx(least + shown * (tokens - 1))
+    assert least > shown
+
+
 def test_embedded_models_cost_no_tokens(capsys):
     said = _said("tiny", "--no-calibrate", "--million-tokens-price", "5", "15", capsys=capsys)
     assert "tokens 0.00" in _value(said, "money")

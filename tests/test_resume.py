@@ -221,6 +221,16 @@ def test_a_lease_that_ran_out_or_was_left_by_a_dead_process_is_taken_over(
         assert json.loads((folder / ".lock").read_text())["seen"] > first, "it is renewed"
 
 
+def test_a_start_that_is_refused_leaves_no_folder(config: CurateConfig, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    for change in ({"captions": "missing.txt"}, {"chat": "embedded:none"}, {"judge": "openai:m@http://127.0.0.1:9/v1"}):
+        for out in (tmp_path / "new", there):
+            with pytest.raises(UserError):
+                curate(replace(config, **change), out)
+    assert list(tmp_path.iterdir()) == [there] and not list(there.iterdir())
+
+
 HOLD = """
 import sys, time
 from dsd.locks import held

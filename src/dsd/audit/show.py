@@ -14,6 +14,7 @@ from dsd.audit.figures import Figures
 from dsd.audit.folder import UNITS, Folder, numbers, open_folder
 from dsd.audit.funnel_bars import Group, groups
 from dsd.audit.lots import Lots
+from dsd.audit.spent import spent
 from dsd.curate.diversity import diversity_of
 from dsd.data.comparison import points
 from dsd.data.records import Pair, Reject
@@ -74,6 +75,7 @@ class Page:
         diversity: see `dsd.curate.diversity.diversity`.
         models, settings, made_from, files: rows of tables.
         time: sentences.
+        spent: rows of a table.
     """
 
     title: str
@@ -92,6 +94,7 @@ class Page:
     made_from: Sequence[Sequence[str]]
     files: Sequence[Sequence[str]]
     time: str
+    spent: Sequence[Sequence[str]]
 
     @property
     def titles(self) -> list[str]:
@@ -103,6 +106,7 @@ class Page:
             "Diversity": self.diversity.get("grid prompts"),
             "What it was made with": True,
             "Size and time": self.files or self.time,
+            "What it cost": self.spent,
         }
         return [title for title, shown in there.items() if shown]
 
@@ -168,6 +172,7 @@ def page_of(folder: Folder, pairs: int, seed: int) -> Page:
         made_from=list(_made_from(folder.recipe)),
         files=list(_files(folder)),
         time=_time(folder),
+        spent=list(_spent(folder)),
     )
 
 
@@ -235,6 +240,18 @@ def _files(folder: Folder) -> Iterator[list[str]]:
         if shards := folder.of(kind):
             size = sum((folder.path / shard.path).size() for shard in shards)
             yield [kind, f"{folder.rows(kind):,}", f"{len(shards):,}", _size(size)]
+
+
+def _spent(folder: Folder) -> Iterator[list[str]]:
+    """What was asked of each model, in words."""
+    for one in spent(folder):
+        tokens = ["" if count is None else f"about {_rounded(count)}" for count in (one.given, one.replied)]
+        operations = "" if one.operations is None else f"{one.operations:.3g}"
+        yield [one.what, one.model.partition("@")[0], f"{one.calls:,}", *tokens, operations]
+
+
+def _rounded(count: float) -> str:
+    return f"{count / 1e6:,.3g} M" if count >= 1e6 else f"{count:,.0f}"
 
 
 def _size(count: int) -> str:

@@ -24,8 +24,8 @@ def load_chat(name: str, *, batch_size: int = 64) -> ChatModel:
 
         return ReplayChat(Path(rest))
     if kind == "openai":
-        from dsd.chat.openai import OpenAIChat
-        from dsd.chat.openai_address import split_name
+        from dsd.chat.openai.address import split_name
+        from dsd.chat.openai.client import OpenAIChat
 
         model, address, variable = split_name(name)
         return OpenAIChat(model, address.url, key_variable=variable, concurrency=batch_size)
@@ -42,7 +42,7 @@ def claimed_name(name: str) -> str:
     Raises:
         UserError: the address in the name holds a key.
     """
-    from dsd.chat.openai_address import model_of
+    from dsd.chat.openai.address import model_of
 
     return model_of(name) if name.startswith("openai:") else name
 
@@ -53,7 +53,7 @@ def require_connection(chat: ChatModel) -> None:
     Raises:
         UserError: the server is away.
     """
-    from dsd.chat.openai import OpenAIChat
+    from dsd.chat.openai.client import OpenAIChat
 
     if isinstance(chat, OpenAIChat):
         chat.require_connection()

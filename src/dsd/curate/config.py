@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dsd.chat.openai_address import model_of
+from dsd.chat.openai.address import model_of
 from dsd.config import how_it_runs, require_seeds, require_text
 from dsd.curate.tasks.registry import DEFAULT, find, task_of
 from dsd.errors import UserError

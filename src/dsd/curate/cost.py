@@ -6,6 +6,7 @@ of a trial on this machine (`dsd.curate.trial`), or else of counted operations a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -150,7 +151,7 @@ class Tokens:
 
 def picture_tokens(config: CurateConfig) -> int:
     """Tokens that a panel counts as."""
-    return -((-config.panel_size // PIXELS_OF_A_TOKEN) ** 2)
+    return math.ceil(config.panel_size / PIXELS_OF_A_TOKEN) ** 2
 
 
 def tokens(config: CurateConfig, amount: Amounts) -> Mapping[str, Tokens]:

@@ -13,8 +13,8 @@ from functools import cache
 
 import httpx
 
-from dsd.chat.openai_address import Address, Key
-from dsd.chat.openai_faults import Fault, one_line
+from dsd.chat.openai.address import Address, Key
+from dsd.chat.openai.faults import Fault, one_line
 
 _ERROR_BYTES = 1 << 16
 _GZIP = ("gzip", "x-gzip", "deflate")

@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 
-from dsd.chat.openai_dialect import DataUrls, Dialect, messages_of
-from dsd.chat.openai_faults import Fault
-from dsd.chat.openai_line import Line, Spoken
-from dsd.chat.openai_replies import Said, read_reply
+from dsd.chat.openai.dialect import DataUrls, Dialect, messages_of
+from dsd.chat.openai.faults import Fault
+from dsd.chat.openai.line import Line, Spoken
+from dsd.chat.openai.replies import Said, read_reply
 from dsd.chat.parse import CutText
 from dsd.chat.protocol import ChatFailure, ChatRequest
 from dsd.errors import UserError

@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from dsd.chat.openai_address import Address, Key
-from dsd.chat.openai_asking import Asking, Patience
-from dsd.chat.openai_decisions import decision_of
-from dsd.chat.openai_dialect import Dialect
-from dsd.chat.openai_faults import Fault
-from dsd.chat.openai_line import Line
-from dsd.chat.openai_replies import Said
+from dsd.chat.openai.address import Address, Key
+from dsd.chat.openai.asking import Asking, Patience
+from dsd.chat.openai.decisions import decision_of
+from dsd.chat.openai.dialect import Dialect
+from dsd.chat.openai.faults import Fault
+from dsd.chat.openai.line import Line
+from dsd.chat.openai.replies import Said
 from dsd.chat.parse import Answer, ask_until_parsed
 from dsd.chat.protocol import ChatFailure, ChatRequest, Decision, Reply
 from dsd.errors import UserError

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from dsd.chat.openai_faults import Fault, fault_of_error, fault_of_status, one_line
-from dsd.chat.openai_line import Spoken
+from dsd.chat.openai.faults import Fault, fault_of_error, fault_of_status, one_line
+from dsd.chat.openai.line import Spoken
 from dsd.chat.parse import Answer, CutText
 from dsd.chat.protocol import ChatFailure
 
