@@ -43,10 +43,13 @@ class Source:
         total: how many there are; None where that is not known beforehand.
         whole: a folder of which any file may be data; None where it is known which are.
         own: the user's own data, row by row; None for a curated dataset.
+        verify: makes sure that what is read is what the fingerprint tells of, where only reading all of it can tell;
+            raises `UserError`.
     """
 
     examples: Callable[[], Iterator[Example]]
     fingerprint: str
+    verify: Callable[[], None] = lambda: None
     total: int | None = None
     whole: Path | None = None
     own: OwnRows | None = None
@@ -71,7 +74,8 @@ def open_source(
     place, path, columns = Place.of(data), Path(data), columns or Columns()
     if place.local is None or (path / MANIFEST).is_file() or (path / _UNITS).is_dir():  # unfinished ones are refused
         reader = DatasetReader(place)
-        return Source(examples=reader.examples, fingerprint=(place / MANIFEST).sha256()[:16], total=len(reader))
+        fingerprint = (place / MANIFEST).sha256()[:16]
+        return Source(examples=reader.examples, fingerprint=fingerprint, verify=reader.verify, total=len(reader))
     folder = path.parent if path.is_file() else path
     tables = [path] if path.is_file() else [path / name for name in METADATA]
     table = next((table for table in tables if table.suffix in _OF_TABLES and table.is_file()), None)

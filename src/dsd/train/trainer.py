@@ -19,11 +19,13 @@ from dsd.data.pairs import ids_of
 from dsd.data.records import Example
 from dsd.data.sources import Source, open_source
 from dsd.errors import UserError
+from dsd.files import sweep
 from dsd.locks import held
 from dsd.models import revision_or_name
 from dsd.train import adapter as adapters
 from dsd.train import checkpoint, environment, loop
 from dsd.train.config import TrainConfig
+from dsd.train.stopping import Termination
 from dsd.train.task import TwoFrameTask
 
 __all__ = ["TrainConfig", "train"]
@@ -52,13 +54,14 @@ def train(
     finished, source = out / "adapter", _source_of(data, config)
     if is_finished(config, source, out):
         return finished
-    with held(out) if accelerator.is_main_process else nullcontext():
+    with Termination(at_once=True), held(out) if accelerator.is_main_process else nullcontext():
         _train(config, source, out, latents or out / "latents", accelerator)
     return finished
 
 
 def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
+        sweep(out, folders=True)
         if not runs.begun(out, config):
             discard(out / "latents")  # of a start that failed on what it found
         latent_cache(config, source, latents, accelerator.device)
@@ -66,8 +69,9 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
     cache = LatentCache(latents)
     backbone = load_backbone(config.base, device=accelerator.device, dtype=_frozen_dtype(config), text=False)
     task = TwoFrameTask(config, backbone, attach(config, backbone), cache, accelerator, out)
+    sources = {"base": revision_or_name(config.base), "data": source.fingerprint}
     if accelerator.is_main_process:
-        runs.claim(out, config, {"base": revision_or_name(config.base), "data": source.fingerprint})
+        runs.claim(out, config, sources)
         environment.record(out / "environment.json")
     loop.run(
         task,
@@ -77,6 +81,7 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
         evaluate_every=config.sample_every,
         description="training the student",
         writes=accelerator.is_main_process,
+        of=sources | runs.deciding(config, "train"),
     )
     if accelerator.is_main_process:
         export(task, out / "adapter")
@@ -163,17 +168,19 @@ def latent_cache(
         folder: of the cache.
         device: to encode on.
     """
-    data = _source_of(data, config)
+    source = _source_of(data, config)
     key = CacheKey(
         base=revision_or_name(config.base),
-        data=data.fingerprint,
+        data=source.fingerprint,
         frame_size=config.frame_size,
         max_sequence_length=config.max_sequence_length,
     )
     if not is_complete(folder, key):
+        source.verify()
         with held(folder, "latents"):
+            sweep(folder)
             backbone = load_backbone(config.base, device=device, dtype=_frozen_dtype(config), transformer=False)
-            build_cache(data.examples(), backbone, folder, key, total=data.total)
+            build_cache(source.examples(), backbone, folder, key, total=source.total)
     return LatentCache(folder)
 
 
