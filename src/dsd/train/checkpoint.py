@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ def latest(
     passed: list[Unusable] = []
     for step, path in reversed(step_folders(folder)):
         try:
-            tensors = _load(path, step, of or {}, like or {})
+            tensors = _load(path, _usable(path, step, of or {}), like or {})
         except Unusable as error:
             passed.append(error)
             continue
@@ -153,9 +153,30 @@ def latest(
             console.print(f'warning: {error}; "{path}" is gone on from instead', soft_wrap=True, markup=False)
         return step, tensors
     if passed:
-        others = f", and so are the {len(passed) - 1} others" if len(passed) > 1 else ""
-        raise UserError(f'{passed[0]}{others}; delete "{folder}" to begin anew, or give another folder')
+        raise _none_is_good(folder, passed)
     return None
+
+
+def require_usable(folder: Path, of: Mapping[str, str]) -> None:
+    """Tells early, before tensors are read, that training cannot go on from what a folder holds.
+
+    Args:
+        folder: where the ``step-0001000`` folders live.
+        of: what decides this run, by name.
+
+    Raises:
+        UserError: there are checkpoints, but each says that it is of another run, or is damaged.
+    """
+    passed: list[Unusable] = []
+    for step, path in reversed(step_folders(folder)):
+        try:
+            _usable(path, step, of)
+        except Unusable as error:
+            passed.append(error)
+            continue
+        return
+    if passed:
+        raise _none_is_good(folder, passed)
 
 
 def read_state(path: Path) -> State:
@@ -174,8 +195,8 @@ def read_state(path: Path) -> State:
     return read_json(path / STATE, read, _DAMAGED)
 
 
-def _load(path: Path, step: int, of: Mapping[str, str], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint.
+def _usable(path: Path, step: int, of: Mapping[str, str]) -> State:
+    """What a checkpoint says of itself, if it is of this run.
 
     Raises:
         Unusable: it is damaged, or of another run.
@@ -189,6 +210,15 @@ def _load(path: Path, step: int, of: Mapping[str, str], like: Mapping[str, Tenso
     for name, now in of.items():
         if state.of.get(name, now) != now:
             raise Unusable(f'"{path}" is a checkpoint of a run with {name} = {state.of[name]} (now {now})')
+    return state
+
+
+def _load(path: Path, state: State, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint.
+
+    Raises:
+        Unusable: they are damaged, or of another shape.
+    """
     file = path / TENSORS
     try:
         if file.stat().st_size != state.size or sha256_of_parts(file) != state.sha256:
@@ -203,6 +233,11 @@ def _load(path: Path, step: int, of: Mapping[str, str], like: Mapping[str, Tenso
                 f'"{file}" does not fit what is trained: {name} {found}, where {tuple(tensor.shape)} is wanted'
             )
     return tensors
+
+
+def _none_is_good(folder: Path, passed: Sequence[Unusable]) -> UserError:
+    others = f" (and {len(passed) - 1} more of no use)" if len(passed) > 1 else ""
+    return UserError(f'{passed[0]}{others}; delete "{folder}" to begin anew, or give another folder')
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -11,7 +11,15 @@ from accelerate import Accelerator
 from diffusers.models.modeling_utils import ModelMixin
 
 from dsd import runs
-from dsd.backbones.adapter import AdapterMetadata, is_of_another_base, load_metadata, save_adapter, save_full
+from dsd.backbones.adapter import (
+    AdapterMetadata,
+    is_full,
+    is_of_another_base,
+    load_adapter,
+    load_metadata,
+    save_adapter,
+    save_full,
+)
 from dsd.backbones.registry import load_backbone
 from dsd.backbones.stock import StockBackbone
 from dsd.data.latents import CacheKey, LatentCache, build_cache, discard, fingerprint, is_complete
@@ -21,6 +29,7 @@ from dsd.data.sources import Source, open_source
 from dsd.errors import UserError
 from dsd.files import sweep
 from dsd.locks import held
+from dsd.log import console
 from dsd.models import revision_or_name
 from dsd.train import adapter as adapters
 from dsd.train import checkpoint, environment, loop
@@ -29,6 +38,9 @@ from dsd.train.stopping import Termination
 from dsd.train.task import TwoFrameTask
 
 __all__ = ["TrainConfig", "train"]
+
+ADAPTER = "adapter"
+"""The folder of the finished adapter in a run's."""
 
 
 @loop.flushed_denormals()
@@ -51,7 +63,7 @@ def train(
         UserError: the folder holds a run of another config or other data, or the data does not fit.
     """
     accelerator = Accelerator()
-    finished, source = out / "adapter", _source_of(data, config)
+    finished, source = out / ADAPTER, _source_of(data, config)
     if is_finished(config, source, out):
         return finished
     with Termination(at_once=True), held(out) if accelerator.is_main_process else nullcontext():
@@ -60,8 +72,11 @@ def train(
 
 
 def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accelerator: Accelerator) -> None:
+    sources = {"base": revision_or_name(config.base), "data": source.fingerprint}
+    of = sources | runs.deciding(config, "train")
     if accelerator.is_main_process:
         sweep(out, folders=True)
+        checkpoint.require_usable(out / loop.CHECKPOINTS, of)
         if not runs.begun(out, config):
             discard(out / "latents")  # of a start that failed on what it found
         latent_cache(config, source, latents, accelerator.device)
@@ -69,7 +84,6 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
     cache = LatentCache(latents)
     backbone = load_backbone(config.base, device=accelerator.device, dtype=_frozen_dtype(config), text=False)
     task = TwoFrameTask(config, backbone, attach(config, backbone), cache, accelerator, out)
-    sources = {"base": revision_or_name(config.base), "data": source.fingerprint}
     if accelerator.is_main_process:
         runs.claim(out, config, sources)
         environment.record(out / "environment.json")
@@ -81,10 +95,10 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
         evaluate_every=config.sample_every,
         description="training the student",
         writes=accelerator.is_main_process,
-        of=sources | runs.deciding(config, "train"),
+        of=of,
     )
     if accelerator.is_main_process:
-        export(task, out / "adapter")
+        export(task, out / ADAPTER)
     accelerator.wait_for_everyone()
 
 
@@ -94,18 +108,40 @@ def is_finished(config: TrainConfig, data: Source, out: Path) -> bool:
     Raises:
         UserError: it holds a run of another config, of other data or of more steps, or an adapter of other weights.
     """
-    runs.begun(out, config, sources={"data": data.fingerprint})
-    finished = out / "adapter"
-    metadata = load_metadata(finished) if finished.exists() else None
+    checkpoints = out / loop.CHECKPOINTS
+    claimed = runs.begun(out, config, sources={"data": data.fingerprint}) and (out / runs.SOURCES).exists()
+    metadata = _metadata_of(out / ADAPTER, checkpoints)
     if metadata is not None and is_of_another_base(metadata, config.base):
         raise UserError(
             f'"{out}" holds an adapter of other weights (revision {metadata.base_revision}) than those that '
             f'"{config.base}" now has; give another folder to train anew'
         )
-    done = checkpoint.newest(out / "checkpoints")
+    done = checkpoint.newest(checkpoints)
+    if metadata is not None and not claimed and not done:
+        raise UserError(
+            f'"{out}" holds an adapter, but {runs.CONFIG} or {runs.SOURCES}, which say what it was trained on, is '
+            "missing; bring it back, or give another folder"
+        )
     done = done if metadata is None else max(done, metadata.steps)
     require_no_more_steps(out, done, config)
-    return metadata is not None and metadata.steps in (0, config.steps)
+    return metadata is not None and claimed and metadata.steps in (0, config.steps)
+
+
+def _metadata_of(finished: Path, checkpoints: Path) -> AdapterMetadata | None:
+    """Of a finished adapter; None where there is none, or a damaged one that a checkpoint makes anew.
+
+    Raises:
+        UserError: it is damaged, and there is no checkpoint.
+    """
+    if not finished.exists():
+        return None
+    try:
+        return load_metadata(finished) if is_full(finished) else load_adapter(finished)[1]
+    except UserError as error:
+        if not checkpoint.newest(checkpoints):
+            raise
+        console.print(f"warning: {error}: it is written anew from its checkpoint", soft_wrap=True, markup=False)
+        return None
 
 
 def require_no_more_steps(out: Path, done: int, config: TrainConfig) -> None:
