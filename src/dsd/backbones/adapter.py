@@ -11,6 +11,7 @@ The format has no separate scale: a LoRA's ``alpha / rank`` is multiplied into `
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
@@ -175,8 +176,11 @@ def load_metadata(folder: Path | str) -> AdapterMetadata:
         UserError: Not an adapter folder, or one of another schema.
     """
     path = Path(folder) / METADATA_FILE
-    if not path.is_file():
-        raise UserError(no_adapter(folder, METADATA_FILE))
+    try:
+        if not path.is_file():
+            raise UserError(no_adapter(folder, METADATA_FILE))
+    except OSError as error:
+        raise UserError(f'cannot read "{path}" ({error.strerror}); give a folder that you may read') from error
     try:
         text = path.read_text(encoding="utf-8").replace('"canvas":', '"film":', 1)  # its name until frames had an axis
         metadata = from_json(AdapterMetadata, text)
@@ -193,7 +197,7 @@ def load_metadata(folder: Path | str) -> AdapterMetadata:
 
 def is_full(folder: Path | str) -> bool:
     """Whether the folder holds a complete transformer rather than low-rank changes."""
-    return (Path(folder) / FULL_FOLDER).is_dir()
+    return os.path.isdir(Path(folder) / FULL_FOLDER)  # one that may not be read is none
 
 
 def load_adapter(folder: Path | str) -> tuple[dict[str, LowRank], AdapterMetadata]:
