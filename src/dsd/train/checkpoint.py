@@ -24,6 +24,8 @@ from dsd.errors import UserError, cut, reason_of
 from dsd.files import DamagedFile, atomic_folder, read_json, sha256_of_parts
 from dsd.log import console
 
+FOLDER = "checkpoints"
+"""Of a run's checkpoints, in its folder."""
 SCHEMA = 2
 """Of the folders; those of schema 1 had no digests."""
 TENSORS, STATE = "state.safetensors", "state.json"

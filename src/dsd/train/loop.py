@@ -22,9 +22,6 @@ from dsd.train import checkpoint
 from dsd.train.metrics import Metrics
 from dsd.train.stopping import Terminated, Termination
 
-CHECKPOINTS = "checkpoints"
-"""The folder of them in a run's."""
-
 
 class Task(Protocol):
     """What is trained: a model with its optimizer, data and held-out evaluation."""
@@ -115,7 +112,7 @@ def run(
         Terminated: SIGTERM came; what is done is kept.
     """
     writes_to = _Writer(task, folder, of or {}, score) if writes else None
-    found = checkpoint.latest(folder / CHECKPOINTS, of=of, like=task.tensors(), says=writes)
+    found = checkpoint.latest(folder / checkpoint.FOLDER, of=of, like=task.tensors(), says=writes)
     start = 0
     if found is not None:
         start, tensors = found
@@ -139,7 +136,7 @@ def run(
                 break
         if stop.asked_of_any():
             if writes:
-                where = f'what is done is kept in "{folder / CHECKPOINTS}"'
+                where = f'what is done is kept in "{folder / checkpoint.FOLDER}"'
                 console.print(
                     f"stopped by SIGTERM; {where}, and the same command goes on", soft_wrap=True, markup=False
                 )
@@ -156,7 +153,7 @@ class _Writer:
         of: Mapping[str, str],
         score: Callable[[dict[str, float]], float] | None,
     ) -> None:
-        make_folder(folder / CHECKPOINTS)  # what is in the way is told before the work
+        make_folder(folder / checkpoint.FOLDER)  # what is in the way is told before the work
         self._task, self._folder, self._of, self._score = task, folder, of, score
         self._metrics = Metrics(folder / "metrics.jsonl")
         self._since: dict[str, list[float | Tensor]] = {}
@@ -197,4 +194,4 @@ class _Writer:
     def save(self, done: int) -> None:
         """Writes a checkpoint of a state that makes sense."""
         self._metrics.means(self._since, done)
-        checkpoint.save(self._folder / CHECKPOINTS, done, self._task.tensors(), of=self._of)
+        checkpoint.save(self._folder / checkpoint.FOLDER, done, self._task.tensors(), of=self._of)

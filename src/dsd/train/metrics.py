@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dsd.errors import UserError, cut
 from dsd.files import write_atomic, writing
+from dsd.train import checkpoint
 
 GRADIENT_NORM = "gradient_norm"
 """The metric of this name is watched; see `Metrics.means`."""
@@ -96,9 +97,11 @@ class Metrics:
         return {name: float(found.mean()) for name, found in values.items()}
 
     def _diverged(self, what: str) -> UserError:
+        folder = self.path.parent / checkpoint.FOLDER
+        kept = checkpoint.newest(folder)
+        which = f'the last good checkpoint, of step {kept}, is kept in "{folder}"' if kept else "no checkpoint is kept"
         return UserError(
-            f"training has diverged: {what}; the last good checkpoint is in "
-            f'"{self.path.parent / "checkpoints"}"; train at a lower learning rate, with a longer warm-up or in '
+            f"training has diverged: {what}; {which}; train at a lower learning rate, with a longer warm-up or in "
             "float32, in another folder"
         )
 

@@ -76,7 +76,7 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
     of = sources | runs.deciding(config, "train")
     if accelerator.is_main_process:
         sweep(out, folders=True)
-        checkpoint.require_usable(out / loop.CHECKPOINTS, of)
+        checkpoint.require_usable(out / checkpoint.FOLDER, of)
         if not runs.begun(out, config):
             discard(out / "latents")  # of a start that failed on what it found
         latent_cache(config, source, latents, accelerator.device)
@@ -108,7 +108,7 @@ def is_finished(config: TrainConfig, data: Source, out: Path) -> bool:
     Raises:
         UserError: it holds a run of another config, of other data or of more steps, or an adapter of other weights.
     """
-    checkpoints = out / loop.CHECKPOINTS
+    checkpoints = out / checkpoint.FOLDER
     claimed = runs.begun(out, config, sources={"data": data.fingerprint}) and (out / runs.SOURCES).exists()
     metadata = _metadata_of(out / ADAPTER, checkpoints)
     if metadata is not None and is_of_another_base(metadata, config.base):
