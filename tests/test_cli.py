@@ -151,3 +151,14 @@ def test_a_flag_that_takes_many_values_may_be_given_many_times(capsys):
 def test_a_flag_that_takes_one_value_is_refused_when_it_is_given_twice(words, capsys):
     assert main(["generate", *words, "--dry-run"]) == 2
     assert "twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--out", ""], ["--out="], ["--out", " "]])
+def test_an_empty_folder_is_not_the_one_that_one_is_in(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["curate", "tiny", *words]) == 2
+    assert "got an empty --out" in capsys.readouterr().err
+
+
+def test_help_of_a_verb_of_two_words_names_what_comes_next(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "curate", "--help"]) == 0
+    assert '"flux-dev"' in capsys.readouterr().out

@@ -215,6 +215,7 @@ def test_changed_weights_under_the_same_name_are_told(finished: Path, config: Cu
     (again / "manifest.json").unlink()
     (again / "units" / "00002.json").unlink()
     sources = json.loads((again / "sources.json").read_text())
+    del sources["sha256"]
     (again / "sources.json").write_text(json.dumps(sources | {"teacher": "0123456789ab"}))
     with pytest.raises(UserError, match="revision 0123456789ab of teacher"):
         curate(config, again)

@@ -25,6 +25,7 @@ import torch
 from datasketch import MinHash, MinHashLSH
 from hypothesis import given
 from hypothesis import strategies as st
+from s3_server import s3_server
 
 from dsd.curate import likeness
 from dsd.curate.captions import BAND, BANDS, NEAR_DUPLICATE, CaptionFile
@@ -34,6 +35,7 @@ from dsd.curate.likeness import Said, alike, plain
 from dsd.curate.units import Units
 from dsd.data.records import Caption
 from dsd.errors import UserError
+from dsd.places import Place
 from dsd.recipes.registry import recipe
 from dsd_world.captions import panel_captions
 from dsd_world.individuals import sample_individuals, sample_scenes
@@ -441,6 +443,43 @@ def test_a_limit_takes_the_beginning_of_what_there_is_and_tells_of_it_alone(
 
 
 # Captions on the disk.
+
+
+@pytest.mark.parametrize("ending", ["txt", "csv", "tsv", "jsonl", "jsonl.gz", "parquet"])
+def test_captions_are_read_from_a_store_as_from_the_disk(ending: str, tmp_path: Path) -> None:
+    rows = ["a red cat", "two mugs, in snow", "an old ship"]
+    local = tmp_path / f"a.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.table({"TEXT": rows}), local)
+    else:
+        header = {"csv": "TEXT", "tsv": "TEXT"}.get(ending)
+        lines = {"csv": [f'"{row}"' for row in rows], "txt": rows, "tsv": rows}
+        lines = lines.get(ending, [json.dumps({"caption": row}) for row in rows])
+        content = "\n".join([header, *lines] if header else lines).encode()
+        local.write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
+    with s3_server() as bucket:
+        (Place.of(bucket) / local.name).write_atomic(local.read_bytes())
+        for address in (str(local), f"{bucket}/{local.name}"):
+            assert [caption.text for caption in CaptionFile(address, 9)] == rows
+
+
+def test_two_columns_of_one_name_in_parquet_are_one_sentence(tmp_path: Path) -> None:
+    column = pa.array(["a red cat"])
+    pq.write_table(pa.Table.from_arrays([column, column], names=["TEXT", "TEXT"]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="has two columns 'TEXT'; leave one"):
+        list(CaptionFile(str(tmp_path / "a.parquet"), 1))
+
+
+def test_what_tables_hold_for_nothing_is_no_caption(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("TEXT\nNaN\nNone\nnull\n<NA>\na null vector on a wall\n")
+    source = CaptionFile(str(tmp_path / "a.csv"), 9)
+    assert [caption.text for caption in source] == ["a null vector on a wall"] and source.skipped == {"empty": 4}
+
+
+def test_what_a_file_system_says_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as told:
+        list(CaptionFile(str(tmp_path / "m[12].csv"), 1))
+    assert "\n" not in str(told.value) and "%s" not in str(told.value)
 
 
 class _Ending:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 from chat_server import ChatServer
 
+from dsd import runs
 from dsd.config import to_json
 from dsd.curate.config import CurateConfig
 from dsd.curate.executors.local import Local
@@ -170,7 +170,7 @@ def test_another_judge_gets_the_sheets_of_a_curation_and_nothing_is_drawn(
     old, new = DatasetReader(finished), DatasetReader(tmp_path / "dataset")
     assert [sheet.grid for sheet in old.sheets()] == [sheet.grid for sheet in new.sheets()]
     assert (next(old.pairs()).judge.name, next(new.pairs()).judge.name) == ("test", "other")
-    sources = [json.loads((folder / "sources.json").read_text()) for folder in (finished, tmp_path / "dataset")]
+    sources = [runs.sources_of(folder) for folder in (finished, tmp_path / "dataset")]
     assert sources[1] == sources[0] | {"judge": "served as other"}, "a server's models have no revision but their name"
     curate(replace(config, sheets_from=str(finished)), tmp_path / "same")
     assert not [name for name in differences(finished, tmp_path / "same") if name.endswith(".parquet")]

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -121,3 +122,13 @@ def test_files_of_a_folder_can_be_read_by_all_who_may(tmp_path):
         private.write_bytes(b"x")
         private.chmod(0o600)
     assert (tmp_path / "made" / "weights.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def test_nothing_is_written_over_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name in ("pipe", "folder", "null"):
+        with pytest.raises(UserError, match=f'cannot write ".*{name}" .it is'):
+            write_atomic(tmp_path / name, "text")
+    assert not (tmp_path / "pipe").is_file() and Path("/dev/null").is_char_device()

@@ -15,6 +15,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from s3_server import s3_server
 
+from dsd.curate.captions import CaptionFile
 from dsd.errors import UserError
 from dsd.places import Place
 
@@ -92,6 +93,27 @@ def test_what_another_process_wrote_is_seen(folder: Place) -> None:
 def test_an_address_that_cannot_be_used_is_one_sentence(address: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         Place.of(address)
+
+
+@pytest.mark.parametrize("address", ["", " ", "file://", "local://"])
+def test_an_empty_address_is_no_folder(address: str) -> None:
+    with pytest.raises(UserError, match="names no place; give a folder"):
+        Place.of(address)
+
+
+@pytest.mark.parametrize(
+    "of", ["http://bob:secret@127.0.0.1/c.txt", "sftp://bob:secret@host", "zip://x::ftp://a:secret@h/b.zip"]
+)
+def test_a_password_has_no_place_in_an_address(of: str) -> None:
+    for use in (Place.of, lambda address: list(CaptionFile(f"{address}.txt", 1))):
+        with pytest.raises(UserError, match="holds a password; leave it out") as told:
+            use(of)
+        assert "secret" not in str(told.value)
+
+
+def test_an_archive_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no address that can be used"):
+        Place.of(f"zip://x::{tmp_path / 'none.zip'}")
 
 
 def test_a_store_that_refuses_is_one_sentence(bucket: str, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_damaged_claim_or_record_is_said_to_be_damaged(tmp_path: Path) -> None
         runs.begun(tmp_path, Settings())
     runs.claim(tmp_path / "other", Settings(), {"model": "1"})
     (tmp_path / "other" / runs.SOURCES).write_text("{")
-    with pytest.raises(UserError, match=r"is damaged .*; give another folder"):
+    with pytest.raises(UserError, match=r"is damaged .*; bring it back, or give another folder"):
         runs.claim(tmp_path / "other", Settings(), {"model": "1"})
     ledger = Ledger(tmp_path / "records")
     for text in ("{", "[]", '{"other": 1}'):

@@ -13,6 +13,7 @@ import torch
 from evaluation_parts import QUALITIES
 from PIL import Image
 
+from dsd import runs
 from dsd.baselines.copy import CopyReference
 from dsd.cli.main import main
 from dsd.data.pairs import PairRows, ids_of
@@ -105,7 +106,7 @@ def test_a_table_says_what_every_number_rests_on(small_table: None, tmp_path: Pa
     assert [list(row.seeds) for row in scores] == [[0, 1], [0], [0], [0]]
     whole = _table(tmp_path)
     assert whole["table"] == "main" and whole["commit"]
-    assert whole["models"] == json.loads((tmp_path / "sources.json").read_text())
+    assert whole["models"] == runs.sources_of(tmp_path)
     for row in whole["rows"]:
         assert row["low"] <= row["mean"] <= row["high"] and row["n"] >= 1 and row["seeds"]
     counts = {row["metric"]: row["n"] for row in whole["rows"] if row["method"] == "truth"}
@@ -161,6 +162,7 @@ def test_a_table_that_is_killed_repeats_no_picture(
     with pytest.raises(UserError, match=r"holds tables with subjects = 3 \(now 4\)"):
         make_table("main", dataclasses.replace(SMALL, subjects=4), tmp_path)
     models = json.loads((tmp_path / "sources.json").read_text())
+    del models["sha256"]
     (tmp_path / "sources.json").write_text(json.dumps(models | {"tiny-dino": "0" * 12}))
     with pytest.raises(UserError, match="revision 000000000000 of tiny-dino"):
         make_table("main", SMALL, tmp_path)

@@ -70,6 +70,9 @@ def write_atomic(path: Path | str, data: bytes | str) -> None:
         UserError: The place cannot be written to.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise UserError(f'cannot write "{path}" (it is {kind}); remove it, or give another place')
     make_folder(path.parent)
     temporary = _temporary_beside(path)
     try:

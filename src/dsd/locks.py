@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import socket
 import threading
@@ -27,6 +28,7 @@ LOCK = ".lock"
 LEASE_SECONDS = 120.0
 """How long after it was last renewed a lease counts."""
 _RENEWALS = 4
+_MOST_PID = 1 << 31
 _ours: set[str] = set()
 """Tokens of the leases of this process."""
 
@@ -52,9 +54,10 @@ class Holder:
         """What a lock file says; None where it is not written yet or damaged."""
         try:
             holder = cls(**json.loads(text))
-            return cls(str(holder.host), int(holder.pid), str(holder.token), float(holder.seen))
-        except (ValueError, TypeError):
+            holder = cls(str(holder.host), int(holder.pid), str(holder.token), float(holder.seen))
+        except (ValueError, TypeError, OverflowError, RecursionError):
             return None
+        return holder if 0 < holder.pid < _MOST_PID and math.isfinite(holder.seen) else None
 
 
 @contextlib.contextmanager
@@ -178,7 +181,7 @@ def _counts(lease: Holder) -> bool:
     """Whether a lease has neither run out nor been left by a process of this machine that is gone."""
     me = _me()
     if lease.host != me.host:
-        return time.time() - lease.seen < LEASE_SECONDS
+        return abs(time.time() - lease.seen) < LEASE_SECONDS  # one of the far future is none
     return lease.token in _ours if lease.pid == me.pid else _lives(lease.pid)
 
 

@@ -60,15 +60,19 @@ class Place:
             where: a path, an address, or a place, which is returned.
 
         Raises:
-            UserError: no address of a kind that fsspec knows, or one whose library is not installed.
+            UserError: no address of a kind that fsspec knows, one whose library is not installed, or one that holds a
+                password.
         """
         if isinstance(where, Place):
             return where
         text = os.fspath(where)
         if text.startswith(("file://", "local://")):
             text = text.partition("://")[2]
+        if not text.strip():
+            raise UserError(f'"{where}" names no place; give a folder, or an address such as s3://bucket/folder')
         if "://" not in text:
             return cls(str(Path(text)))
+        require_no_password(text)
         place = cls(text.rstrip("/") if not text.endswith("://") else text)
         place._remote()
         return place
@@ -284,7 +288,7 @@ class Place:
 
         try:
             return url_to_fs(self.address)
-        except (ImportError, ValueError) as error:
+        except (ImportError, ValueError, OSError) as error:
             raise UserError(
                 f'"{self.address}" is no address that can be used ({reason_of(error)}); give a folder, or an address '
                 "whose library is installed, such as s3fs for s3://"
@@ -317,6 +321,22 @@ class Place:
         reason = (error.strerror if isinstance(error, OSError) else None) or reason_of(error)
         wanted = "read from" if verb == "read" else "write to"
         return UserError(f'cannot {verb} "{self.address}" ({reason}); give a place that you may {wanted}')
+
+
+def require_no_password(address: str) -> None:
+    """Refuses an address with a password: addresses are kept beside what is made of them, and shown.
+
+    Raises:
+        UserError: it holds one; the message does not.
+    """
+    for part in address.split("::"):
+        protocol, found, rest = part.partition("://")
+        account, at, where = rest.partition("/")[0].rpartition("@")
+        if found and at and ":" in account:
+            raise UserError(
+                f"the address {protocol}://...@{where} holds a password; leave it out, and give it where {protocol} "
+                "looks for one, such as ~/.netrc or an environment variable"
+            )
 
 
 def raised_elsewhere() -> tuple[type[Exception], ...]:

@@ -9,6 +9,7 @@ fails before leaves it free. What is finished stands in a `Ledger`, whose entrie
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from dsd.files import read_json
 from dsd.places import Place, Where
 
 CONFIG, SOURCES = "config.json", "sources.json"
+_DIGEST = "sha256"  # of the other sources; earlier versions wrote none
 Record = TypeVar("Record")
 
 
@@ -102,7 +104,7 @@ def claim(
     place = Place.of(folder).make_folder()
     begun(place, config, what, exactly=exactly, sources=sources)
     if sources is not None:
-        _write(place / SOURCES, json.dumps(dict(sources), indent=2) + "\n")
+        _write(place / SOURCES, json.dumps({**sources, _DIGEST: _digest(sources)}, indent=2) + "\n")
     _write(place / CONFIG, to_json(_claimed(config)))  # last, for it is the claim
 
 
@@ -127,7 +129,14 @@ def sources_of(folder: Where) -> dict[str, str]:
     Raises:
         UserError: their file is missing or damaged.
     """
-    return read_json(Place.of(folder) / SOURCES, lambda content: dict(content.items()), "give another folder")
+
+    def read(content: Any) -> dict[str, str]:
+        found = {name: revision for name, revision in content.items() if name != _DIGEST}
+        if content.get(_DIGEST, digest := _digest(found)) != digest:
+            raise ValueError("it is not what was written")
+        return found
+
+    return read_json(Place.of(folder) / SOURCES, read, "bring it back, or give another folder")
 
 
 class Ledger:
@@ -168,6 +177,10 @@ def _claimed(config: Any) -> Any:
     """The settings as they are compared and kept: without what says where something is, if they know how to leave that
     out."""
     return config.claimed() if hasattr(config, "claimed") else config
+
+
+def _digest(sources: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(dict(sources), sort_keys=True).encode()).hexdigest()
 
 
 def _write(path: Place, text: str) -> None:

@@ -129,6 +129,10 @@ def _strangers(folder: Folder, findings: Findings) -> None:
                 findings.note(name, "no finished unit names this file; it is written anew when the curation goes on")
     if folder.finished and not (folder.path / CARD).is_file():
         findings.note(CARD, "the card is missing, by which `datasets` tells pairs from rejects")
+    elif CARD in folder.changed:
+        findings.note(
+            CARD, "the card is not the one that was written; `datasets` tells pairs from rejects by its header"
+        )
 
 
 def _sums(folder: Folder, found: Funnel | None, task: Task | None, findings: Findings) -> None:
@@ -136,6 +140,8 @@ def _sums(folder: Folder, found: Funnel | None, task: Task | None, findings: Fin
     funnel = folder.funnel
     if funnel is None:
         return
+    if FUNNEL in folder.changed:
+        findings.wrong(FUNNEL, "the sums are not those that were written (SHA-256)")
     try:
         if task is not None:
             funnel.reconcile(task.candidates)

@@ -13,8 +13,9 @@ from dsd.config import from_json
 from dsd.curate.funnel import Funnel
 from dsd.curate.units import FOLDER as UNITS
 from dsd.curate.units import UnitLedger
+from dsd.data.card import CARD
 from dsd.data.rows import Kind
-from dsd.data.store import FUNNEL, MANIFEST, SCHEMA_VERSION, DatasetReader, Shard
+from dsd.data.store import FUNNEL, MANIFEST, SCHEMA_VERSION, DatasetReader, Shard, is_finished
 from dsd.errors import UserError
 from dsd.files import read_json
 from dsd.places import Place, Where
@@ -37,6 +38,7 @@ class Folder:
         funnel: None where it cannot be read.
         fingerprint: SHA-256 of the manifest; empty while there is none.
         trouble: what could not be read, by the file's name in the folder.
+        changed: names of files beside the shards that are not what was written.
     """
 
     path: Place
@@ -48,6 +50,7 @@ class Folder:
     funnel: Funnel | None = None
     fingerprint: str = ""
     trouble: Mapping[str, str] = field(default_factory=dict)
+    changed: frozenset[str] = frozenset()
 
     @property
     def trained_on(self) -> Kind:
@@ -70,7 +73,8 @@ class Folder:
 
 def is_curated(where: Where) -> bool:
     """Whether `dsd curate` or `dsd data` wrote in a folder, finished or not."""
-    return any((Place.of(where) / name).exists() for name in (MANIFEST, UNITS))
+    path = Place.of(where)
+    return is_finished(path) or (path / UNITS).exists()
 
 
 def open_folder(where: Where) -> Folder:
@@ -85,7 +89,7 @@ def open_folder(where: Where) -> Folder:
     path = Place.of(where)
     if not is_curated(path):
         raise UserError(f'"{path}" is no dataset that `dsd curate` wrote; give the folder of one')
-    return _finished(path) if (path / MANIFEST).is_file() else _unfinished(path)
+    return _finished(path) if is_finished(path) else _unfinished(path)
 
 
 def open_finished(where: Where) -> Folder:
@@ -120,6 +124,7 @@ def _finished(path: Place) -> Folder:
         funnel=funnel,
         fingerprint=(path / MANIFEST).sha256(),
         trouble=trouble,
+        changed=frozenset(name for name in (FUNNEL, CARD) if not reader.is_as_written(name)),
     )
 
 

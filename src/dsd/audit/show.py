@@ -267,6 +267,7 @@ def _time(folder: Folder) -> str:
     if local is None or folder.funnel is None or not (local / runs.CONFIG).is_file():
         return ""
     records = [local / UNITS / f"{number:05d}.json" for number in numbers(folder.path / UNITS, "json")]
+    records = [record for record in records if record.is_file()]
     if not records:
         return ""
     begun = (local / runs.CONFIG).stat().st_mtime

@@ -54,6 +54,10 @@ def parse(name: str, verb: Verb, words: list[str]) -> Any:
     )
 
 
+_PLACES = ("--out", "--data")
+"""Flags whose empty value would be the folder that one happens to be in."""
+
+
 def _joined(name: str, words: list[str], variants: dict[str, tuple[str, Any]]) -> list[str]:
     """The words, where the first two are one when a variant is called by two."""
     kinds = [
@@ -64,6 +68,11 @@ def _joined(name: str, words: list[str], variants: dict[str, tuple[str, Any]]) -
     given = words[1] if len(words) > 1 and not words[1].startswith("-") else ""
     if given not in kinds:
         known = ", ".join(f'"{kind}"' for kind in kinds)
+        if any(word in ("-h", "--help") for word in words[1:]):
+            print(
+                f"usage: dsd {name} {words[0]} NAME [OPTIONS]\n\nNAME is {known}; dsd {name} {words[0]} NAME --help says more."
+            )
+            raise SystemExit(0)
         problem = f'has no "{given}"; {did_you_mean(given, kinds)}' if given else f"needs a name next: {known}"
         raise UserError(f"dsd {name} {words[0]} {problem}")
     return [f"{words[0]} {given}", *words[2:]]
@@ -105,6 +114,11 @@ def _checked(prog: str, words: list[str], default: Any) -> list[str]:
         values = given.setdefault(at, [])
         if known[flag] and "=" in word:
             values.append(word.split("=", 1)[1])
+    for flag in _PLACES:
+        if any(not value.strip() for value in given.get(flag, ())) or any(
+            not word.removeprefix(f"{flag}=").strip() for word in given if word.startswith(f"{flag}=")
+        ):
+            raise UserError(f"{prog} got an empty {flag}, such as of a variable that is not set; give a place")
     return [word for flag, values in given.items() for word in ([flag, *values] if flag else values)]
 
 

@@ -21,8 +21,8 @@ from dsd.curate.cleaning import clean
 from dsd.curate.likeness import WINDOW, Said
 from dsd.data.records import Caption
 from dsd.data.tables import DamagedRow, kind_of, rows_of, text_lines
-from dsd.errors import UserError
-from dsd.places import raised_elsewhere
+from dsd.errors import UserError, cut
+from dsd.places import raised_elsewhere, require_no_password
 
 COLUMNS = ("text", "caption", "captions", "prompt", "txt", "alt_text", "sentences", "description")
 """Names of a caption column, in upper or lower case; LAION's is ``TEXT``. The first that is found counts."""
@@ -33,6 +33,8 @@ BANDS, BAND = 4, 15
 REASONS = ("empty", "near-duplicate", "no text", "another of its row", "not UTF-8", "damaged row")
 """Why a row, or a caption of a row of several, is not taken."""
 
+_NOTHING = {"nan", "none", "null", "n/a", "na", "<na>"}
+"""What tables hold in the place of a text that is missing."""
 _BATCH = 8192
 _ROWS_WITHOUT = 1000  # of JSON lines at the beginning that may lack the column of captions
 _ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]{1,9}://\S+\s*", re.IGNORECASE)
@@ -86,7 +88,7 @@ class CaptionFile:
             *raised_elsewhere(),
         ) as error:
             raise UserError(
-                f'cannot read captions from "{self.path}" ({error}); give a file that exists and is whole'
+                f'cannot read captions from "{self.path}" ({_told(error)}); give a file that exists and is whole'
             ) from error
         if not found:
             skipped = "".join(f"; {count:,} {reason}" for reason, count in self.skipped.items())
@@ -94,6 +96,7 @@ class CaptionFile:
 
     def _cells(self) -> Iterator[Any]:
         """What the rows have in the place of a caption."""
+        require_no_password(self.path)
         try:
             files = fsspec.open_files(self.path, "rb", compression="infer", expand="*" in self.path)
         except ValueError as error:  # a protocol that nobody knows
@@ -127,6 +130,11 @@ class CaptionFile:
         self.skipped = {reason: counts[reason] for reason in REASONS if counts[reason]}
 
 
+def _told(error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return cut(" ".join((reason or str(error) or type(error).__name__).split()))
+
+
 def text_of(cell: Any) -> tuple[str, list[str]]:
     """The caption that a cell holds, or an empty text, and the reasons of what in it is not taken.
 
@@ -141,6 +149,8 @@ def text_of(cell: Any) -> tuple[str, list[str]]:
             return "", ["not UTF-8"]
     if isinstance(cell, str):
         text = clean(cell)
+        if text.casefold() in _NOTHING:
+            text = ""
         return text, [] if text else ["empty"]
     if isinstance(cell, list | tuple):
         read = [text_of(one) for one in cell]
@@ -166,6 +176,8 @@ def _parquet(file: IO[bytes], path: str) -> Iterator[Any]:
     # By pyarrow: `datasets` reads all columns, pictures too, unless it is told one before it says which there are.
     with pq.ParquetFile(file) as table:
         column = _column(table.schema_arrow.names, path)
+        if table.schema_arrow.names.count(column) > 1:
+            raise UserError(f'"{path}" has two columns {column!r}; leave one')
         kind = table.schema_arrow.field(column).type
         if not _is_text(kind):
             raise UserError(

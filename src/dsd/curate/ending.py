@@ -15,8 +15,17 @@ from dsd.curate.diversity import diversity_of
 from dsd.curate.funnel import Funnel
 from dsd.curate.tasks.registry import task_of
 from dsd.curate.units import UnitLedger, UnitRecord
+from dsd.data.card import CARD
 from dsd.data.rows import Kind
-from dsd.data.store import FUNNEL, MANIFEST, DatasetReader, DatasetWriter, Shard, damaged_shards, read_columns
+from dsd.data.store import (
+    FUNNEL,
+    DatasetReader,
+    DatasetWriter,
+    Shard,
+    damaged_shards,
+    is_finished,
+    read_columns,
+)
 from dsd.errors import UserError
 from dsd.files import DamagedFile, read_json
 from dsd.log import console
@@ -41,11 +50,15 @@ def finished(out: Place) -> Funnel | None:
     Raises:
         UserError: it is of another schema version, or cannot be read.
     """
-    if not (out / MANIFEST).exists():
+    if not is_finished(out):
         return None
     try:
         reader = DatasetReader(out)
         reader.verify()
+        if not reader.is_as_written(FUNNEL):
+            raise DamagedFile(f'"{out / FUNNEL}" is missing or not what was written')
+        if not (out / CARD).is_file():  # one that was filled in stays
+            raise DamagedFile(f'"{out / CARD}" is missing')
         return read_json(out / FUNNEL, Funnel.from_dict, "it is made anew")
     except DamagedFile as error:
         say(f"{error}; what is damaged is now made anew")

@@ -29,7 +29,7 @@ from dsd.log import progress
 from dsd.places import Place, Where
 
 CAPTIONS = f"{FOLDER}/{INDEX}"
-_DIGEST = "captions"  # a source of the claim
+_DIGEST, _JUDGE = "captions", "judge"  # sources of the claim
 
 
 def curate(config: CurateConfig, out: Where, executor: Executor | None = None, models: Models | None = None) -> Funnel:
@@ -126,8 +126,14 @@ def _captions(config: CurateConfig, drawn: Place, begun: bool, out: Place) -> Ca
 
 def _taken(out: Place) -> Captions:
     """The captions that the first start took."""
-    captions = Captions.find(out / FOLDER)
-    if runs.sources_of(out).get(_DIGEST, captions.digest) != captions.digest:
+    captions, sources = Captions.find(out / FOLDER), runs.sources_of(out)
+    if _JUDGE not in sources:
+        raise DamagedFile(
+            f'"{out / runs.SOURCES}" does not say what the dataset is made of; bring it back, or give another folder'
+        )
+    for _ in captions:  # each of their files is compared with its digest
+        pass
+    if sources.get(_DIGEST, captions.digest) != captions.digest:
         raise DamagedFile(f'"{out / CAPTIONS}" is not what was written; bring it back, or curate in another folder')
     return captions
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -84,11 +84,13 @@ class Manifest:
         schema_version: of the files' layout.
         recipe: the config that made it, and the revisions of everything it names.
         shards: by kind, in order.
+        files: SHA-256 of the files beside them, by name; of earlier datasets it is not known.
     """
 
     schema_version: int
     recipe: Mapping[str, Any]
     shards: tuple[Shard, ...]
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def trained_on(self) -> Kind:
@@ -103,6 +105,20 @@ class Manifest:
     def rows(self, kind: Kind) -> int:
         """How many rows there are of a kind."""
         return sum(shard.rows for shard in self.of(kind))
+
+
+def is_finished(folder: Where) -> bool:
+    """Whether a folder has a manifest.
+
+    Raises:
+        UserError: something else has its name, such as a folder or a device.
+    """
+    path = Place.of(folder) / MANIFEST
+    if path.is_file():
+        return True
+    if path.exists() or (path.local is not None and path.local.is_symlink()):
+        raise UserError(f'"{path}" is no file; remove it, and run the same command again')
+    return False
 
 
 def shard_path(folder: Where, kind: Kind, number: int) -> Place:
@@ -260,10 +276,12 @@ class DatasetWriter:
         """Writes funnel, card and manifest; with the last the dataset is complete."""
         shards = [shard for kind in get_args(Kind) for shard in shards if shard.kind == kind]
         manifest = Manifest(schema_version=schema_version, recipe=recipe, shards=tuple(shards))
-        self.write_funnel(funnel)
         rows = {kind: manifest.rows(kind) for kind in get_args(Kind)}
-        (self.folder / CARD).write_atomic(card(rows, manifest.trained_on, with_scores=schema_version > 1))
-        (self.folder / MANIFEST).write_atomic(_json(asdict(manifest)))
+        beside = {FUNNEL: _json(funnel), CARD: card(rows, manifest.trained_on, with_scores=schema_version > 1)}
+        for name, text in beside.items():
+            (self.folder / name).write_atomic(text)
+        files = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in beside.items()}
+        (self.folder / MANIFEST).write_atomic(_json(asdict(replace(manifest, files=files))))
 
 
 def _shard(kind: Kind, number: int, records: Sequence[Any], pictures: Encoder) -> tuple[Shard, bytes]:
@@ -322,11 +340,19 @@ class DatasetReader:
         """Compares every shard with the manifest.
 
         Raises:
-            DamagedFile: a shard is missing or has other bytes.
+            DamagedFile: one is missing or has other bytes.
             UserError: the place cannot be read.
         """
         for shard in damaged_shards(self.folder, self.manifest.shards):
             raise DamagedFile(f'"{self.folder / shard.path}" is missing or not what the manifest says; {_AGAIN}')
+
+    def is_as_written(self, name: str) -> bool:
+        """Whether a file beside the shards has the bytes that it was written with, as far as the manifest knows."""
+        try:
+            digest = (self.folder / name).sha256()
+        except FileNotFoundError:
+            return False
+        return self.manifest.files.get(name, digest) == digest
 
     def _records(self, kind: Kind, read: Callable[[dict[str, Any]], Record]) -> Iterator[Record]:
         for shard in self.manifest.of(kind):
@@ -335,7 +361,7 @@ class DatasetReader:
 
 def _read_manifest(folder: Place) -> Manifest:
     path = folder / MANIFEST
-    if not path.is_file():
+    if not is_finished(folder):
         raise UserError(
             f'"{folder}" is no finished dataset (it has no {MANIFEST}); give the folder of `dsd curate`, '
             "or run the same command again to finish it"
@@ -349,7 +375,8 @@ def _read_manifest(folder: Place) -> Manifest:
                 f"{' and '.join(map(str, READABLE))}; curate it again, or use the dsd that wrote it"
             )
         shards = tuple(map(Shard.from_dict, content["shards"]))
-        return Manifest(schema_version=version, recipe=dict(content["recipe"].items()), shards=shards)
+        files = {str(name): str(digest) for name, digest in content.get("files", {}).items()}
+        return Manifest(schema_version=version, recipe=dict(content["recipe"].items()), shards=shards, files=files)
 
     return read_json(path, read, _AGAIN)
 

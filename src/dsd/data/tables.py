@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import json
 import re
 from collections import Counter
@@ -92,6 +93,9 @@ def text_lines(file: IO[bytes], path: str) -> Iterator[str | DamagedRow]:
 
 def _raw_lines(file: IO[bytes], path: str) -> Iterator[bytes]:
     """Lines with their ends; of a line of more than `_LONGEST_LINE` bytes only so many."""
+    if not isinstance(file, io.BufferedIOBase):  # what fsspec opens elsewhere: its `readline` knows no limit
+        opened: Any = file
+        file = io.BufferedReader(opened)
     line = file.readline(_LONGEST_LINE)
     if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise UserError(f'"{path}" is UTF-16, not UTF-8 text; convert it')
