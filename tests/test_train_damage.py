@@ -8,13 +8,14 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file
 from training_parts import dataset_in, simple_pairs, small_config
@@ -382,20 +383,74 @@ def test_shards_that_change_while_latents_are_made_of_them_are_not_trained_on_ag
     assert "not what the manifest says" in told(command(data, run), capsys)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
-@pytest.mark.parametrize("name", ["", "config.json", "sources.json", "metrics.jsonl", "checkpoints", "adapter"])
-def test_what_may_not_be_read_is_one_sentence(
-    name: str, finished: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def nobody() -> Iterator[Path]:
+    """A folder of another user, who this process is meanwhile."""
+    if os.geteuid() != 0:
+        pytest.skip("only root becomes another user")
     with tempfile.TemporaryDirectory() as place:
-        os.chmod(place, 0o755)
-        run, data = Path(shutil.copytree(finished, f"{place}/run")), Path(shutil.copytree(dataset, f"{place}/data"))
-        shutil.rmtree(run / "adapter" if name != "adapter" else run / "checkpoints")
-        for path in (run, *run.rglob("*")):
-            os.chown(path, 65534, 65534)
-        (run / name).chmod(0)
+        os.chown(place, 65534, 65534)
+        base = Path(CONFIG.base)
+        for path in (base.parent, base, *base.rglob("*")):
+            path.chmod(0o755)
         os.seteuid(65534)
         try:
-            told(command(data, run), capsys)
+            yield Path(place)
         finally:
             os.seteuid(0)
+
+
+def copied(folder: Path, to: Path) -> Path:
+    """A copy that belongs to who runs; only root may read the original."""
+    user = os.geteuid()
+    os.seteuid(0)
+    shutil.copytree(folder, to)
+    for path in (to, *to.rglob("*")):
+        os.chown(path, user, user)
+    os.seteuid(user)
+    return to
+
+
+@pytest.mark.parametrize("mode", [0, 0o500], ids=oct)
+@pytest.mark.parametrize("name", ["", "config.json", "sources.json", "metrics.jsonl", "checkpoints", "adapter"])
+def test_what_may_not_be_read_or_written_of_a_run_is_one_sentence(
+    name: str, mode: int, finished: Path, dataset: Path, nobody: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, data = copied(finished, nobody / "run"), copied(dataset, nobody / "data")
+    shutil.rmtree(run / "adapter" if name != "adapter" else run / "checkpoints")
+    if name == "checkpoints":
+        shutil.rmtree(run / name / "step-0000006")
+    (run / name).chmod(mode)
+    words = command(data, run)
+    if mode and name in ("config.json", "sources.json", "metrics.jsonl", "adapter"):
+        assert main(words) == 0, "what is only read may be read-only"
+    else:
+        assert str(run) in told(words, capsys)
+    (run / name).chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["", "manifest.json", "pairs", "pairs/00001.parquet"])
+def test_a_dataset_that_may_not_be_read_is_one_sentence(
+    name: str, dataset: Path, nobody: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = copied(dataset, nobody / "data")
+    (data / name).chmod(0)
+    assert str(data) in told(command(data, nobody / "run"), capsys)
+    assert [path.name for path in nobody.iterdir()] == ["data"]
+    (data / name).chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["", "metadata.jsonl", "a.png"])
+def test_own_data_that_may_not_be_read_is_one_sentence(
+    name: str, nobody: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = nobody / "data"
+    data.mkdir()
+    for picture in ("a.png", "b.png"):
+        tiny.picture((32, 32)).save(data / picture)
+    row = {"reference": "a.png", "target": "b.png", "caption": "x"}
+    (data / "metadata.jsonl").write_text(json.dumps(row) + "\n")
+    (data / name).chmod(0)
+    assert str(data) in told(command(data, nobody / "run"), capsys)
+    assert [path.name for path in nobody.iterdir()] == ["data"]
+    (data / name).chmod(0o700)
