@@ -217,6 +217,22 @@ def test_a_finished_run_that_does_not_say_of_what_proves_it_by_its_checkpoint(
     assert "sources.json" in told(command(dataset, run), capsys)
 
 
+@pytest.mark.parametrize("damage", [half, empty, garbled, Path.unlink], ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("name", ["adapter.json", "adapter.safetensors"])
+def test_a_damaged_adapter_of_a_finished_run_is_written_anew_or_told(
+    name: str, damage: Damage, finished: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    damage(run / "adapter" / name)
+    if name == "adapter.json" and damage is Path.unlink:
+        assert str(run / "adapter") in told(command(dataset, run), capsys)  # it may be anything
+    else:
+        assert main(command(dataset, run)) == 0 and same(finished, run)
+        assert str(run / "adapter") in capsys.readouterr().err
+    shutil.rmtree(run / "adapter")
+    assert main(command(dataset, run)) == 0 and same(finished, run)
+
+
 JSON = ("[]", "{}", "3", "null", '"x"', "[" * 100_000, '{"step": "x"}', "[1]")
 
 
