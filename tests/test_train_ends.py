@@ -185,7 +185,9 @@ class Slow:
 
 
 @pytest.mark.parametrize("where", ["step", "evaluate"])
-def test_sigterm_keeps_what_is_done_and_ends_with_status_0(where: str, tmp_path: Path) -> None:
+def test_sigterm_keeps_what_is_done_and_ends_with_status_0(
+    where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings: Any = {"folder": tmp_path, "steps": 9, "checkpoint_every": 5, "evaluate_every": 3, "description": "x"}
     task = Slow()
     task.wait_in = where
@@ -193,6 +195,7 @@ def test_sigterm_keeps_what_is_done_and_ends_with_status_0(where: str, tmp_path:
     with pytest.raises(SystemExit) as ended:
         loop.run(task, **settings)
     assert ended.value.code == 0 and signal.getsignal(signal.SIGTERM) is before
+    assert capsys.readouterr().err.count("stopped by SIGTERM") == 1
     step = {"step": 1, "evaluate": 3}[where]
     assert [number for number, _ in checkpoint.step_folders(tmp_path / "checkpoints")] == [step]
     again = Slow()
