@@ -33,7 +33,7 @@ from dsd.images import MAX_PIXELS
 from dsd.log import console
 from dsd.models import is_revision, revision_or_name
 from dsd.sampling import Sampling
-from dsd.weights import load
+from dsd.weights import all_finite, load
 
 SCHEMA = 1
 WEIGHTS_FILE = "adapter.safetensors"
@@ -237,7 +237,7 @@ def load_adapter(folder: Path | str) -> tuple[dict[str, LowRank], AdapterMetadat
         if not _are_factors(down, up, bias):
             shapes = " and ".join(f"{tuple(part.shape)} of {part.dtype}" for part in (down, up))
             raise UserError(f'"{path}" holds no factors of the layer {name}, but {shapes}; train it again')
-        if not all(_is_finite(part) for part in (down, up, bias) if part is not None):
+        if not all(all_finite(part) for part in (down, up, bias) if part is not None):
             raise UserError(f'"{path}" holds no finite numbers in {name}; train it again')
         kernel = (down.shape[2], down.shape[3]) if down.ndim == 4 else None
         updates[name] = LowRank(down.flatten(1), up.flatten(1), bias, kernel)
@@ -376,7 +376,7 @@ def fuse(transformer: nn.Module, updates: Mapping[str, LowRank], folder: Path | 
             _add(layer.weight, change.view_as(layer.weight))
             if update.bias is not None and layer.bias is not None:
                 _add(layer.bias, update.bias)
-            if not _is_finite(layer.weight):  # finite factors may multiply to more than there are numbers for
+            if not all_finite(layer.weight):  # finite factors may multiply to more than there are numbers for
                 raise UserError(
                     f'with the adapter "{folder}" the weights of {name} are no finite numbers; train it again, at a '
                     "lower learning rate"
@@ -413,16 +413,11 @@ def _are_factors(down: Tensor, up: Tensor, bias: Tensor | None) -> bool:
 
 def _require_finite(tensors: Mapping[str, Tensor], folder: Path | str) -> None:
     for name, tensor in tensors.items():
-        if not _is_finite(tensor):
+        if not all_finite(tensor):
             raise UserError(
                 f'{name} holds values that are no finite numbers, so "{folder}" is not written; train again in float32 '
                 "or at a lower learning rate"
             )
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    wide = tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
-    return bool(wide.isfinite().all())
 
 
 def _on_disk(tensor: Tensor) -> Tensor:

@@ -69,9 +69,15 @@ def open_source(
     Raises:
         UserError: there are no such data, or none of a kind that can be read; while reading, also for a bad row.
     """
+    place = Place.of(data)
+    with place.reading():
+        return _opened(data, place, columns or Columns(), skip_bad_rows, one_size)
+
+
+def _opened(data: str | Path, place: Place, columns: Columns, skip_bad_rows: bool, one_size: bool) -> Source:
     from dsd.data.store import MANIFEST, DatasetReader
 
-    place, path, columns = Place.of(data), Path(data), columns or Columns()
+    path = Path(data)
     if place.local is None or (path / MANIFEST).is_file() or (path / _UNITS).is_dir():  # unfinished ones are refused
         reader = DatasetReader(place)
         fingerprint = (place / MANIFEST).sha256()[:16]

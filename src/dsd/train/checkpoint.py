@@ -23,6 +23,7 @@ from torch import Tensor
 from dsd.errors import UserError, cut, reason_of
 from dsd.files import DamagedFile, atomic_folder, read_json, sha256_of_parts
 from dsd.log import console
+from dsd.weights import all_finite
 
 FOLDER = "checkpoints"
 """Of a run's checkpoints, in its folder."""
@@ -119,7 +120,7 @@ def require_finite(tensors: Mapping[str, Tensor], consequence: str) -> None:
         UserError: a tensor has values that are no finite numbers.
     """
     for name, tensor in tensors.items():
-        if not bool(tensor.isfinite().all()):
+        if not all_finite(tensor):
             raise UserError(
                 f"training has diverged: {name} holds values that are no finite numbers, so {consequence}; go on from "
                 "the last good checkpoint in float32, or train at a lower learning rate in another folder"
