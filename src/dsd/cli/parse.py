@@ -69,9 +69,8 @@ def _joined(name: str, words: list[str], variants: dict[str, tuple[str, Any]]) -
     if given not in kinds:
         known = ", ".join(f'"{kind}"' for kind in kinds)
         if any(word in ("-h", "--help") for word in words[1:]):
-            print(
-                f"usage: dsd {name} {words[0]} NAME [OPTIONS]\n\nNAME is {known}; dsd {name} {words[0]} NAME --help says more."
-            )
+            prog = f"dsd {name} {words[0]}"
+            print(f"usage: {prog} NAME [OPTIONS]\n\nNAME is {known}; {prog} NAME --help says more.")
             raise SystemExit(0)
         problem = f'has no "{given}"; {did_you_mean(given, kinds)}' if given else f"needs a name next: {known}"
         raise UserError(f"dsd {name} {words[0]} {problem}")
