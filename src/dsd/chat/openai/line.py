@@ -107,8 +107,6 @@ class Line:
             if status < 300:
                 raise Fault("odd", "reply broken off", said) from None
             body = b""
-        if self.key.is_secret:
-            body = body.replace(self.key.secret.encode(), b"[key]")
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         return Spoken(status, kind, body, _seconds_to_wait(response.headers))
 
