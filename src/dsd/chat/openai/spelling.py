@@ -62,9 +62,7 @@ def hidden(text: str, secret: str) -> str:
         view = view.unescaped()
     if not places:
         return text
-    return "".join(
-        c if at not in places else "" if at - 1 in places else _HIDDEN for at, c in enumerate(text)
-    )
+    return "".join(c if at not in places else "" if at - 1 in places else _HIDDEN for at, c in enumerate(text))
 
 
 @dataclass(frozen=True)
