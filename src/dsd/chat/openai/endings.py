@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 Ending = Literal["whole", "refused", "broken", "cut", "unknown"]
@@ -56,13 +56,17 @@ def ending_of(*places: Mapping[str, Any]) -> tuple[Ending, str]:
     """
     found: list[tuple[Ending, str]] = [("whole", "")]
     for place in places:
-        found += [(_ending(name, place[name]), f"{name} is {_shown(place[name])}") for name in _FIELDS if name in place]
+        for name in _FIELDS:
+            if name in place:
+                found.append((_ending(name, place[name]), f"{name} is {_shown(place[name])}"))
         for name in _DETAILS:
-            found += [(_detail(one), f"{name} say {_shown(one)}") for one in _words(place.get(name))]
-        found += [
-            (means, f"{name} is {flag}".lower()) for (name, flag), means in _FLAGS.items() if place.get(name) is flag
-        ]
-        found += [("refused", f"{name} is filtered") for name in _filtered(place)]
+            for one in _words(place.get(name)):
+                found.append((_detail(one), f"{name} say {_shown(one)}"))
+        for (name, flag), means in _FLAGS.items():
+            if place.get(name) is flag:
+                found.append((means, f"{name} is {flag}".lower()))
+        if name := _filtered(place):
+            found.append(("refused", f"{name} is filtered"))
     return min(found, key=lambda one: _WORST.index(one[0]))
 
 
@@ -75,15 +79,19 @@ def _ending(field: str, value: Any) -> Ending:
         return "whole"  # the number of the token that ended it
     if field == "status" and type(value) is int and 200 <= value < 300:
         return "whole"
-    bad = [meaning for meaning in (_meaning(field, one) for one in _words(value)) if meaning != "whole"]
-    return min(bad, key=_WORST.index, default="unknown")
+    said: Sequence[Ending] = [_meaning(field, one) for one in _words(value)]
+    worst = min(said, key=_WORST.index, default="unknown")
+    return "unknown" if worst == "whole" else worst
 
 
 def _meaning(field: str, said: str) -> Ending:
     word = _PREFIX.sub("", re.sub(r"[\W_]+", "", said).casefold())
     if word in _ALSO_GOOD.get(field, _GOOD):
         return "whole"
-    return next((meaning for meaning, pattern in _MEANS if re.search(pattern, word)), "unknown")
+    for meaning, pattern in _MEANS:
+        if re.search(pattern, word):
+            return meaning
+    return "unknown"
 
 
 def _detail(said: str) -> Ending:
@@ -101,12 +109,11 @@ def _words(value: Any) -> Iterator[str]:
             waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
 
 
-def _filtered(place: Mapping[str, Any]) -> Iterator[str]:
-    """What a content filter has struck in a reply."""
+def _filtered(place: Mapping[str, Any]) -> str:
+    """What a content filter has struck in a reply; empty for nothing."""
     results = place.get("content_filter_results")
-    for name, result in results.items() if isinstance(results, dict) else ():
-        if isinstance(result, dict) and result.get("filtered") is True:
-            yield name
+    found = results.items() if isinstance(results, dict) else ()
+    return next((name for name, one in found if isinstance(one, dict) and one.get("filtered") is True), "")
 
 
 def _shown(value: Any) -> str:
