@@ -79,9 +79,8 @@ def _ending(field: str, value: Any) -> Ending:
         return "whole"  # the number of the token that ended it
     if field == "status" and type(value) is int and 200 <= value < 300:
         return "whole"
-    said: Sequence[Ending] = [_meaning(field, one) for one in _words(value)]
-    worst = min(said, key=_WORST.index, default="unknown")
-    return "unknown" if worst == "whole" else worst
+    said: Sequence[Ending] = [*(_meaning(field, one) for one in _words(value)), "unknown"]
+    return min(said, key=_WORST.index)
 
 
 def _meaning(field: str, said: str) -> Ending:
