@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import codecs
+import html
 import itertools
 import json
 import logging
+import re
+import time
 import traceback
-from collections.abc import Iterator
+import urllib.parse
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +21,11 @@ from chat_server import ChatServer, Raw, Scripted, chat_server, completion, raw
 from dsd.chat.openai.address import Address, Key
 from dsd.chat.openai.asking import Patience
 from dsd.chat.openai.client import OpenAIChat
+from dsd.chat.openai.spelling import hidden
 from dsd.chat.protocol import ChatFailure, ChatRequest, Message, TextPart
 from dsd.chat.registry import claimed_name, load_chat
 from dsd.chat.replay import Recorder
-from dsd.curate.schemas import DirectVerdict
+from dsd.curate.schemas import DirectVerdict, PanelDescription
 from dsd.errors import UserError
 
 SECRET = "sk-proj-Zx81mPq0-7hFvKd93Wc2"
@@ -185,6 +192,123 @@ def test_a_server_that_repeats_the_key_is_not_repeated(
     told += caplog.text + repr(chat) + repr(vars(chat)) + chat.name + chat.revision
     pieces = (SECRET[at : at + 12] for at in range(len(SECRET) - 11))
     assert not [piece for piece in pieces if piece in told]
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\u{ord(c):04x}" for c in text)
+
+
+def _wide(text: str) -> str:
+    return "".join(chr(ord(c) + 0xFEE0) for c in text)
+
+
+SPELT: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "JSON": _escaped,
+    "JSON, capital": lambda text: _escaped(text).upper().replace("U", "u"),
+    "JSON in JSON": lambda text: json.dumps(_escaped(text))[1:-1],
+    "JSON of JSON": lambda text: _escaped(_escaped(text)),
+    "JSON, half": lambda text: text[:7] + _escaped(text[7:]),
+    "JavaScript": lambda text: "".join(f"\\u{{{ord(c):x}}}" for c in text),
+    "C": lambda text: "".join(f"\\x{ord(c):02x}" for c in text),
+    "octal": lambda text: "".join(f"\\{ord(c):03o}" for c in text),
+    "slashes": lambda text: "".join(f"\\{c}" if not c.isalnum() else c for c in text),
+    "URL": lambda text: "".join(f"%{ord(c):02X}" for c in text),
+    "URL, twice": lambda text: urllib.parse.quote("".join(f"%{ord(c):02x}" for c in text)),
+    "HTML": lambda text: "".join(f"&#{ord(c)};" for c in text),
+    "HTML, hexadecimal": lambda text: "".join(f"&#x{ord(c):x};" for c in text),
+    "HTML of JSON": lambda text: html.escape(_escaped(text)),
+    "base64": lambda text: base64.b64encode(text.encode()).decode(),
+    "base64, within": lambda text: base64.b64encode(f"key={text}, so".encode()).decode(),
+    "base64, elsewhere": lambda text: base64.urlsafe_b64encode(f"k={text}".encode()).decode(),
+    "base64, in lines": lambda text: "\n".join(re.findall(".{1,9}", base64.b64encode(text.encode()).decode())),
+    "base64 in JSON": lambda text: _escaped(base64.b64encode(text.encode()).decode()),
+    "base32": lambda text: base64.b32encode(f"abc{text}".encode()).decode(),
+    "hexadecimal": lambda text: text.encode().hex(),
+    "hexadecimal, spread": lambda text: text.encode().hex(":").upper(),
+    "backwards": lambda text: text[::-1],
+    "backwards in JSON": lambda text: _escaped(text[::-1]),
+    "ROT13": lambda text: codecs.encode(text, "rot13"),
+    "capitals": str.upper,
+    "wide": _wide,
+    "spaces": " ".join,
+    "lines": "\n".join,
+    "commas": '", "'.join,
+    "zero width": "\u200b".join,
+    "soft hyphens": "\u00ad".join,
+    "joiners": "\u2060".join,
+    "marks": "\u0301".join,
+    "zero width in JSON": lambda text: json.dumps("\u200b".join(text))[1:-1],
+    "soft hyphens in HTML": "&shy;".join,
+}
+
+
+def _without_piece(text: str, spelt: str) -> bool:
+    """Whether no half of what was spelt is in a text."""
+    half = len(spelt) // 2
+    return not any(spelt[at : at + half] in text for at in range(len(spelt) - half + 1))
+
+
+@pytest.mark.parametrize("name", SPELT)
+def test_a_key_is_found_however_it_is_spelt(name: str) -> None:
+    for secret in (SECRET, "sk-proj/ab+cd==EFGH1234ijkl", "0123456789abcdef0123456789abcdef", "AIzaSyD_x-9Q"):
+        spelt = SPELT[name](secret)
+        for before, after in (("", ""), ("a red cat ", " at night"), ('{"caption": "', '"}')):
+            shown = hidden(before + spelt + after, secret)
+            assert "[key]" in shown and _without_piece(shown, spelt), shown
+            assert shown.startswith(before[:8]) and shown.endswith(after)
+
+
+@pytest.mark.parametrize("name", SPELT)
+@pytest.mark.parametrize("place", ["a field", "the name of a field", "a field that is cut", "an error", "a refusal"])
+def test_a_key_gets_neither_into_a_reply_nor_into_a_failure(
+    place: str, name: str, server: ChatServer, tmp_path: Path
+) -> None:
+    spelt = SPELT[name](SECRET)
+    inner = spelt if spelt.startswith("\\u00") else json.dumps(spelt)[1:-1]  # escapes of JSON are read as what they say
+    described = '{"subject": "cat", "details": "in red", "caption": "a cat KEY"}'.replace("KEY", inner)
+    named = f'{{"subject": "cat", "details": "in red", "caption": "a cat", "{inner}": 1}}'
+    said: dict[str, Scripted] = {
+        "a field": described,
+        "the name of a field": named,
+        "a field that is cut": f"{described}…",
+        "an error": (401, {"error": {"message": f"wrong {spelt}"}}),
+        "a refusal": (200, {"choices": [{"message": {"refusal": f"wrong {spelt}"}}]}),
+    }
+    server.always = said[place]
+    chat = OpenAIChat("test", server.url, key_variable="GATE_KEY", patience=BRISK)
+    request = ChatRequest(messages=(Message("user", (TextPart("describe"),)),), schema=PanelDescription)
+    recording = tmp_path / "replies.jsonl"
+    try:
+        (reply,) = Recorder(chat, recording).reply([request])
+        assert isinstance(reply, ChatFailure)
+        assert reply.reason == ("refused to answer" if place == "a refusal" else "holds the key")
+        told = f"{reply.detail} {reply.text} {recording.read_text()}"
+    except UserError as error:
+        told = str(error)
+        assert place == "an error"
+    assert "[key]" in told or len(spelt) > 1000  # of which a failure tells a few characters only
+    assert _without_piece(told, spelt) and _without_piece(told, inner) and _without_piece(told, SECRET)
+    assert len(server.requests) == 1
+
+
+def test_words_that_are_no_key_stay() -> None:
+    words = "a red cat at the beach, sk-proj of 100% caf\u00e9 &amp; \\u0041 \U0001f431 Zx81 aGVsbG8gd29ybGQ="
+    assert hidden(words, SECRET) == words
+
+
+def test_a_key_is_looked_for_in_time_that_grows_with_the_text() -> None:
+    for text in (
+        "x" * (1 << 17),
+        "\\" * (1 << 17),
+        "%25" * 40_000,
+        "&" * (1 << 17),
+        f"{SECRET} " * 4_000,
+        "\u200b" * (1 << 17),
+    ):
+        began = time.process_time()
+        hidden(text, SECRET)
+        assert time.process_time() - began < 4
 
 
 @pytest.mark.parametrize("word", ["1", "true", "EMPTY", "choices", "same"])

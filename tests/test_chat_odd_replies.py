@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import json
 import time
 import tracemalloc
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -29,7 +31,13 @@ BRISK = Patience(seconds=8, pause=0.01, try_seconds=1, retries=2)
 JUDGED = '{"same": true}'
 WHOLE = json.dumps(completion(JUDGED)).encode()
 HTML = b"<!DOCTYPE html><html><head><title>502 Bad\nGateway</title></head></html>"
+BROKEN = "reply broken off"
+GZIPPED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def _chunk(data: bytes) -> bytes:
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
 def message(**fields: Any) -> tuple[int, Any]:
@@ -82,6 +90,70 @@ ODD: dict[str, tuple[Scripted, str]] = {
     "chunks without end": (Raw([CHUNKED, f"{len(WHOLE):x}\r\n".encode(), WHOLE]), "reply broken off"),
     "too much": (raw(b'"' + b"x" * (5 << 20) + b'"'), "reply too large"),
     "too much of gzip": (raw(gzip.compress(b" " * (5 << 20)), "Content-Encoding: gzip"), "reply too large"),
+    "a call of a tool": (
+        message(content=JUDGED, tool_calls=[{"type": "function", "function": {"name": "f", "arguments": "{}"}}]),
+        "tool call for a reply",
+    ),
+    "a call of a function": (
+        message(content=JUDGED, function_call={"name": "f", "arguments": "{}"}),
+        "tool call for a reply",
+    ),
+    "the user's turn": (message(content=JUDGED, role="user"), "reply of another role"),
+    "a tool's turn": (message(content=JUDGED, role="tool"), "reply of another role"),
+    "a role that is a list": (message(content=JUDGED, role=["assistant"]), "reply of another role"),
+    "two choices": (
+        (200, {"choices": [*completion(JUDGED)["choices"], *completion('{"same": false}')["choices"]]}),
+        "several choices in the reply",
+    ),
+    "a choice and null": ((200, {"choices": [*completion(JUDGED)["choices"], None]}), "several choices in the reply"),
+    "the second choice": ((200, completion(JUDGED, index=1)), "no first choice in the reply"),
+    "a piece of a stream": (
+        (200, {**completion(JUDGED, finish=None), "object": "chat.completion.chunk"}),
+        "event stream for a reply",
+    ),
+    "choices twice": (
+        raw(WHOLE[:-1] + b', "choices": ' + json.dumps(completion('{"same": false}')["choices"]).encode() + b"}"),
+        "repeated key from the server",
+    ),
+    "an error taken back": (raw(b'{"error": "why", "error": null, ' + WHOLE[1:]), "repeated key from the server"),
+    "an ending taken back": (
+        raw(WHOLE.replace(b'"finish_reason": "stop"', b'"finish_reason": "length", "finish_reason": "stop"')),
+        "repeated key from the server",
+    ),
+    "a part that is a thought": (message(content=[{"type": "text", "text": JUDGED, "thought": True}]), "empty reply"),
+    "a part of reasoning": (message(content=[{"type": "reasoning_text", "text": JUDGED}]), "empty reply"),
+    "a part that a vendor marks": (
+        message(content=[{"type": "text", "text": JUDGED, "extra_content": {"google": {"thought": True}}}]),
+        "empty reply",
+    ),
+    "a part on another channel": (
+        message(content=[{"type": "text", "text": JUDGED, "channel": "analysis"}]),
+        "empty reply",
+    ),
+    "a message that is a thought": (message(content=JUDGED, thought=True), "empty reply"),
+    "gzip and more": (raw(gzip.compress(WHOLE) + b"x" * 99, "Content-Encoding: gzip"), "reply wrongly encoded"),
+    "gzip and zeros": (raw(gzip.compress(WHOLE) + bytes(99), "Content-Encoding: gzip"), "reply wrongly encoded"),
+    "gzip and half of one": (raw(gzip.compress(WHOLE) + gzip.compress(b" ")[:-9], "Content-Encoding: gzip"), BROKEN),
+    "gzip and the end of deflate": (
+        raw(gzip.compress(WHOLE) + zlib.compress(b" "), "Content-Encoding: gzip"),
+        "reply wrongly encoded",
+    ),
+    "deflate and more": (
+        raw(zlib.compress(WHOLE) + zlib.compress(b" "), "Content-Encoding: deflate"),
+        "reply wrongly encoded",
+    ),
+    "gzip and bytes without end": (
+        Raw(Endless([GZIPPED, _chunk(gzip.compress(WHOLE))], _chunk(b" " * 32768))),
+        "reply wrongly encoded",
+    ),
+    "gzip and empty ones without end": (
+        Raw(Endless([GZIPPED, _chunk(gzip.compress(WHOLE))], _chunk(gzip.compress(b"") * 2000))),
+        "reply too large",
+    ),
+    "gzip and full ones without end": (
+        Raw(Endless([GZIPPED, _chunk(gzip.compress(WHOLE))], _chunk(gzip.compress(bytes(1 << 20))))),
+        "reply too large",
+    ),
     "without end": (Raw(Endless([CHUNKED], b"8000\r\n" + b" " * 32768 + b"\r\n")), "reply too large"),
 }
 
@@ -130,7 +202,10 @@ def test_an_odd_reply_is_asked_for_again_and_then_counted_by_its_reason(
         {"content": [{"type": "text", "text": '{"same":'}, {"type": "text", "text": " true}"}]},
         {"content": ['{"same":', " true}"]},
         {"content": [{"type": "thinking", "thinking": []}, {"type": "text", "text": JUDGED}]},
+        {"content": [{"type": "text", "text": "no", "thought": True}, {"type": "text", "text": JUDGED}]},
         {"content": JUDGED, "refusal": {}, "reasoning_content": "hm", "tool_calls": []},
+        {"content": JUDGED, "refusal": " ", "tool_calls": None, "function_call": None, "role": "Assistant"},
+        {"content": JUDGED, "refusal": False, "role": None, "annotations": []},
     ],
 )
 def test_text_in_parts_and_fields_beside_it_are_a_reply(
@@ -141,9 +216,116 @@ def test_text_in_parts_and_fields_beside_it_are_a_reply(
     assert len(server.requests) == 1
 
 
-def test_a_compressed_reply_is_read(server: ChatServer, chat: OpenAIChat) -> None:
-    server.script.append(raw(gzip.compress(WHOLE), "Content-Encoding: gzip"))
-    assert chat.reply([question()]) == [DirectVerdict(same=True)]
+@pytest.mark.parametrize("cuts", [(), (9,), (0, 1, 50)])
+def test_a_compressed_reply_is_read_in_one_member_or_several(
+    cuts: tuple[int, ...], server: ChatServer, chat: OpenAIChat
+) -> None:
+    members = [gzip.compress(WHOLE[a:b]) for a, b in itertools.pairwise((0, *cuts, len(WHOLE)))]
+    server.script.append(raw(b"".join(members), "Content-Encoding: gzip"))
+    server.script.append(Raw([GZIPPED, *(_chunk(bytes([byte])) for byte in b"".join(members)), b"0\r\n\r\n"]))
+    assert chat.reply([question()]) + chat.reply([question()]) == [DirectVerdict(same=True)] * 2
+    assert len(server.requests) == 2
+
+
+CUT = "cut off"
+REFUSED = "refused to answer"
+UNKNOWN = "unknown ending"
+ERROR = "server error"
+ENDINGS: dict[str, list[Any]] = {
+    CUT: [
+        *("length", "LENGTH", "MAX_TOKENS", "max_tokens", "model_length", "max_output_tokens", "max_length"),
+        *("incomplete", "Length", "token_limit", "FINISH_REASON_MAX_TOKENS", ["length"], {"type": "length"}),
+    ],
+    REFUSED: [
+        *("content_filter", "content-filter", "ContentFilter", "SAFETY", "safety", "RECITATION", "BLOCKLIST"),
+        *("PROHIBITED_CONTENT", "refusal", "guardrail_intervened", ["content_filter"]),
+    ],
+    ERROR: ["error", "ERROR", "insufficient_system_resource", "error_finish", "MALFORMED_FUNCTION_CALL", "failed"],
+    UNKNOWN: [
+        *("abort", "cancelled", "tool_calls", "function_call", "unknown", "FINISH_REASON_UNSPECIFIED", "pause_turn"),
+        *("stopped", "not stop", "null", 1, True, False, [], {}, ["stop"], {"type": "stop"}, 0.5),
+    ],
+}
+GOOD = ("stop", "STOP", "Stop", "eos", "eos_token", "end_turn", "stop_sequence", "COMPLETE", "completed", None, "")
+
+
+def _reasons(bodies: list[dict[str, Any]], server: ChatServer, chat: OpenAIChat) -> list[str]:
+    """Why no reply is read from each of some bodies, or ``read``."""
+    reasons = []
+    for body in bodies:
+        server.script.clear()
+        server.script += [(200, body)] * 3
+        (reply,) = chat.reply([question()])
+        reasons.append(reply.reason if isinstance(reply, ChatFailure) else "read")
+    return reasons
+
+
+@pytest.mark.parametrize("reason", ENDINGS)
+def test_only_endings_that_are_known_to_be_good_are_replies(reason: str, server: ChatServer, chat: OpenAIChat) -> None:
+    bodies = [completion(JUDGED, finish=ending) for ending in ENDINGS[reason]]
+    assert _reasons(bodies, server, chat) == [reason] * len(bodies)
+
+
+def test_good_endings_are_replies_however_they_are_spelt(server: ChatServer, chat: OpenAIChat) -> None:
+    bodies = [completion(JUDGED, finish=ending) for ending in GOOD]
+    bodies += [completion(JUDGED, stop_reason=reason) for reason in (None, 151645, "<|im_end|>", "</s>", "end_turn")]
+    bodies += [{**completion(JUDGED), "status": status} for status in ("completed", "success", 200, None)]
+    bodies += [completion(JUDGED, native_finish_reason="STOP", truncated=False, content_filter_results={"hate": {}})]
+    bodies += [{**completion(JUDGED), "errors": [], "error": None, "incomplete_details": None}]
+    bodies += [{"choices": completion(JUDGED)["choices"] + completion(JUDGED, index=1)["choices"]}]
+    del (missing := completion(JUDGED))["choices"][0]["finish_reason"]
+    assert _reasons([*bodies, missing], server, chat) == ["read"] * (len(bodies) + 1)
+
+
+def test_a_bad_ending_counts_wherever_it_is_said(server: ChatServer, chat: OpenAIChat) -> None:
+    said: dict[str, list[dict[str, Any]]] = {
+        CUT: [
+            {"stop_reason": "length"},
+            {"stop_reason": "max_tokens"},
+            {"native_finish_reason": "MAX_TOKENS"},
+            {"done_reason": "length"},
+            {"stop_type": "limit"},
+            {"status": "incomplete"},
+            {"status": "in_progress"},
+            {"incomplete_details": {"reason": "max_output_tokens"}},
+            {"finish_details": {"type": "max_tokens"}},
+            {"truncated": True},
+        ],
+        REFUSED: [
+            {"stop_reason": "refusal"},
+            {"native_finish_reason": "SAFETY"},
+            {"content_filter_results": {"hate": {"filtered": True}}},
+            {"status": "blocked"},
+        ],
+        ERROR: [{"status": "failed"}, {"native_finish_reason": "error"}, {"errors": ["why"]}, {"error": {"a": "why"}}],
+        UNKNOWN: [{"status": "cancelled"}, {"stop_reason": "tool_use"}, {"status": 500}, {"stop_reason": ["stop"]}],
+    }
+    for reason, cases in said.items():
+        for fields in cases:
+            whole = completion(JUDGED)
+            choice = whole["choices"][0]
+            within = {**whole, "choices": [{**choice, "message": {**choice["message"], **fields}}]}
+            bodies = [{**whole, **fields}, completion(JUDGED, **fields), within]
+            assert _reasons(bodies, server, chat) == [reason] * 3, fields
+
+
+@pytest.mark.parametrize("refusal", ["no", ["no"], {"reason": "no"}, True, [" "], 1])
+def test_a_refusal_counts_whatever_its_shape(refusal: Any, server: ChatServer, chat: OpenAIChat) -> None:
+    beside = message(content=[{"type": "refusal", "refusal": refusal}, {"type": "text", "text": JUDGED}])[1]
+    bodies = [message(content=JUDGED, refusal=refusal)[1], beside]
+    assert _reasons(bodies, server, chat) == [REFUSED] * 2
+    assert len(server.requests) == 2
+
+
+def test_a_reply_of_any_depth_is_a_reply_or_a_fault() -> None:
+    for depth, status in itertools.product(range(100, 1200, 13), (200, 401)):
+        deep = "[" * depth + "]" * depth
+        for name in ("error", "errors", "index", "finish_reason", "role", "refusal", "x"):
+            body = f'{{"{name}": {deep}, "choices": [{{"{name}": {deep}, "message": {{"{name}": {deep}}}}}]}}'
+            try:
+                read_reply(Spoken(status, "application/json", body.encode()))
+            except Fault as fault:
+                assert (fault.kind == "unusable") is (status == 401)
 
 
 ERRORS: dict[str, tuple[Any, int]] = {
@@ -157,6 +339,9 @@ ERRORS: dict[str, tuple[Any, int]] = {
     "a text": ({"error": "why"}, 500),
     "true": ({"error": True}, 500),
     "beside choices": ({"error": {"message": "why"}, "choices": completion(JUDGED)["choices"]}, 500),
+    "of several": ({"errors": [{"message": "why", "code": 429}], "choices": completion(JUDGED)["choices"]}, 429),
+    "bare": ({"message": "why", "code": 429}, 429),
+    "in a message": ({"choices": [{"message": {"content": JUDGED, "error": {"message": "why"}}}]}, 500),
     "in a choice": ({"choices": [{"error": {"code": 502, "message": "why"}, "message": {"content": JUDGED}}]}, 502),
     "as a finish": (completion(JUDGED, finish="error"), 500),
 }

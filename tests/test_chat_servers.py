@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny
-from chat_server import ChatServer, chat_server
+from chat_server import ChatServer, Raw, chat_server, completion, raw
 from PIL import Image
 
 from dsd.chat.openai.asking import Patience
@@ -162,6 +163,75 @@ def test_a_server_that_cannot_be_used_is_no_data(server: ChatServer, status: int
 def test_a_server_that_is_away_is_no_data() -> None:
     with pytest.raises(UserError, match="no connection"):
         OpenAIChat("test", "http://127.0.0.1:9/v1", patience=BRISK).reply([question()])
+
+
+REPLY = json.dumps(completion('{"same": true}')).encode()
+HEADERS = {
+    "Content-Length": [b"-1", b"1e3", b"0x10", b"9" * 30, b"5, 5", b"\xff", b""],
+    "Transfer-Encoding": [b"gzip", b"chunked, gzip", b"identity", b"CHUNKED", b"\xff", b""],
+    "Content-Encoding": [b"gzip, gzip", b"identity, gzip", b"br", b"zstd", b"\xff\xfe", b",", b"GZIP", b'"'],
+    "Content-Type": [b"text/html; charset=\xff", b"application/json; charset=idna", b"x; charset=rot13", b";", b"\xff"],
+    "Set-Cookie": [
+        *(b"a=b; expires=Mon, 01 Jan 99999 00:00:00 +" + b"9" * 30, b"a=\xff; domain=xn--a", b"=; secure"),
+        *(b"a=b; max-age=" + b"9" * 400, b"a=b; domain=127.0.0.1; port=x", b"a" * 5000),
+    ],
+    "Date": [b"Mon, 99 Foo 2024 99:99:99", b"\xff", b"9" * 5000],
+    "Retry-After": [
+        *(b"Mon, 01 Jan 2024 00:00:00 +" + b"9" * 20, b"Mon, 01 Jan 0000 00:00:00 GMT", b"1 2 3 4 5 6 7", b", : :"),
+        *(b"Mon, 01 Jan 0001 00:00:00 +2359", b"1 Jan " + b"9" * 30 + b" 00:00 GMT", b"nan", b"-inf", b"-5", b"1_0"),
+        *(b"9" * 5000, b"\xff\xfe", b"1, 2", b"", b"0x1", b"1e-400"),
+    ],
+    "Connection": [b"upgrade", b"\xff", b"close, keep-alive"],
+    "Link": [b"<http://xn--a/>; rel=next", b"\xff"],
+    "Location": [b"http://xn--a/", b"http://[::bad/"],
+    "X-Long": [b"a" * 90_000, b"a" * 200_000],
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+@pytest.mark.parametrize("status", [200, 429, 500])
+def test_whatever_a_header_holds_ends_no_run(status: int, name: str, server: ChatServer, chat: OpenAIChat) -> None:
+    own = [] if name in ("Content-Length", "Transfer-Encoding") else [b"Content-Length: %d" % len(REPLY)]
+    for value in HEADERS[name]:
+        lines = [b"HTTP/1.1 %d Said" % status, *own, name.encode() + b": " + value, b"", b""]
+        server.script.append(Raw([b"\r\n".join(lines), REPLY]))
+        (reply,) = chat.reply([question()])
+        if isinstance(reply, ChatFailure):
+            assert reply.reason in ("no connection", "reply broken off", "reply wrongly encoded")
+        server.script.clear()
+
+
+def test_cookies_are_not_kept(server: ChatServer, chat: OpenAIChat) -> None:
+    server.models = server.always = raw(REPLY, "Set-Cookie: a=b; path=/")
+    assert chat.reply([question(str(number)) for number in range(9)]) == [DirectVerdict(same=True)] * 9
+    assert not [headers for headers in server.headers if "Cookie" in headers]
+
+
+REDIRECTS = {
+    **dict.fromkeys(
+        ["mailto:x@y", "http://[::bad/", "", "javascript:alert(1)", "http://", "://", "?", "http://[::1"], ""
+    ),
+    "http://xn--a/": "http://xn--a",
+    "http://a:99999999/": "http://a",
+    "//b/c": "http://b",
+    "https://user:pass@c:0/": "https://c",
+    "HTTP://[FE80::1%25eth0]/": "http://fe80::1",
+    f"http://{'a' * 5000}/": "http://aaa",
+    "http://\xff.\x80/": "http://",
+    "http://\u2100.com/".encode().decode("latin-1"): "http://",
+}
+
+
+@pytest.mark.parametrize("location", REDIRECTS)
+def test_a_redirect_to_anywhere_is_one_sentence_at_once(location: str, server: ChatServer, chat: OpenAIChat) -> None:
+    head = f"HTTP/1.1 302 Said\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode("latin-1")
+    server.models = server.always = Raw([head])
+    for act in (lambda: chat.reply([question()]), chat.require_connection):
+        with pytest.raises(UserError, match="sends questions elsewhere") as error:
+            act()
+        assert REDIRECTS[location] in str(error.value)
+        assert "\n" not in str(error.value) and "pass" not in str(error.value) and len(str(error.value)) < 500
+    assert len(server.requests) == 1
 
 
 def test_recorded_replies_are_found_by_pictures_and_words(server: ChatServer, chat: OpenAIChat, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 from dataclasses import dataclass, field
 
+from dsd.chat.openai.spelling import PIECE, hidden
 from dsd.errors import UserError
 
 DEFAULT_KEY = "OPENAI_API_KEY"
@@ -19,7 +20,6 @@ _URL = re.compile(
     re.IGNORECASE,
 )
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_PIECE = 12  # characters of a key that give it away
 _WORD = 4  # characters of a key that is more than a word of the protocol such as "1"
 
 
@@ -115,22 +115,13 @@ class Key:
     @property
     def is_secret(self) -> bool:
         """Whether it is too long to be a word that a model may say by chance, such as ``EMPTY``."""
-        return len(self.secret) >= _PIECE
+        return len(self.secret) >= PIECE
 
     def redacted(self, text: str) -> str:
-        """A sentence without the key and any long piece of it."""
+        """A sentence without the key and any long piece of it, however they are spelt; see `spelling.hidden`."""
         if len(self.secret) < _WORD:
             return text
-        text = text.replace(self.secret, "[key]")
-        pieces = {self.secret[at : at + _PIECE] for at in range(len(self.secret) - _PIECE + 1)}
-        found = [at for at in range(len(text) - _PIECE + 1) if text[at : at + _PIECE] in pieces] if pieces else []
-        hidden = {at + more for at in found for more in range(_PIECE)}
-        if not hidden:
-            return text
-        kept = (
-            "" if at in hidden and at - 1 in hidden else "[key]" if at in hidden else c for at, c in enumerate(text)
-        )
-        return "".join(kept)
+        return hidden(text.replace(self.secret, "[key]"), self.secret)
 
 
 def _shown(variable: str) -> str:

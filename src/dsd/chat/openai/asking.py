@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -14,7 +14,7 @@ from dsd.chat.openai.dialect import DataUrls, Dialect, messages_of
 from dsd.chat.openai.faults import Fault
 from dsd.chat.openai.line import Line, Spoken
 from dsd.chat.openai.replies import Said, read_reply
-from dsd.chat.parse import CutText
+from dsd.chat.openai.secrecy import said_without_key
 from dsd.chat.protocol import ChatFailure, ChatRequest
 from dsd.errors import UserError
 
@@ -107,7 +107,7 @@ class Asking:
         faults: list[Fault] = []
         try:
             async with asyncio.timeout(seconds):
-                return self._without_key(await self._until_answered(request, attempt, seconds, faults))
+                return said_without_key(await self._until_answered(request, attempt, seconds, faults), self._line.key)
         except TimeoutError:
             fault = Fault("unwell", "no answer in time", f"within {seconds:.3g} s over {len(faults) + 1} tries")
             if faults and faults[-1].kind == "busy":
@@ -118,7 +118,7 @@ class Asking:
             await self._require_presence(fault)
         if fault.kind in ("unusable", "busy"):
             raise self.unusable(fault) from None
-        return self._without_key(Said(ChatFailure(fault.reason, fault.detail)))
+        return said_without_key(Said(ChatFailure(fault.reason, fault.detail)), self._line.key)
 
     def unusable(self, fault: Fault) -> UserError:
         """The mistake that a fault of the whole server is."""
@@ -206,13 +206,6 @@ class Asking:
             except Fault as other:
                 if other.kind not in ("refused", "busy"):
                     raise self.unusable(fault if other.kind != "unusable" else other) from None
-
-    def _without_key(self, said: Said) -> Said:
-        key, answer = self._line.key, said.answer
-        hide = key.redacted if key.is_secret else str
-        if isinstance(answer, ChatFailure):
-            return replace(said, answer=ChatFailure(answer.reason, key.redacted(answer.detail), hide(answer.text)))
-        return replace(said, answer=CutText(hide(answer.text)) if isinstance(answer, CutText) else hide(answer))
 
 
 def _now() -> float:

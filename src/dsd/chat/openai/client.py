@@ -15,6 +15,7 @@ from dsd.chat.openai.dialect import Dialect
 from dsd.chat.openai.faults import Fault
 from dsd.chat.openai.line import Line
 from dsd.chat.openai.replies import Said
+from dsd.chat.openai.secrecy import reply_without_key
 from dsd.chat.parse import Answer, ask_until_parsed
 from dsd.chat.protocol import ChatFailure, ChatRequest, Decision, Reply
 from dsd.errors import UserError
@@ -76,7 +77,7 @@ class OpenAIChat:
                 decision = decision_of(said.log_probabilities, request.decides)
                 if decision is not None and decision[0] is getattr(reply, request.decides):
                     reply._probability = decision[1]
-        return replies
+        return [reply_without_key(reply, self._line.key) for reply in replies]
 
     async def _connect(self) -> None:
         asking = self._asking()

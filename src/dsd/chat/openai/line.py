@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 import zlib
 from collections.abc import AsyncIterator
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 
@@ -66,6 +69,8 @@ class Line:
             timeout=httpx.Timeout(None, connect=self.connect_seconds),
             limits=httpx.Limits(max_connections=None),
             follow_redirects=False,
+            event_hooks={"response": [self._require_no_redirect]},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             trust_env=not self.address.is_loopback,
             verify=not plain and _certificates(),
         )
@@ -90,10 +95,13 @@ class Line:
             said = one_line(self.key.redacted(str(error) or type(error).__name__))
             raise Fault("unwell", "no connection", said) from None
 
+    async def _require_no_redirect(self, response: httpx.Response) -> None:
+        """Ends a redirect before the library looks at where it leads, which may be no address at all."""
+        if 300 <= response.status_code < 400:
+            raise Fault("unusable", "it sends questions elsewhere, where they are not sent", self._elsewhere(response))
+
     async def _spoken(self, response: httpx.Response) -> Spoken:
         status = response.status_code
-        if 300 <= status < 400:
-            raise Fault("unusable", "it sends questions elsewhere, where they are not sent", self._elsewhere(response))
         encoding = response.headers.get("content-encoding", "").strip().lower()
         most = self.most_bytes if status < 300 else _ERROR_BYTES
         try:
@@ -107,19 +115,19 @@ class Line:
             if status < 300:
                 raise Fault("odd", "reply broken off", said) from None
             body = b""
-        if self.key.is_secret:
-            body = body.replace(self.key.secret.encode(), b"[key]")
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         return Spoken(status, kind, body, _seconds_to_wait(response.headers))
 
     def _elsewhere(self, response: httpx.Response) -> str:
         """Where a redirect leads, without what may be a key."""
-        location = response.headers.get("location", "")
+        said = f"status {response.status_code}"
         try:
-            there = httpx.URL(self.address.url).join(location)
-        except httpx.InvalidURL:
-            return f"status {response.status_code}"
-        return one_line(self.key.redacted(f"status {response.status_code}, to {there.scheme}://{there.host}"))
+            location = response.headers.get("location", "")
+            there = urlsplit(urljoin(self.address.url, location) if location else "")
+            host = there.hostname or ""
+        except ValueError:
+            return said
+        return one_line(self.key.redacted(f"{said}, to {there.scheme}://{host}")) if host else said
 
 
 @cache
@@ -150,35 +158,67 @@ async def read_bounded(chunks: AsyncIterator[bytes], encoding: str, most: int) -
     Args:
         chunks: as they come over the line.
         encoding: of HTTP; empty for none.
-        most: bytes of the body, decompressed.
+        most: bytes of the body, as they come and decompressed.
 
     Raises:
         Fault: it is longer, or not in its encoding, or in one that was not asked for.
     """
     if encoding not in ("", "identity", *_GZIP):
         raise Fault("odd", "reply wrongly encoded", f'as "{one_line(encoding)}", which was not asked for')
-    inflate = zlib.decompressobj(zlib.MAX_WBITS | 32) if encoding in _GZIP else None
-    data = bytearray()
+    inflated = _Inflated(encoding, most) if encoding in _GZIP else None
+    data, came = bytearray(), 0
     async for chunk in chunks:
-        try:
-            data += chunk[: most + 1] if inflate is None else inflate.decompress(chunk, most + 1 - len(data))
-        except zlib.error as error:
-            raise Fault("odd", "reply wrongly encoded", f"it is no {encoding} ({error})") from None
-        if len(data) > most:
+        came += len(chunk)
+        if inflated is None:
+            data += chunk[: most + 1 - len(data)]
+        elif came <= most:
+            inflated.add(chunk, data)
+        if max(came, len(data)) > most:
             raise Fault("odd", "reply too large", f"more than {most:,} bytes")
-    if inflate is not None and not inflate.eof:
+    if inflated is not None and not inflated.is_whole:
         raise Fault("odd", "reply broken off", f"its {encoding} has no end")
     return bytes(data)
 
 
+class _Inflated:
+    """What is decompressed of a body; members of gzip in a row are one content, as its standard has it."""
+
+    def __init__(self, encoding: str, most: int) -> None:
+        self._encoding, self._most = encoding, most
+        self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it ends where a member does."""
+        return self._inflate.eof
+
+    def add(self, chunk: bytes, data: bytearray) -> None:
+        """Adds what a chunk holds, at most one byte more than may be kept.
+
+        Raises:
+            Fault: it is not in its encoding, or something else follows what is.
+        """
+        while chunk and len(data) <= self._most:
+            if self._inflate.eof:
+                if self._encoding == "deflate":
+                    raise Fault("odd", "reply wrongly encoded", "something follows its deflate")
+                self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            try:
+                data += self._inflate.decompress(chunk, self._most + 1 - len(data))
+            except zlib.error as error:
+                raise Fault("odd", "reply wrongly encoded", f"it is no {self._encoding} ({error})") from None
+            chunk = self._inflate.unused_data
+
+
 def _seconds_to_wait(headers: httpx.Headers) -> float | None:
-    said = headers.get("retry-after", "")
-    try:
+    """What the server asks for, in seconds or as a date; None where that is no time to come."""
+    said = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", said):
         seconds = float(said)
-    except ValueError:
+    else:
         try:
             when = parsedate_to_datetime(said)
-        except ValueError:
+            seconds = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+        except (ValueError, OverflowError, TypeError, LookupError):  # all that the library makes of odd dates
             return None
-        seconds = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return seconds if 0 <= seconds < float("inf") else None
