@@ -43,6 +43,18 @@ THOUGHT = '<think>The first is {"same": true}, or is it?</think>'
         f"<Reasoning>\n{GOOD}</REASONING>\n\n<thinking></thinking>```json\n{GOOD}```",
         f"<think>İ{GOOD}</think>{GOOD}",
         f"{GOOD}<|im_end|>",
+        f"{GOOD}<|im_end|>\n<|endoftext|>\n",
+        f"```json\n{GOOD}\n```<|eot_id|>",
+        f"{GOOD}<\uff5cend\u2581of\u2581sentence\uff5c>",
+        *(blank + GOOD + blank for blank in ("\u00a0", "\u200b", "\ufeff\u200b ", "\n\u00a0")),
+        f"The hats agree, so: {GOOD}\n</think>\n\n{GOOD}",
+        f"</think>\n{GOOD}",
+        f"The hats agree.[/THINK]```json\n{GOOD}\n```",
+        f"[THINK]{GOOD}[/THINK]{GOOD}",
+        f"<think>hm</think >{GOOD}",
+        f"<think>a<think>b</think>c</think>{GOOD}",
+        f"json\n{GOOD}",
+        f"JSON \r\n{GOOD}",
         "\ufeff" + GOOD,
         "```\n\ufeff" + GOOD + "\n```",
     ],
@@ -73,8 +85,21 @@ def test_code_fences_and_closed_thoughts_are_set_aside(text: str) -> None:
         (f"{GOOD}<think>no</think>", "words around the object"),
         (f"<think>{GOOD}", "unclosed thought"),
         (f"<think>{GOOD}</thinking>", "unclosed thought"),
-        (f"<think>a<think>b</think>{GOOD}</think>", "words around the object"),
-        (f"so: {GOOD}</think>{GOOD}", "words around the object"),
+        (f"<think>a<think>b</think>{GOOD}</think>", "no JSON object"),
+        (f"<think>I was told to write <think>hm</think>{GOOD}", "unclosed thought"),
+        (f"<think>a<THINK>b<think >c</think></think>{GOOD}", "unclosed thought"),
+        (f"[THINK]hm</think>{GOOD}", "unclosed thought"),
+        (f"so: {GOOD}</think>", "no JSON object"),
+        (f"so: {GOOD}</think>no, {GOOD}", "words around the object"),
+        (f"so: <think>hm</think>{GOOD}", "words around the object"),
+        (f"{GOOD}</think>{GOOD}", "several JSON objects"),
+        *(
+            (f"{GOOD}<|{made_up}|>", "words around the object")
+            for made_up in ("retract", "not_same", "im_start", "false")
+        ),
+        (f"{GOOD}<|im_end|>no<|im_end|>", "words around the object"),
+        (f"yaml\n{GOOD}", "words around the object"),
+        (f"json {GOOD}", "words around the object"),
         (f"{GOOD}\n{GOOD}", "several JSON objects"),
         (json.dumps(VERDICT | {"comparison": "..."}), "says nothing"),
         (json.dumps(VERDICT | {"comparison": "<the points>"}), "says nothing"),
@@ -101,6 +126,43 @@ def test_what_is_wrong_inside_is_a_failure_with_its_reason(text: str, reason: st
     assert (found.reason, found.text) == (reason, text)
 
 
+STAND_INS = [
+    *("...", "\u2026", "<one sentence>", '"<one sentence>"', "<one sentence>.", "`<one sentence>`", "<<one sentence>>"),
+    *("<subject>, <details>", "a photo of <subject>", "<one sentence> (10 to 30 words)", "{{caption}}", "${caption}"),
+    *("[[caption]]", "[caption]", "\uff1ccaption\uff1e", "&lt;one sentence&gt;", "&amp;lt;caption&amp;gt;", "string"),
+    *("caption", "Caption:", "one sentence", "\u2026one sentence\u2026", "TODO", "%s", "{}", "__caption__", "$caption"),
+    *("a photo of [subject]", "a photo of {subject} at night", "\u00abcaption\u00bb", "N/A", "n.a.", "null", "None"),
+    *("<your caption here>", "<insert a sentence>", "A <description> in a room.", "<the subject's looks>, photograph"),
+]
+
+
+@pytest.mark.parametrize("words", STAND_INS)
+def test_what_stands_in_for_a_caption_is_none(words: str) -> None:
+    for name in ("subject", "details", "caption"):
+        said = {"subject": "a cat", "details": "red", "caption": "a red cat"} | {name: words}
+        assert isinstance(parse_reply(json.dumps(said), PanelDescription), ChatFailure)
+    scenes = ["at sea", "at night", words, "in a room"]
+    assert isinstance(parse_reply(json.dumps({"subject": "a cat", "scenes": scenes}), GridPromptReply), ChatFailure)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("I <3 my cat", "a cat with a <blue> hat", "a cat & a dog", "3 < 4 and 5 > 4", "a [red] cat", "<b>cat</b>"),
+        *("a string of pearls", "a cat that reads a caption", "a subject of the king", 'a sign that says "TODO" twice'),
+        *("a 100% woollen cat", "None of the cats sleeps", "a null-modem cable", "a cat (seen from above), at noon..."),
+    ],
+)
+def test_captions_with_odd_marks_are_captions(words: str) -> None:
+    said = {"subject": "a cat", "details": "red", "caption": words}
+    assert not isinstance(parse_reply(json.dumps(said), PanelDescription), ChatFailure)
+
+
+def test_a_verdict_may_say_that_nothing_is_shared() -> None:
+    for words in ("nothing", "None", "n/a", "null"):
+        assert not isinstance(parse_reply(json.dumps(VERDICT | {"common_subject": words}), PairVerdict), ChatFailure)
+
+
 def test_a_failure_names_the_field() -> None:
     found = parse_reply(json.dumps(VERDICT | {"same": "yes"}), PairVerdict)
     assert isinstance(found, ChatFailure)
@@ -115,7 +177,9 @@ def test_a_grid_prompt_has_four_different_scenes(scenes: object) -> None:
     assert isinstance(found, ChatFailure)
 
 
-@pytest.mark.parametrize("piece", ["{", '{"a":', "[{", "<think>", "<think></think>", "`", '"', "\\", "\n"])
+@pytest.mark.parametrize(
+    "piece", ["{", '{"a":', "[{", "<think>", "<think></think>", "</think>", "[THINK]", "</s>", "`", '"', "\\", "\n"]
+)
 def test_a_megabyte_is_read_in_a_moment(piece: str) -> None:
     started = time.perf_counter()
     for size in (1 << 20, LONGEST_REPLY):

@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from dsd.chat.protocol import Decision
+from dsd.chat.stand_ins import tells
 
 
 def _with_letters(words: str) -> str:
@@ -23,6 +24,16 @@ Words = Annotated[
 ]
 
 
+def _telling(words: str) -> str:
+    if not tells(words):
+        raise ValueError("it says that there is nothing to say")
+    return words
+
+
+Told = Annotated[Words, AfterValidator(_telling)]
+"""Words that are drawn or trained on; a verdict may say that two pictures share nothing."""
+
+
 class _Reply(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -30,8 +41,8 @@ class _Reply(BaseModel):
 class SheetReply(_Reply):
     """A subject and the scenes of a sheet, row by row, each another one; a task says how many."""
 
-    subject: Words
-    scenes: list[Words]
+    subject: Told
+    scenes: list[Told]
 
     @field_validator("scenes")
     @classmethod
@@ -44,15 +55,15 @@ class SheetReply(_Reply):
 class GridPromptReply(SheetReply):
     """A subject and the scenes of a sheet, row by row, each another one."""
 
-    scenes: Annotated[list[Words], Field(min_length=4, max_length=4)]
+    scenes: Annotated[list[Told], Field(min_length=4, max_length=4)]
 
 
 class PanelDescription(_Reply):
     """What one panel shows: who (coarse words), in which details (fine words), and a caption to train on."""
 
-    subject: Words
-    details: Words
-    caption: Words
+    subject: Told
+    details: Told
+    caption: Told
 
 
 class PairVerdict(_Reply, Decision):
