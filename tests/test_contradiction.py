@@ -78,6 +78,27 @@ All features are the same in both pictures: no changes in clothes, hair or acces
 The main difference is the background.
 The only differences are the pose and the lighting.
 The only difference is in the background and the time of day.
+Pose: sitting vs. lying down; fur: same
+colour: same; facial expression: happy in the first and neutral in the second; hat: same
+Differences in pose and lighting do not affect identity. The markings are identical.
+Despite the different settings, the robot is the same.
+Although the lighting differs, all lasting features are consistent.
+Hair color and style: same; clothing: same red jacket and jeans; age: same; build: same
+Both have two differently coloured eyes, one blue and one green.
+The toy looks the same; its left arm is raised in the second picture only.
+Colors: same (yellow body, orange beak). Proportions: same. Pattern: none in both. Accessories: same (blue scarf).
+There is nothing that differs between them apart from the viewpoint.
+The vase has the same cobalt pattern, with the crack missing in neither.
+size: same; angle: different; markings: same; lighting: brighter in the second
+The comparison shows: fur same, eyes same, collar same.
+Comparing point by point:\\n- colour: same\\n- hat: same\\n\\nAll points are the same.
+fur: matching; eyes: matching; overall impression: one and the same dog
+Every lasting feature matches; minor variations in shading come from the light.
+Note: the tail is hidden in the first picture; fur: same; ears: same
+The same character is shown from different sides; the outfit (red cape, blue boots) is unchanged.
+One picture is a close-up, the other one a full view. The features match.
+skin: same; hair: same; clothes: same, apart from the folds caused by movement
+kind of animal: cat in both; fur colour: grey in both; eye colour: yellow in both
 """.strip().splitlines()
 
 DISAGREEING = """
@@ -181,6 +202,41 @@ There are differences between the two.
 fur: same; hat: red hat in the first picture, no hat in the second picture
 fur: same; hat: present only in the first
 hat: other; hat: same
+The hat's colour is different.
+fur same, hat different
+fur: same / hat: different
+Fur color matches but eye color does not.
+The eyes are green in the first picture and blue in the second picture, so they differ.
+hat: same? no
+hat: unlike
+hat: DIFFERENT.
+hat :different
+• hat: different • fur: same
+hat: not same
+hat: is not the same one
+Hat: Different!
+hat: ≠
+The collar is different in colour.
+The collar has a different colour in the second picture.
+They look similar but are not the same individual.
+Not identical.
+fur: same; hat: nope
+fur: same; hat: N
+the subjects do not match
+They're different.
+The cats aren't the same.
+These aren't the same cats.
+hat: unmatched; fur: same
+fur: same; hat: has changed colour
+hat: different colours; fur: same
+fur: same; eyes: disagree
+The markings disagree.
+hat: opposite; fur: same
+no match
+mismatch
+hat has changed from red to blue
+hat: differs from first to second
+hat: differing
 """.strip().splitlines()
 
 SHARED_NOTHING = """

@@ -11,14 +11,15 @@ _DEGREES = (
     r"(?:(?:\w+ly|very|quite|almost|the|a|an|some|somewhat|exact|it|they|these|those|this|is|are|was|were|be)\s+)*"
 )
 _SAMENESS = (
-    r"(?:same|identical|equal|equivalent|alike|match(?:es|ed|ing)?|consistent|similar|unchanged|indistinguishable)"
+    r"(?:same|identical|equal|equivalent|alike|match(?:es|ed|ing)?|agree(?:s|ing)?|correspond(?:s|ing)?|consistent"
+    r"|similar|unchanged|indistinguishable)"
 )
 _DENIED = rf"(?:not|never|no\s+longer|hardly|barely|partially|partly)\s+(?:\w+\s+){{0,3}}{_SAMENESS}\b"
 _NONE_ALIKE = rf"\b(?:no\s+two|nothing|none|neither|no\s+\w+s?)\b(?:\s+[\w']+){{0,4}}\s+{_SAMENESS}\b"
 _DIFFERENT = (
     r"(?:different(?:ly)?|differ(?:s|ed|ing)?|differences?|dissimilar|unlike|mismatch(?:es|ed|ing)?|inconsistent"
     r"|inconsistenc(?:y|ies)|discrepanc(?:y|ies)|contrast(?:s|ing)|conflict(?:s|ing)|unequal|var(?:y|ies|ied)"
-    r"|non[\s-]?match(?:es|ing)?|no\s+match|non-identical|deviates?|diverges?|vs|versus)"
+    r"|non[\s-]?match(?:es|ing)?|no\s+match|non-identical|deviates?|diverges?|disagree(?:s|ing)?|vs|versus)"
 )
 _LOST = r"(?:missing|absent|lack(?:s|ing)|gone|lost|changed|altered|replaced|swapped|added|removed)"
 _WHO = (
@@ -35,7 +36,7 @@ _NO_OTHER = re.compile(
     rf"(?:{_DIFFERENT}|{_LOST}|changes?)\b"
 )
 _CLAIMS_OTHER = re.compile(
-    rf"(?<![\w-])(?:{_DIFFERENT}|{_DENIED}|does\s+not\s+match|do\s+not\s+match|{_LOST})(?!\w)|{_NONE_ALIKE}|{_SEVERAL}"
+    rf"(?<![\w-])(?:{_DIFFERENT}|{_DENIED}|(?:does|do|is|are)\s+not$|{_LOST})(?!\w)|{_NONE_ALIKE}|{_SEVERAL}"
     rf"|\b(?:not|never)\s+(?:be\s+)?(?:one|the\s+other|another)\b|\b(?:is|are)\s+(?:an)?other\s+{_WHO}\b"
     rf"|\b(?:except|apart\s+from|aside\s+from|other\s+than|save\s+for|but\s+for)\b"
     rf"|\bonly\s+(?:in|on)\s+(?:the\s+)?(?:first|second|one)\b|[✗✘❌≠]"
@@ -59,7 +60,7 @@ _EXPLAINED = re.compile(
     r"|result\s+of|makes?|depending\s+on|with\s+the|under\s+(?:the\s+)?)\b"
 )
 _HARMLESS = re.compile(
-    r"\b(?:no|without(?:\s+a)?|beyond(?:\s+a)?)\s+(?:doubt|question)\b|\bdoubtless\b|\bnot\s+only\b|\bno,\s+"
+    r"\b(?:no|without(?:\s+a)?|beyond(?:\s+a)?)\s+(?:doubt|question)\b|\bdoubtless\b|\bnot\s+only\b|\bhave\s+two\s+differently\s+colou?red\s+eyes\b|\bno,\s+"
     r"|\bno\s+reason\s+to\s+\w+\b.*|\bnothing\s+(?:suggests|indicates|points|speaks|shows|contradicts)\b.*"
 )
 _HARD = re.compile(r"\s*(?:\b(?:but|while|whereas|although|though|however|yet)\b|[;])\s*")
@@ -85,7 +86,7 @@ _PASSING = {
 """What may differ between pictures of one individual."""
 _LASTING = re.compile(
     r"\b(?:hats?|furs?|eyes?|colou?rs?|patterns?|stripes?|spots?|collars?|ears?|tails?|markings?|marks?|clothes|clothing"
-    r"|garments?|accessor(?:y|ies)|hair|build|body|shape|proportions?|scarf|bow|breed|species|identity|wings?|beak|nose"
+    r"|garments?|accessor(?:y|ies)|hair|build|body|shape|proportions?|scarf|bow|breed|species|wings?|beak|nose"
     r"|paws?|features?|details?|shirt|dress|coat|glasses|shoes?|handle|logo|material|design)\b"
 )
 _FILLING = {
@@ -107,6 +108,7 @@ _FILLING = {
     "is",
     "s",
 }
+_FILLING |= {"facial", "head", "body", "overall", "slight", "minor", "general", "arm", "leg", "hand"}
 
 
 def plain(comparison: str) -> str:
@@ -116,8 +118,9 @@ def plain(comparison: str) -> str:
 
 
 def passing(words: str) -> bool:
-    """Whether words name the pose or the surroundings alone, and no feature of the subject."""
-    return (_PASSING | _FILLING).issuperset(re.findall(r"\w+", words))
+    """Whether words name the pose or the surroundings, such as ``the facial expression``, and no feature besides."""
+    found = set(re.findall(r"\w+", words))
+    return not _PASSING.isdisjoint(found) and (_PASSING | _FILLING).issuperset(found)
 
 
 def answered(answer: str) -> bool | None:
