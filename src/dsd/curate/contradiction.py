@@ -2,7 +2,8 @@
 
 A judge whose comparison calls the hat different and that decides for the same individual has not decided: such a reply
 is neither kept nor counted as a rejection. Points read ``colour of the fur: same; hat: different``, or, with the words
-of both sides, ``colour scarlet crimson: other; build, slim, wide: same``; sentences are read where they are plain.
+of both sides, ``colour scarlet crimson: other; build, slim, wide: same``; sentences count where they call something
+lasting other. In a comparison that decides point by point, a point whose answer is neither is not taken for the same.
 """
 
 from __future__ import annotations
