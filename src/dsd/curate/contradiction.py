@@ -30,7 +30,7 @@ _BRACKETED = re.compile(rf"\s*[(\[]\s*({_ANSWER}\b[^()\[\]]{{0,60}})[)\]]")
 _STRAY = " \t.,!?-•"
 _NO_SUBJECT = re.compile(
     r"(?:there\s+(?:is|are)\s+|they\s+(?:share|have)\s+|the\s+pictures\s+share\s+|both\s+share\s+)?"
-    r"(?:nothing|none|no(?!-)|nil|null|n/?a|n\.a|neither|nobody|not|(?:two\s+)?(?:different|unrelated|distinct))\b.*"
+    r"(?:nothing|none|no(?!-)|nil|null|n/?a|n\.a|neither|nobody|not|(?:two\s+)?(?:different|unrelated|distinct)(?!-))\b.*"
 )
 
 
