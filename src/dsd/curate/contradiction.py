@@ -2,7 +2,8 @@
 
 A judge whose comparison calls the hat different and that decides for the same individual has not decided: such a reply
 is neither kept nor counted as a rejection. Points read ``colour of the fur: same; hat: different``, or, with the words
-of both sides, ``colour scarlet crimson: other; build, slim, wide: same``; sentences are read where they are plain.
+of both sides, ``colour scarlet crimson: other; build, slim, wide: same``; sentences count where they call something
+lasting other. In a comparison that decides point by point, a point whose answer is neither is not taken for the same.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dsd.chat.stand_ins import bare
+from dsd.curate.answers import answered, claim, passing, plain
 from dsd.curate.schemas import PairVerdict
 from dsd.data.records import Verdict
 
@@ -18,39 +21,17 @@ CONTRADICTION = "contradicts itself"
 """The reason by which such verdicts are counted."""
 
 _PIECES = re.compile(r"[;\n]|(?<=[.!?])\s")
-_DEGREE = r"(?:(?:clearly|slightly|somewhat|very|quite|completely|exactly|nearly|almost|the|visibly)\s+)*"
-_OTHER = re.compile(rf"{_DEGREE}(?:other|another|different|differs?|differing|not\s+(?:the\s+)?same|unlike|mismatch)\b")
-_SAME = re.compile(rf"{_DEGREE}(?:same|identical|equal|alike|match(?:es|ing)?|unchanged|no\s+differences?)\b")
-_STATED = re.compile(
-    rf"(?P<what>[\w\s'-]{{1,60}}?)\s+(?:(?:is|are|looks?|seems?|appears?)\s+)?"
-    rf"{_DEGREE}(?:differs?|different|not\s+(?:the\s+)?same|unlike)\b"
+_ANSWER = (
+    r"(?:(?:clearly|slightly|visibly|completely|totally|entirely|the|not|is|are)\s+)*"
+    r"(?:other|another|different|differs?|same|identical|equal|match(?:es|ing)?|mismatch(?:ed)?|missing|absent|no|yes)"
 )
-_WHO = r"(?:individual|subject|animal|character|person|people|creature|object|one|thing|pet|toy|product)s?"
-_OTHERS = re.compile(
-    rf"\b(?:not|n't|never|no longer)\s+(?:\w+\s+){{0,3}}same\s+(?:\w+\s+)?{_WHO}\b"
-    rf"|\b(?:two|are|is a|show|shows)\s+(?:\w+\s+)?different\s+(?:\w+\s+)?{_WHO}\b"
+_DASHED = re.compile(rf"\s*(?:=+>?|→|⇒|->|–|—|\||\s-)\s*(?={_ANSWER}\b)")
+_BRACKETED = re.compile(rf"\s*[(\[]\s*({_ANSWER}\b[^()\[\]]{{0,60}})[)\]]")
+_STRAY = " \t.,!?-•"
+_NO_SUBJECT = re.compile(
+    r"(?:there\s+(?:is|are)\s+|they\s+(?:share|have)\s+|the\s+pictures\s+share\s+|both\s+share\s+)?"
+    r"(?:nothing|none|no(?!-)|nil|null|n/?a|n\.a|neither|nobody|not|(?:two\s+)?(?:different|unrelated|distinct)(?!-))\b.*"
 )
-_NO_FEATURE = {
-    *("pose", "poses", "posture", "expression", "expressions", "mood", "action", "activity", "position", "positions"),
-    *(
-        "viewpoint",
-        "view",
-        "views",
-        "angle",
-        "perspective",
-        "distance",
-        "framing",
-        "crop",
-        "camera",
-        "light",
-        "lighting",
-    ),
-    *("shadow", "shadows", "background", "backgrounds", "surroundings", "setting", "settings", "scene", "scenes"),
-    *("place", "location", "weather", "time", "day", "picture", "pictures", "image", "images", "panel", "panels"),
-    *("photo", "photos", "the", "a", "an", "and", "or", "of", "in", "its", "their", "two", "both", "only"),
-}
-_HEDGED = {"no", "none", "nothing", "neither", "that", "what", "which", "if", "whether"}
-_NOTHING = {"nothing", "none", "no", "no common subject", "n/a"}
 
 
 @dataclass(frozen=True)
@@ -68,15 +49,7 @@ class Point:
 
 def points(comparison: str) -> tuple[Point, ...]:
     """The points of a comparison that say of a lasting feature whether it is the same, in their order."""
-    found = []
-    for piece in _PIECES.split(comparison.casefold()):
-        words, colon, answer = (part.strip(" \t.,") for part in piece.rpartition(":"))
-        if colon and _lasting(words):
-            said = _OTHER.match(answer) or _SAME.match(answer)
-            found += [Point(words, other=_OTHER.match(answer) is not None)] if said else []
-        elif not colon and (said := _STATED.match(answer)) and _lasting(said["what"]) and not _hedged(said["what"]):
-            found.append(Point(said["what"].strip(), other=True))
-    return tuple(found)
+    return tuple(Point(words, other) for words, other in _said(comparison) if other is not None)
 
 
 def contradiction(verdict: PairVerdict, tolerated: float = 0.0) -> str:
@@ -90,18 +63,20 @@ def contradiction(verdict: PairVerdict, tolerated: float = 0.0) -> str:
     Returns:
         What contradicts it, in a few words; empty where nothing does.
     """
+    said = _said(verdict.comparison)
     found = points(verdict.comparison)
     others = [point for point in found if point.other]
+    open_ones = [words for words, other in said if other is None]
     if not verdict.same:
-        return "every point is the same, and the verdict is not" if found and not others else ""
-    if verdict.common_subject.casefold().strip(" .") in _NOTHING:
+        return "every point is the same, and the verdict is not" if found and not others + open_ones else ""
+    if _NO_SUBJECT.fullmatch(bare(verdict.common_subject)):
         return "the pictures share no subject, and yet show the same one"
-    if said := _OTHERS.search(verdict.comparison.casefold()):
-        return f'the comparison says "{said[0]}", and the verdict that they are the same'
-    if found and len(others) > tolerated * len(found):
+    if len(others) > tolerated * len(found):
         return (
             f'{len(others)} of {len(found)} points are other, such as "{others[0].words}", and the verdict is the same'
         )
+    if found and len(others) + len(open_ones) > tolerated * len(said):
+        return f'{len(open_ones)} of {len(said)} points are neither same nor other, such as "{open_ones[0]}"'
     return ""
 
 
@@ -144,10 +119,35 @@ def _plain(details: str) -> str:
     return " " + " ".join(details.casefold().replace(",", " , ").replace(".", " ").split()) + " "
 
 
-def _lasting(words: str) -> bool:
-    """Whether words name a feature of the subject, and not its pose or surroundings alone."""
-    return not _NO_FEATURE.issuperset(re.findall(r"\w+", words))
+def _said(comparison: str) -> list[tuple[str, bool | None]]:
+    """The lasting features of a comparison, and whether each is called other; None where an answer says neither."""
+    found: list[tuple[str, bool | None]] = []
+    for piece in _PIECES.split(plain(comparison)):
+        for words, answer in _answers(piece):
+            if not words:
+                found += [(clause, True)] if (clause := claim(answer)) else []
+            elif not passing(words):
+                found.append((words, answered(answer)))
+    return found
 
 
-def _hedged(words: str) -> bool:
-    return not _HEDGED.isdisjoint(words.split())
+def _answers(piece: str) -> list[tuple[str, str]]:
+    """The features and their answers in a piece of a comparison; a sentence is an answer to none."""
+    piece = _DASHED.sub(": ", piece)
+    if ":" not in piece:
+        piece = _BRACKETED.sub(r": \1", piece)
+    words, *parts = piece.split(":")
+    if not parts:
+        return [("", piece.strip(_STRAY))]
+    found = []
+    for place, part in enumerate(parts):
+        answer, comma, following = part.partition(",")
+        last = place == len(parts) - 1
+        if last or not comma:
+            answer, following = part, ""
+        if answer.strip(_STRAY) and (last or comma or answered(answer) is not None):
+            found.append((words.strip(_STRAY) or "it", answer.strip(_STRAY)))
+            words = following
+        else:
+            words = f"{words}:{part}"
+    return found
