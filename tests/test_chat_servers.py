@@ -188,6 +188,7 @@ HEADERS = {
 }
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", HEADERS)
 @pytest.mark.parametrize("status", [200, 429, 500])
 def test_whatever_a_header_holds_ends_no_run(status: int, name: str, server: ChatServer, chat: OpenAIChat) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from http.cookiejar import CookieJar
 from urllib.parse import urljoin, urlsplit
 
 import httpx
@@ -70,7 +70,7 @@ class Line:
             limits=httpx.Limits(max_connections=None),
             follow_redirects=False,
             event_hooks={"response": [self._require_no_redirect]},
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+            cookies=_NoCookies(),
             trust_env=not self.address.is_loopback,
             verify=not plain and _certificates(),
         )
@@ -133,6 +133,13 @@ class Line:
 @cache
 def _certificates() -> ssl.SSLContext:
     return httpx.create_ssl_context()
+
+
+class _NoCookies(CookieJar):
+    """Keeps no cookie, and does not look at any: odd ones are warned of with a traceback."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        """Does nothing."""
 
 
 class _Redacting(logging.Filter):
