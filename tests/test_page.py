@@ -294,7 +294,7 @@ def test_a_missing_or_damaged_dataset_is_told_in_words(page, folder, tmp_path):
     _open(page, tmp_path / "nothing")
     _says(page, "is no finished dataset", "#dsd-dataset-message")
     _open(page, Path("x" * 3000))
-    _says(page, "cannot be opened", "#dsd-dataset-message")
+    _says(page, "File name too long", "#dsd-dataset-message")
     broken = Path(shutil.copytree(folder, tmp_path / "broken"))
     (broken / "rejects" / "00000.parquet").write_bytes(b"PAR1")
     _open(page, broken)

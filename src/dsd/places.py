@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
-from dsd.errors import UserError, reason_of
+from dsd.errors import UserError, cut, reason_of
 from dsd.files import make_folder, require_apart, sha256_of, sweep, write_atomic
 
 if TYPE_CHECKING:  # imported where it is used: `dsd --help` is quick
@@ -320,7 +320,7 @@ class Place:
     def _cannot(self, verb: str, error: Exception) -> UserError:
         reason = (error.strerror if isinstance(error, OSError) else None) or reason_of(error)
         wanted = "read from" if verb == "read" else "write to"
-        return UserError(f'cannot {verb} "{self.address}" ({reason}); give a place that you may {wanted}')
+        return UserError(f'cannot {verb} "{cut(self.address, 400)}" ({reason}); give a place that you may {wanted}')
 
 
 def require_no_password(address: str) -> None:
