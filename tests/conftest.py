@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -35,3 +36,21 @@ def config(server: ChatServer, tmp_path_factory: pytest.TempPathFactory) -> Cura
 
     captions = parts.write_captions(tmp_path_factory.mktemp("captions") / "laion.parquet")
     return parts.config(captions, f"openai:test@{server.url}")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs to train a tiny model on."""
+    from training_parts import dataset_in
+
+    dataset_in(folder := tmp_path_factory.mktemp("data") / "dataset")
+    return folder
+
+
+@pytest.fixture
+def nobody() -> Iterator[Path]:
+    """A place, while this process may read and write no more than anybody."""
+    from damage_parts import as_nobody
+
+    with as_nobody() as place:
+        yield place

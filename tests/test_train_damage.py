@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from damage_parts import (
     CHECKPOINT,
     CONFIG,
     Damage,
-    as_nobody,
     command,
     copied,
     empty,
@@ -32,19 +30,6 @@ from training_parts import dataset_in, simple_pairs
 from dsd.cli.main import main
 from dsd.train import checkpoint
 from dsd.train.trainer import train
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "dataset"
-    dataset_in(folder)
-    return folder
-
-
-@pytest.fixture
-def nobody() -> Iterator[Path]:
-    with as_nobody() as place:
-        yield place
 
 
 @pytest.fixture(scope="module")

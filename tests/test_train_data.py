@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import pytest
 import tiny
 from damage_parts import (
     Damage,
-    as_nobody,
     command,
     copied,
     empty,
@@ -22,20 +21,6 @@ from damage_parts import (
     half,
     told,
 )  # fmt: skip
-from training_parts import dataset_in
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "dataset"
-    dataset_in(folder)
-    return folder
-
-
-@pytest.fixture
-def nobody() -> Iterator[Path]:
-    with as_nobody() as place:
-        yield place
 
 
 def cut_shard(folder: Path) -> None:

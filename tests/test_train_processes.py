@@ -34,6 +34,16 @@ def test_kill_9_and_resume_changes_no_bit(tmp_path: Path) -> None:
     assert not differences(undisturbed, killed)
 
 
+TWICE = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+"""Before a script that two processes run together."""
+
+
+def environment() -> dict[str, str]:
+    """That of processes which import what this test does."""
+    paths = [str(Path(__file__).parent), str(Path(dsd.__file__).parents[1])]
+    return os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(paths)}
+
+
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
@@ -43,11 +53,8 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
         "assert Accelerator().num_processes == 2\n"
         "trainer.train(config, simple_pairs(), Path(sys.argv[2]))\n"
     )
-    paths = [str(Path(__file__).parent), str(Path(dsd.__file__).parents[1])]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(paths)}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     arguments = [tiny.schnell(), str(tmp_path / "two")]
-    subprocess.run([*launch, *arguments], env=environment, check=True, capture_output=True)
+    subprocess.run([*TWICE, str(script), *arguments], env=environment(), check=True, capture_output=True)
     train(small_config(batch_size=8, optimizer="adamw"), simple_pairs(), tmp_path / "one")
     one, two = (load_file(tmp_path / count / "adapter" / "adapter.safetensors") for count in ("one", "two"))
     assert one.keys() == two.keys()
@@ -83,13 +90,10 @@ def test_two_processes_that_get_sigterm_end_at_the_same_step(tmp_path: Path) -> 
         "try: trainer.train(config, simple_pairs(), Path(sys.argv[2]))\n"
         "except SystemExit as ended: print('ended with', ended.code, flush=True)\n"
     )
-    paths = [str(Path(__file__).parent), str(Path(dsd.__file__).parents[1])]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(paths)}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     run = tmp_path / "run"
     process = subprocess.Popen(
-        [*launch, tiny.schnell(), str(run)],
-        env=environment,
+        [*TWICE, str(script), tiny.schnell(), str(run)],
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

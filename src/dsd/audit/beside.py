@@ -51,8 +51,7 @@ def _settings(folder: Folder, findings: Findings) -> None:
 
 def _captions(folder: Folder, findings: Findings) -> None:
     captions = Captions.find(folder.path / UNITS)
-    for _ in captions:  # each shard is compared with its digest
-        pass
+    captions.verify()
     if (folder.path / runs.SOURCES).exists():
         digest = runs.sources_of(folder.path).get(_DIGEST, captions.digest)
         if digest != captions.digest:

@@ -109,6 +109,15 @@ class Captions:
         told = [self.count, dict(self.skipped), self.digests, self.listed]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
+    def verify(self) -> None:
+        """Compares the texts of each shard with its digest.
+
+        Raises:
+            DamagedFile: one is missing or damaged.
+        """
+        for _ in self:
+            pass
+
     def __len__(self) -> int:
         return self.count
 
