@@ -69,10 +69,12 @@ def test_a_cache_of_other_settings_is_refused(tmp_path: Path, backbone: FluxBack
         build_cache(simple_pairs(2), backbone, tmp_path, replace(KEY, max_sequence_length=16))
 
 
-def test_pictures_of_several_sizes_need_a_frame_size(tmp_path: Path, backbone: FluxBackbone) -> None:
+def test_a_size_that_the_model_does_not_take_is_refused_unless_a_frame_size_is_given(
+    tmp_path: Path, backbone: FluxBackbone
+) -> None:
     pairs = simple_pairs(2)
-    pairs[1] = replace(pairs[1], target=tiny.picture((40, 48)))
-    with pytest.raises(UserError, match="frame_size"):
+    pairs[1] = replace(pairs[1], target=tiny.picture((41, 48)))
+    with pytest.raises(UserError, match=r"41x48 .* closest size is 40x48; give train\.frame_size or train\.buckets"):
         build_cache(pairs, backbone, tmp_path / "refused", KEY)
     build_cache(pairs, backbone, tmp_path / "resized", replace(KEY, frame_size=(16, 24)))
     assert LatentCache(tmp_path / "resized").samples([0, 1]).frames.shape[3:] == (4, 6)

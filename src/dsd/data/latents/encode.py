@@ -80,7 +80,7 @@ def encode_shard(examples: Sequence[Example], backbone: StockBackbone, key: Cach
     pictures = _Pictures({}, {})
     sizes = [size_of(example, key) for example in examples]
     for size in dict.fromkeys(sizes):
-        backbone.check_size(*size)
+        _require_size(size, backbone, key)
     film = [
         [pictures.add(image, size) for image in (*example.references, *example.targets)]
         for example, size in zip(examples, sizes, strict=True)
@@ -124,6 +124,15 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     rest = iter(items)
     while chunk := list(islice(rest, size)):
         yield chunk
+
+
+def _require_size(size: Size, backbone: StockBackbone, key: CacheKey) -> None:
+    try:
+        backbone.check_size(*size)
+    except UserError as error:
+        if key.frame_size or key.buckets:
+            raise
+        raise UserError(f"{error}; give train.frame_size or train.buckets to have all resized") from error
 
 
 def _encode_pictures(backbone: StockBackbone, images: list[Tensor]) -> Tensor:

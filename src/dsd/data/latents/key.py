@@ -84,7 +84,13 @@ class Shard:
 
     @staticmethod
     def read(content: Any) -> Shard:
-        """Of JSON."""
+        """Of JSON.
+
+        Raises:
+            ValueError: its file lies elsewhere.
+        """
+        if Path(content["file"]).name != content["file"]:
+            raise ValueError(f"{content['file']} is no name of a file in the folder")
         sizes = [(int(height), int(width)) for height, width in content["sizes"]]
         return Shard(**{**content, "sizes": sizes})
 
