@@ -121,9 +121,7 @@ def test_a_record_of_another_key_or_of_other_samples_does_not_count(folder: Path
     assert LatentCache(folder).ids == [pair.id for pair in other]
 
 
-def test_shares_of_two_processes_are_the_bytes_of_one(
-    tmp_path: Path, folder: Path, backbone: StockBackbone
-) -> None:
+def test_shares_of_two_processes_are_the_bytes_of_one(tmp_path: Path, folder: Path, backbone: StockBackbone) -> None:
     shared = tmp_path / "shared"
     for index in (1, 0):
         built = build_share(PAIRS, backbone, shared, key(), shard_samples=4, share=Share(index, 2))
@@ -143,22 +141,23 @@ def test_two_processes_cache_and_train_what_one_does(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import sys; from pathlib import Path; from training_parts import *; from latent_parts import told_apart\n"
-        "import dsd.data.latents.build as build; build.build_share.__kwdefaults__['shard_samples'] = 4\n"
-        "import dsd.data.latents as latents; Accelerator()\n"
         "config = small_config(base=sys.argv[1], batch_size=8, optimizer='adamw')\n"
-        "trainer.train(config, told_apart(18), Path(sys.argv[2]))\n"
+        "trainer.train(config, told_apart(600), Path(sys.argv[2]))\n"
     )
     paths = [str(Path(__file__).parent), str(Path(dsd.__file__).parents[1])]
     environment = os.environ | {
         "ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-    for count in ("1", "2"):
-        arguments = [count, str(script), tiny.schnell(), str(tmp_path / count)]
-        done = subprocess.run([*launch, *arguments], env=environment, capture_output=True, text=True)
+    launch = [
+        [sys.executable],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    ]
+    for count, words in zip(("1", "2"), launch, strict=True):
+        arguments = [str(script), tiny.schnell(), str(tmp_path / count)]
+        done = subprocess.run([*words, *arguments], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = (content(tmp_path / count / "latents") for count in ("1", "2"))
-    assert len(shards_in(tmp_path / "1" / "latents")) == 5
+    assert len(shards_in(tmp_path / "1" / "latents")) == 3
     assert one == two
     one, two = (load_file(tmp_path / count / "adapter" / "adapter.safetensors") for count in ("1", "2"))
     for name, value in one.items():
@@ -169,7 +168,7 @@ LOOK = """
 import sys
 from pathlib import Path
 from dsd.data.latents import LatentCache
-def own(): return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("RssAnon")) / 1024
+def own(): return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmRSS")) / 1024
 cache = LatentCache(Path(sys.argv[1]))
 before = own()
 for row in range(len(cache)): cache.samples([row])
@@ -178,14 +177,12 @@ print(own() - before, len(cache))
 
 
 def test_a_cache_outgrows_memory(tmp_path: Path, backbone: StockBackbone) -> None:
-    tokens = 512
-    build_cache(PAIRS * 1, backbone, tmp_path, key(max_sequence_length=tokens), shard_samples=2)
-    for path in shards_in(tmp_path):
-        assert path.stat().st_size > 2 * tokens * 16 * 4
+    build_cache(told_apart(1600), backbone, tmp_path, key(max_sequence_length=512), shard_samples=16)
+    assert sum(path.stat().st_size for path in shards_in(tmp_path)) > 50e6
     environment = os.environ | {"PYTHONPATH": str(Path(dsd.__file__).parents[1])}
     look = subprocess.run([sys.executable, "-c", LOOK, str(tmp_path)], env=environment, capture_output=True, text=True)
     assert look.returncode == 0, look.stderr
-    assert float(look.stdout.split()[0]) < 1
+    assert float(look.stdout.split()[0]) < 25
 
 
 def without_t5() -> SD3Backbone:

@@ -7,11 +7,12 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -19,11 +20,14 @@ from dsd.backbones.protocol import Text
 from dsd.backbones.stock import StockBackbone
 from dsd.data.latents.encode import chunks, frames_name
 from dsd.data.latents.key import EMPTY, Share, Size, read_manifest
-from dsd.errors import UserError
+from dsd.errors import UserError, reason_of
 from dsd.files import DamagedFile, sha256_of
 
 _CHECKED_AT_ONCE = 4  # shards; one core reads about as fast as one disk
 _LIVE_AT_ONCE = 16
+_OPEN = 32  # shards kept mapped, so that what was once looked at does not stay in memory
+_LARGE = ("tokens", "pooled")
+_ANEW = "start the training again, and it alone is made anew"
 
 
 @dataclass(frozen=True)
@@ -53,18 +57,6 @@ class _Place:
     shard: int
     frames: list[int]
     text: int
-
-
-@dataclass(frozen=True)
-class _Shard:
-    """Slices of a mapped file: nothing of it is in memory but what is looked at."""
-
-    slices: dict[str, Any]
-    ends: list[int]
-
-    def rows(self, name: str, first: int, end: int) -> Tensor:
-        """Some rows of a tensor, still on the disk."""
-        return self.slices[name][first:end]
 
 
 class LatentCache:
@@ -98,7 +90,8 @@ class LatentCache:
         self.captions: list[str] = []
         self.size: list[int] = []
         self._places: list[_Place] = []
-        self._shards: list[_Shard] = []
+        self._ends: list[list[int]] = []  # of captions' rows, by shard
+        self._slices = lru_cache(_OPEN)(self._open)
         for shard in self.manifest.shards:
             self._add(folder / shard.file)
         empty = load_file(str(folder / EMPTY))
@@ -147,19 +140,22 @@ class LatentCache:
         name = frames_name(self.sizes[self.size[rows[0]]])
         films = []
         for place in (self._places[row] for row in rows):
-            shard = self._shards[place.shard]
-            films.append(torch.cat([shard.rows(name, number, number + 1) for number in place.frames]))
+            pictures = self._slices(place.shard)[name]
+            films.append(torch.cat([pictures[number : number + 1] for number in place.frames]))
         return torch.stack(films).float()
 
     def text(self, rows: Sequence[int]) -> Text:
         """The encoded captions of some rows, as they lie here, or encoded now."""
         if self._empty is None:
             return self.encoded([self.captions[row] for row in rows])
-        places = [(self._shards[place.shard], place.text) for place in (self._places[row] for row in rows)]
-        tokens = torch.stack([self._tokens(shard, text, self._empty) for shard, text in places])
-        if self._empty.pooled is None:
-            return Text(tokens)
-        return Text(tokens, torch.cat([shard.rows("pooled", text, text + 1) for shard, text in places]))
+        texts = []
+        for place in (self._places[row] for row in rows):
+            slices, ends, number = self._slices(place.shard), self._ends[place.shard], place.text
+            tokens = slices["tokens"][ends[number - 1] if number else 0 : ends[number]]
+            tokens = torch.cat([tokens, self._empty.tokens[0, len(tokens) :]])  # padding that was left out
+            pooled = None if self._empty.pooled is None else slices["pooled"][number : number + 1]
+            texts.append(Text(tokens[None], pooled))
+        return Text.concat(texts)
 
     @torch.no_grad()
     def encoded(self, captions: Sequence[str]) -> Text:
@@ -178,21 +174,26 @@ class LatentCache:
             texts = [self._encoder.encode_text(c, self._text_tokens) for c in chunks(different, _LIVE_AT_ONCE)]
         return Text.concat(texts).take([different.index(caption) for caption in captions])
 
-    def _tokens(self, shard: _Shard, text: int, empty: Text) -> Tensor:
-        """Rows of a caption, and the empty text's in place of padding that was left out."""
-        first = shard.ends[text - 1] if text else 0
-        found = shard.rows("tokens", first, shard.ends[text])
-        return torch.cat([found, empty.tokens[0, len(found) :]])
+    def _open(self, number: int) -> dict[str, Any]:
+        """A shard's large tensors, mapped: nothing of them is in memory but what is looked at.
+
+        Raises:
+            UserError: it is no longer there.
+        """
+        path = self.folder / self.manifest.shards[number].file
+        try:
+            with safe_open(str(path), "pt") as file:
+                large = [name for name in file.keys() if name in _LARGE or name.startswith("frames.")]
+                return {name: file.get_slice(name) for name in large}
+        except (OSError, SafetensorError) as error:
+            raise DamagedFile(f'"{path}" can no longer be read ({reason_of(error)}); {_ANEW}') from error
 
     def _add(self, path: Path) -> None:
-        number = len(self._shards)
+        number = len(self._ends)
         with safe_open(str(path), "pt") as file:
             words = json.loads(file.metadata()["samples"])
             film, text, sizes = (file.get_tensor(name).tolist() for name in ("film", "text", "size"))
-            names = set(file.keys())
-            ends = file.get_tensor("ends").tolist() if "ends" in names else []
-            large = [name for name in names if name in ("tokens", "pooled") or name.startswith("frames.")]
-            self._shards.append(_Shard({name: file.get_slice(name) for name in large}, ends))
+            self._ends.append(file.get_tensor("ends").tolist() if "ends" in file.keys() else [])
         for name, values in (("ids", self.ids), ("grids", self.grids), ("captions", self.captions)):
             values.extend(words[name])
         kinds = [self.sizes.index((height, width)) for height, width in words["sizes"]]
@@ -212,9 +213,7 @@ def _require_sound(path: Path, sha256: str) -> None:
     try:
         found = sha256_of(path)
     except OSError as error:
-        raise DamagedFile(
-            f'"{path}" cannot be read ({error.strerror}); start the training again, and it alone is made anew'
-        ) from error
+        raise DamagedFile(f'"{path}" cannot be read ({error.strerror}); {_ANEW}') from error
     if found != sha256:
         raise DamagedFile(
             f'"{path}" is damaged: its bytes are not those that were written; delete it and start again, and it alone '
