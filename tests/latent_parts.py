@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tiny
+from diffusers import StableDiffusion3Pipeline
 from PIL import Image
+from torch import Tensor
 from training_parts import SimplePair
 
+from dsd.backbones.sd3.backbone import SD3Backbone
 from dsd.backbones.stock import StockBackbone
 from dsd.data.latents import CacheKey
 from dsd.images import fit, to_tensor
@@ -37,7 +40,7 @@ def key(**changes: object) -> CacheKey:
     return CacheKey(**(settings | changes))  # pyright: ignore[reportArgumentType]
 
 
-def latents_of(backbone: StockBackbone, pictures: Sequence[Image.Image], size: tuple[int, int]):  # noqa: ANN201
+def latents_of(backbone: StockBackbone, pictures: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:
     """What training should see of pictures that are cropped to a size."""
     return backbone.encode(to_tensor([fit(picture, size)[0] for picture in pictures]))
 
@@ -45,3 +48,10 @@ def latents_of(backbone: StockBackbone, pictures: Sequence[Image.Image], size: t
 def shards_in(folder: Path) -> list[Path]:
     """The shards of a cache."""
     return sorted(folder.glob("shard-*.safetensors"))
+
+
+def without_t5() -> SD3Backbone:
+    """A tiny SD3 that draws without T5, as the stock pipeline may: its rows are zeros for every caption."""
+    return SD3Backbone.from_pipeline(
+        StableDiffusion3Pipeline.from_pretrained(tiny.sd3(), text_encoder_3=None, tokenizer_3=None)
+    )

@@ -47,7 +47,7 @@ def test_black_frame_and_empty_text_are_there_once(tmp_path: Path, backbone: Flu
 
 
 def test_a_picture_in_several_pairs_is_encoded_once(tmp_path: Path) -> None:
-    cache = cache_in(tmp_path, simple_pairs(12, per_grid=6))  # 2 grids of 7 panels
+    cache_in(tmp_path, simple_pairs(12, per_grid=6))  # 2 grids of 7 panels
     assert sum(len(load_file(path)["frames.32x32"]) for path in tmp_path.glob("shard-*.safetensors")) == 14
 
 

@@ -1,4 +1,4 @@
-"""The files of a cache: checked, made anew one by one, mapped, shared among processes, and what of captions they keep."""
+"""The files of a cache: checked, made anew, mapped, shared among processes, and what of captions they keep."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from diffusers import StableDiffusion3Pipeline
-from latent_parts import key, shards_in, told_apart
+from latent_parts import key, shards_in, told_apart, without_t5
 from safetensors.torch import load_file
 from training_parts import small_config
 
 import dsd
 from dsd.backbones.registry import load_backbone
-from dsd.backbones.sd3.backbone import SD3Backbone
 from dsd.backbones.stock import StockBackbone
 from dsd.data.latents import LatentCache, Share, build_cache, build_share, finish, is_complete
 from dsd.errors import UserError
@@ -183,13 +181,6 @@ def test_a_cache_outgrows_memory(tmp_path: Path, backbone: StockBackbone) -> Non
     look = subprocess.run([sys.executable, "-c", LOOK, str(tmp_path)], env=environment, capture_output=True, text=True)
     assert look.returncode == 0, look.stderr
     assert float(look.stdout.split()[0]) < 25
-
-
-def without_t5() -> SD3Backbone:
-    """A tiny SD3 that draws without T5, as the stock pipeline may: its rows are zeros for every caption."""
-    return SD3Backbone.from_pipeline(
-        StableDiffusion3Pipeline.from_pretrained(tiny.sd3(), text_encoder_3=None, tokenizer_3=None)
-    )
 
 
 def test_trimmed_captions_are_the_whole_ones_where_padding_does_not_depend_on_them(tmp_path: Path) -> None:

@@ -216,6 +216,10 @@ class StockBackbone:
         found = tokenizer(words, padding="max_length", max_length=max_tokens, truncation=True)
         return [max((place + 1 for place, real in enumerate(mask) if real), default=0) for mask in found.attention_mask]
 
+    def further_text_tokens(self, encoders: Mapping[str, Any]) -> int:
+        """Text tokens before those of the last encoder, by the configs of the encoders."""
+        return 0
+
     def worded(self, prompt: str) -> str:
         """What the last text encoder's tokenizer is given of a prompt."""
         return prompt

@@ -31,10 +31,10 @@ class Batch:
 class Batches:
     """The batches of a run.
 
-    Of one size, each batch is drawn at random from all rows. Of several, sizes take turns in proportion to their rows,
-    and a size's batches follow one another through shuffles of its rows, each row once a shuffle. So a row is never more
-    than once ahead of another row of its size, and after as many steps as there are rows all have been seen equally
-    often.
+    Of one size, each batch is drawn at random from all rows. Of several, sizes take turns in proportion to their
+    rows, and a size's batches follow one another through shuffles of its rows, each row once a shuffle. So a row is
+    never more than once ahead of another row of its size, and after as many steps as there are rows all have been seen
+    equally often.
 
     Attributes:
         rows: of each size that has any, by the size's number.

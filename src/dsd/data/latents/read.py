@@ -92,11 +92,11 @@ class LatentCache:
         self._places: list[_Place] = []
         self._ends: list[list[int]] = []  # of captions' rows, by shard
         self._slices = lru_cache(_OPEN)(self._open)
-        for shard in self.manifest.shards:
-            self._add(folder / shard.file)
         empty = load_file(str(folder / EMPTY))
         self.empty_frames = [empty[frames_name(size)] for size in self.sizes]
         self._empty = Text(empty["tokens"], empty.get("pooled")) if "tokens" in empty else None
+        for shard in self.manifest.shards:
+            self._add(folder / shard.file)
         self._encoder: StockBackbone | None = None
         self._text_tokens = 0
 
@@ -183,7 +183,8 @@ class LatentCache:
         path = self.folder / self.manifest.shards[number].file
         try:
             with safe_open(str(path), "pt") as file:
-                large = [name for name in file.keys() if name in _LARGE or name.startswith("frames.")]
+                names = file.keys()
+                large = [name for name in names if name in _LARGE or name.startswith("frames.")]
                 return {name: file.get_slice(name) for name in large}
         except (OSError, SafetensorError) as error:
             raise DamagedFile(f'"{path}" can no longer be read ({reason_of(error)}); {_ANEW}') from error
@@ -193,7 +194,7 @@ class LatentCache:
         with safe_open(str(path), "pt") as file:
             words = json.loads(file.metadata()["samples"])
             film, text, sizes = (file.get_tensor(name).tolist() for name in ("film", "text", "size"))
-            self._ends.append(file.get_tensor("ends").tolist() if "ends" in file.keys() else [])
+            self._ends.append([] if self._empty is None else file.get_tensor("ends").tolist())
         for name, values in (("ids", self.ids), ("grids", self.grids), ("captions", self.captions)):
             values.extend(words[name])
         kinds = [self.sizes.index((height, width)) for height, width in words["sizes"]]
