@@ -15,12 +15,14 @@ import tiny
 import torch
 from latent_parts import key, shards_in, told_apart, without_t5
 from safetensors.torch import load_file
-from training_parts import small_config
+from training_parts import dataset_in, small_config
 
 import dsd
 from dsd.backbones.registry import load_backbone
 from dsd.backbones.stock import StockBackbone
 from dsd.data.latents import LatentCache, Share, build_cache, build_share, finish, is_complete
+from dsd.data.own import OwnExample
+from dsd.data.sources import open_source
 from dsd.errors import UserError
 from dsd.train.trainer import train
 
@@ -122,7 +124,8 @@ def test_a_record_of_another_key_or_of_other_samples_does_not_count(folder: Path
 def test_shares_of_two_processes_are_the_bytes_of_one(tmp_path: Path, folder: Path, backbone: StockBackbone) -> None:
     shared = tmp_path / "shared"
     for index in (1, 0):
-        built = build_share(PAIRS, backbone, shared, key(), shard_samples=4, share=Share(index, 2))
+        own = [pair if number // 4 % 2 == index else None for number, pair in enumerate(PAIRS)]
+        built = build_share(own, backbone, shared, key(), shard_samples=4, share=Share(index, 2))
         assert len(shards_in(shared)) == (2 if index else 4)
     finish(shared, key(), backbone, built)
     assert content(shared) == content(folder)
@@ -132,6 +135,27 @@ def test_a_share_that_nobody_made_is_told(tmp_path: Path, backbone: StockBackbon
     built = build_share(PAIRS, backbone, tmp_path, key(), shard_samples=4, share=Share(0, 2))
     with pytest.raises(UserError, match="holds 2 of 4 shards of latents; give all processes one folder"):
         finish(tmp_path, key(), backbone, built)
+
+
+def test_shares_of_examples_of_unlike_numbers_of_frames_are_told(tmp_path: Path, backbone: StockBackbone) -> None:
+    unlike = [
+        OwnExample(id=pair.id, grid=pair.grid, references=(*pair.references, *more), targets=pair.targets, caption="")
+        for pair, more in ((PAIRS[0], ()), (PAIRS[3], PAIRS[3].references))
+    ]
+    for index in (0, 1):
+        shards = build_share(unlike, backbone, tmp_path, key(), shard_samples=1, share=Share(index, 2))
+    with pytest.raises(UserError, match="has 2 references and 1 targets, where others have 1 and 1"):
+        finish(tmp_path, key(), backbone, shards)
+
+
+def test_only_pictures_of_a_share_are_decoded(tmp_path: Path) -> None:
+    pairs = dataset_in(tmp_path)
+    some = open_source(tmp_path).some
+    assert some is not None
+    found = list(some(lambda number: number % 3 == 1))
+    assert [None if example is None else example.id for example in found] == [
+        pair.id if number % 3 == 1 else None for number, pair in enumerate(pairs)
+    ]
 
 
 @pytest.mark.slow

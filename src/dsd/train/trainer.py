@@ -14,7 +14,17 @@ from dsd import runs
 from dsd.backbones.adapter import AdapterMetadata, is_of_another_base, load_metadata, save_adapter, save_full
 from dsd.backbones.registry import load_backbone
 from dsd.backbones.stock import StockBackbone
-from dsd.data.latents import CacheKey, LatentCache, Share, build_share, discard, fingerprint, finish, is_complete
+from dsd.data.latents import (
+    SHARD_SAMPLES,
+    CacheKey,
+    LatentCache,
+    Share,
+    build_share,
+    discard,
+    fingerprint,
+    finish,
+    is_complete,
+)
 from dsd.data.pairs import ids_of
 from dsd.data.records import Example
 from dsd.data.sources import Source, open_source
@@ -183,7 +193,10 @@ def latent_cache(
     if not complete:
         with held(folder, "latents") if share.index == 0 else nullcontext():
             backbone = load_backbone(config.base, device=device, dtype=_frozen_dtype(config), transformer=False)
-            built = build_share(data.examples(), backbone, folder, key, total=data.total, share=share)
+            examples = data.examples()
+            if data.some is not None:
+                examples = data.some(lambda number: share.has(number // SHARD_SAMPLES))
+            built = build_share(examples, backbone, folder, key, total=data.total, share=share)
             wait()
             if share.index == 0:
                 finish(folder, key, backbone, built)

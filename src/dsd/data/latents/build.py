@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from dsd import runs
@@ -35,23 +34,6 @@ from dsd.runs import Ledger
 SHARD_SAMPLES = 256
 
 
-@dataclass(frozen=True)
-class Built:
-    """What all processes together have made of the examples.
-
-    Attributes:
-        shards: how many.
-        samples: how many.
-        references: frames that are given in each sample.
-        targets: frames that are drawn in each sample.
-    """
-
-    shards: int
-    samples: int
-    references: int
-    targets: int
-
-
 def build_cache(
     examples: Iterable[Example],
     backbone: StockBackbone,
@@ -76,12 +58,12 @@ def build_cache(
             picture's size does not fit the model.
     """
     if not is_complete(folder, key):
-        built = build_share(examples, backbone, folder, key, total=total, shard_samples=shard_samples)
-        finish(folder, key, backbone, built)
+        shards = build_share(examples, backbone, folder, key, total=total, shard_samples=shard_samples)
+        finish(folder, key, backbone, shards)
 
 
 def build_share(
-    examples: Iterable[Example],
+    examples: Iterable[Example | None],
     backbone: StockBackbone,
     folder: Path,
     key: CacheKey,
@@ -89,49 +71,64 @@ def build_share(
     total: int | None = None,
     shard_samples: int = SHARD_SAMPLES,
     share: Share | None = None,
-) -> Built:
+) -> int:
     """Encodes what is missing of one process's share of the shards; `finish` follows once all processes are through.
 
-    A shard's bytes do not depend on who makes it. Each process reads all examples, and encodes its own. See
-    `build_cache`.
+    A shard's bytes do not depend on who makes it. See `build_cache`; of the shards of other processes examples may be
+    None.
+
+    Returns:
+        How many shards all processes make together.
     """
     is_begun(folder, key)
     share, ledger = share or Share(), Ledger(folder)
     empty = backbone.encode_text([""], key.max_sequence_length) if key.text == "trimmed" else None
-    number, count, form = -1, 0, (0, 0)
+    shards, form = 0, None
     with progress(description="encoding examples", total=total) as bar:
         for number, chunk in enumerate(chunks(examples, shard_samples)):
-            form = _form(chunk, form if count else None)
+            shards = number + 1
             if share.has(number):
-                _require_shard(number, chunk, backbone, folder, key, ledger, empty)
+                own = [example for example in chunk if example is not None]
+                form = _form(own, form)
+                _require_shard(number, own, backbone, folder, key, ledger, empty)
                 if number == 0:
                     runs.claim(folder, key, what="latents")
-            count += len(chunk)
             bar.advance(len(chunk))
-    if count == 0:
+    if not shards:
         raise UserError("the data holds no example to train on; curate more captions, or loosen the filter")
-    return Built(number + 1, count, *form)
+    return shards
 
 
-def finish(folder: Path, key: CacheKey, backbone: StockBackbone, built: Built) -> None:
+def finish(folder: Path, key: CacheKey, backbone: StockBackbone, shards: int) -> None:
     """Writes what makes a cache of shards; for one process, after all have made their shares.
 
+    Args:
+        folder: of the cache.
+        key: of the cache.
+        backbone: that encoded them.
+        shards: how many there are to be.
+
     Raises:
-        UserError: a process has not made its share here, as when the processes do not share the folder.
+        UserError: a process has not made its share here, as when the processes do not share the folder, or examples of
+            several processes differ in their numbers of frames.
     """
     ledger = Ledger(folder)
-    shards = [ledger.find(shard_name(number), Shard.read) for number in range(built.shards)]
-    there = [shard for shard in shards if shard is not None and (folder / shard.file).is_file()]
-    if len(there) < built.shards:
+    found = [ledger.find(shard_name(number), Shard.read) for number in range(shards)]
+    there = [shard for shard in found if shard is not None and (folder / shard.file).is_file()]
+    if len(there) < shards:
         raise UserError(
-            f'"{folder}" holds {len(there)} of {built.shards} shards of latents; give all processes one folder that '
-            "they share"
+            f'"{folder}" holds {len(there)} of {shards} shards of latents; give all processes one folder that they '
+            "share"
         )
+    references, targets = there[0].references, there[0].targets
+    for shard in there:
+        if (shard.references, shard.targets) != (references, targets):
+            raise _unlike(f"in {shard.file}", (shard.references, shard.targets), (references, targets))
     sizes = sorted({size for shard in there for size in shard.sizes})
     empty = encode_empty(backbone, key, sizes)
     write_atomic(folder / EMPTY, empty)
     manifest = Manifest(
-        samples=built.samples, references=built.references, targets=built.targets,
+        samples=sum(shard.samples for shard in there), references=references, targets=targets,
         empty=hashlib.sha256(empty).hexdigest(), shards=there,
     )  # fmt: skip
     content = {"schema": SCHEMA, **dataclasses.asdict(manifest)}
@@ -155,8 +152,9 @@ def _require_shard(
     encoded: Encoded = encode_shard(examples, backbone, key, empty)
     write_atomic(path, encoded.content)
     made = Shard(
-        file=path.name, sha256=hashlib.sha256(encoded.content).hexdigest(), samples=len(examples), ids=ids,
-        sizes=encoded.sizes, key=key.digest,
+        file=path.name, sha256=hashlib.sha256(encoded.content).hexdigest(), samples=len(examples),
+        references=len(examples[0].references), targets=len(examples[0].targets), ids=ids, sizes=encoded.sizes,
+        key=key.digest,
     )  # fmt: skip
     ledger.commit(name, dataclasses.asdict(made))
 
@@ -171,8 +169,12 @@ def _form(examples: Sequence[Example], before: tuple[int, int] | None) -> tuple[
     for example in examples:
         found = len(example.references), len(example.targets)
         if found != wanted or not found[1]:
-            raise UserError(
-                f"the example {example.id} has {found[0]} references and {found[1]} targets, where others have "
-                f"{wanted[0]} and {wanted[1]}; give all examples equally many of each, and at least one target"
-            )
+            raise _unlike(example.id, found, wanted)
     return wanted
+
+
+def _unlike(name: str, found: tuple[int, int], wanted: tuple[int, int]) -> UserError:
+    return UserError(
+        f"the example {name} has {found[0]} references and {found[1]} targets, where others have {wanted[0]} and "
+        f"{wanted[1]}; give all examples equally many of each, and at least one target"
+    )

@@ -70,6 +70,8 @@ class Shard:
         file: its name.
         sha256: of its bytes.
         samples: that it holds.
+        references: frames that are given in each.
+        targets: frames that are drawn in each.
         ids: fingerprint of their ids.
         sizes: of pictures (height, width) that it holds.
         key: digest of the cache's key.
@@ -78,6 +80,8 @@ class Shard:
     file: str
     sha256: str
     samples: int
+    references: int
+    targets: int
     ids: str
     sizes: list[Size]
     key: str
