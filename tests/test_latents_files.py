@@ -204,7 +204,7 @@ def test_a_cache_outgrows_memory(tmp_path: Path, backbone: StockBackbone) -> Non
     environment = os.environ | {"PYTHONPATH": str(Path(dsd.__file__).parents[1])}
     look = subprocess.run([sys.executable, "-c", LOOK, str(tmp_path)], env=environment, capture_output=True, text=True)
     assert look.returncode == 0, look.stderr
-    assert float(look.stdout.split()[0]) < 25
+    assert float(look.stdout.split()[0]) < 10
 
 
 def test_trimmed_captions_are_the_whole_ones_where_padding_does_not_depend_on_them(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from dsd.files import DamagedFile, sha256_of
 
 _CHECKED_AT_ONCE = 4  # shards; one core reads about as fast as one disk
 _LIVE_AT_ONCE = 16
-_OPEN = 32  # shards kept mapped, so that what was once looked at does not stay in memory
 _LARGE = ("tokens", "pooled")
 _ANEW = "start the training again, and it alone is made anew"
 
@@ -91,7 +89,6 @@ class LatentCache:
         self.size: list[int] = []
         self._places: list[_Place] = []
         self._ends: list[list[int]] = []  # of captions' rows, by shard
-        self._slices = lru_cache(_OPEN)(self._open)
         empty = load_file(str(folder / EMPTY))
         self.empty_frames = [empty[frames_name(size)] for size in self.sizes]
         self._empty = Text(empty["tokens"], empty.get("pooled")) if "tokens" in empty else None
@@ -138,9 +135,10 @@ class LatentCache:
         if len(kinds := {self.size[row] for row in rows}) != 1:
             raise ValueError(f"a batch has samples of one size, got those of {sorted(kinds)}")
         name = frames_name(self.sizes[self.size[rows[0]]])
-        films = []
-        for place in (self._places[row] for row in rows):
-            pictures = self._slices(place.shard)[name]
+        places, films = [self._places[row] for row in rows], []
+        shards = self._opened(places)
+        for place in places:
+            pictures = shards[place.shard][name]
             films.append(torch.cat([pictures[number : number + 1] for number in place.frames]))
         return torch.stack(films).float()
 
@@ -148,9 +146,10 @@ class LatentCache:
         """The encoded captions of some rows, as they lie here, or encoded now."""
         if self._empty is None:
             return self.encoded([self.captions[row] for row in rows])
-        texts = []
-        for place in (self._places[row] for row in rows):
-            slices, ends, number = self._slices(place.shard), self._ends[place.shard], place.text
+        places, texts = [self._places[row] for row in rows], []
+        shards = self._opened(places)
+        for place in places:
+            slices, ends, number = shards[place.shard], self._ends[place.shard], place.text
             tokens = slices["tokens"][ends[number - 1] if number else 0 : ends[number]]
             tokens = torch.cat([tokens, self._empty.tokens[0, len(tokens) :]])  # padding that was left out
             pooled = None if self._empty.pooled is None else slices["pooled"][number : number + 1]
@@ -174,8 +173,12 @@ class LatentCache:
             texts = [self._encoder.encode_text(c, self._text_tokens) for c in chunks(different, _LIVE_AT_ONCE)]
         return Text.concat(texts).take([different.index(caption) for caption in captions])
 
+    def _opened(self, places: Sequence[_Place]) -> dict[int, dict[str, Any]]:
+        """The shards of some places, mapped for one batch, so that what was looked at does not stay in memory."""
+        return {number: self._open(number) for number in {place.shard for place in places}}
+
     def _open(self, number: int) -> dict[str, Any]:
-        """A shard's large tensors, mapped: nothing of them is in memory but what is looked at.
+        """A shard's large tensors: nothing of them is in memory but what is looked at.
 
         Raises:
             UserError: it is no longer there.
