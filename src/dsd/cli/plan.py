@@ -161,4 +161,4 @@ def _price(command: Plan, seconds: float) -> str:
 
 
 def _frame(config: TrainConfig) -> tuple[int, int]:
-    return config.frame_size or (64, 64)
+    return config.frame_size or (config.buckets or ((64, 64),))[0]
