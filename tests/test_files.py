@@ -92,6 +92,8 @@ def test_only_files_of_our_temporary_names_are_swept(tmp_path):
     sweep(tmp_path)
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(kept)
     assert (tmp_path / ".folder.0123abcd.tmp").is_dir()
+    sweep(tmp_path, folders=True)
+    assert not (tmp_path / ".folder.0123abcd.tmp").exists()
 
 
 def test_a_file_in_the_way_is_told_in_one_sentence(tmp_path):

@@ -105,7 +105,7 @@ def test_what_lies_in_a_folder_that_was_never_claimed_stays(tmp_path: Path) -> N
     [
         {"frame_size": (0, 0)}, {"frame_size": (32, -1)}, {"seed": 1 << 63}, {"seed": -1}, {"learning_rate": math.inf},
         {"learning_rate": math.nan}, {"weight_decay": -1.0}, {"guidance": math.nan}, {"held_out": -1},
-        {"reference_weight": math.inf},
+        {"reference_weight": math.inf}, {"learning_rate": 1e38}, {"muon_learning_rate": 1e38}, {"weight_decay": 1e300},
     ],
     ids=str,
 )  # fmt: skip

@@ -51,14 +51,14 @@ def simple_pairs(count: int = 12, per_grid: int = 2) -> list[SimplePair]:
     return [pair(number) for number in range(count)]
 
 
-def dataset_in(folder: Path) -> list[Pair]:
+def dataset_in(folder: Path, simple: Sequence[SimplePair] | None = None) -> list[Pair]:
     """The simple pairs as a finished dataset of two shards."""
     pairs = [
         Pair(
             **vars(pair), reference_panel="", target_panel="", reference_caption="", subject="", first_details="",
             second_details="", comparison="", judge=Model(name="test", revision="0"),
         )
-        for pair in simple_pairs()
+        for pair in simple or simple_pairs()
     ]  # fmt: skip
     writer = DatasetWriter(folder)
     writer.finish([writer.write_shard("pairs", n, pairs[n * 6 : n * 6 + 6]) for n in (0, 1)], {}, {})

@@ -12,16 +12,22 @@ import json
 import os
 import re
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from errno import EACCES, EDQUOT, EFBIG, EIO, ENOSPC, EPERM, EROFS
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from dsd.errors import UserError, cut
+from dsd.errors import UserError, cut, reason_of
 
 Content = TypeVar("Content")
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # what `_temporary_beside` gives
+_OF_THE_PLACE = frozenset((EACCES, EDQUOT, EFBIG, EIO, ENOSPC, EPERM, EROFS))
+_CHUNK = 1 << 28
+_HASHED_AT_ONCE = 4
 
 
 class DamagedFile(UserError):
@@ -73,10 +79,29 @@ def write_atomic(path: Path | str, data: bytes | str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise UserError(f'cannot write "{path}" ({error.strerror}); free the place or give another one') from error
+        raise _cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """Tells of a place that is full, or may not be written to, while the block writes there.
+
+    Raises:
+        UserError: It is; other errors pass.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_THE_PLACE:
+            raise
+        raise _cannot_write(path, error) from error
+    except _safetensors_error() as error:
+        if "I/O error" not in str(error):
+            raise
+        raise _cannot_write(path, error) from error
 
 
 @contextlib.contextmanager
@@ -100,9 +125,10 @@ def atomic_folder(path: Path | str, *, known_by: str | None = None) -> Iterator[
     temporary = _temporary_beside(path)
     temporary.mkdir()
     try:
-        yield temporary
-        _sync_tree(temporary)
-        _replace_folder(temporary, path)
+        with writing(path):
+            yield temporary
+            _sync_tree(temporary)
+            _replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -144,10 +170,20 @@ def require_replaceable(path: Path | str, known_by: str | None = None) -> None:
     raise UserError(f'"{path}" is {what} and would be lost; give a new folder, or remove that one first')
 
 
-def sweep(folder: Path) -> None:
-    """Removes what killed processes left under temporary names in a folder of ours, and below it."""
-    for leftover in folder.rglob(".*.tmp"):
-        if leftover.is_file() and _TEMPORARY.fullmatch(leftover.name):
+def sweep(folder: Path, *, folders: bool = False) -> None:
+    """Removes what killed processes left under temporary names in a folder of ours, and below it.
+
+    Args:
+        folder: where nobody else is at work.
+        folders: whether folders are removed too, as `atomic_folder` leaves them.
+    """
+    for leftover in list(folder.rglob(".*.tmp")):
+        if not _TEMPORARY.fullmatch(leftover.name):
+            continue
+        if leftover.is_dir() and not leftover.is_symlink():
+            if folders:
+                shutil.rmtree(leftover, ignore_errors=True)
+        else:
             leftover.unlink(missing_ok=True)
 
 
@@ -175,6 +211,34 @@ def sha256_of(path: Path | str) -> str:
     """Returns the hexadecimal SHA-256 of a file's bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_parts(path: Path | str) -> list[str]:
+    """Returns the hexadecimal SHA-256 of each 256 MiB of a file's bytes, several of which are read at once."""
+    size = Path(path).stat().st_size
+    with ThreadPoolExecutor(_HASHED_AT_ONCE) as threads:
+        return list(threads.map(lambda start: _sha256_from(path, start), range(0, size, _CHUNK)))
+
+
+def _sha256_from(path: Path | str, start: int) -> str:
+    digest, left = hashlib.sha256(), _CHUNK
+    with Path(path).open("rb") as file:
+        file.seek(start)
+        while left > 0 and (part := file.read(min(left, 1 << 20))):
+            digest.update(part)
+            left -= len(part)
+    return digest.hexdigest()
+
+
+def _safetensors_error() -> tuple[type[Exception], ...]:
+    """What safetensors raises beside `OSError`, where it has been imported."""
+    error = getattr(sys.modules.get("safetensors"), "SafetensorError", None)
+    return () if error is None else (error,)
+
+
+def _cannot_write(path: Path | str, error: Exception) -> UserError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or reason_of(error)
+    return UserError(f'cannot write "{path}" ({reason}); free the place or give another one')
 
 
 def _temporary_beside(path: Path) -> Path:

@@ -62,7 +62,7 @@ def held(folder: Where, what: str = "a run") -> Iterator[None]:
     """Keeps a folder for this process while the block runs; its own workers ask for nothing.
 
     Args:
-        folder: of the work; made when missing, and removed again if nothing is made in it.
+        folder: of the work; made when missing, with its parents, and removed again if nothing is made in it.
         what: the work, in words.
 
     Raises:
@@ -73,16 +73,16 @@ def held(folder: Where, what: str = "a run") -> Iterator[None]:
         with _leased(place, what):
             yield
         return
-    is_new = not place.local.exists()
+    new = [path for path in (place.local, *place.local.parents) if not path.exists()]
     file = make_folder(place.local) / LOCK
     lock = _lock(file, place, what)
     try:
         yield
     finally:
         file.unlink(missing_ok=True)  # while it is held, so that nobody else's is removed
-        if is_new:
-            with contextlib.suppress(OSError):  # something was made in it
-                place.local.rmdir()
+        with contextlib.suppress(OSError):  # something was made in it
+            for path in new:
+                path.rmdir()
         os.close(lock)
 
 

@@ -102,7 +102,8 @@ class Place:
     def exists(self) -> bool:
         """Whether there is a file, or anything in a folder of this name."""
         if self.local is not None:
-            return self.local.exists()
+            with self.reading():
+                return self.local.exists()
         fs, path = self._remote()
         with self.reading():
             fs.invalidate_cache()
@@ -111,7 +112,8 @@ class Place:
     def is_file(self) -> bool:
         """Whether there is a file of this name."""
         if self.local is not None:
-            return self.local.is_file()
+            with self.reading():
+                return self.local.is_file()
         fs, path = self._remote()
         with self.reading():
             fs.invalidate_cache()

@@ -106,6 +106,21 @@ def claim(
     _write(place / CONFIG, to_json(_claimed(config)))  # last, for it is the claim
 
 
+def deciding(config: Any, name: str = "") -> dict[str, str]:
+    """The settings that decide what is made, by their names on the command line, each as a text.
+
+    Args:
+        config: a dataclass; see `begun`.
+        name: of the config itself, put before those of its fields.
+    """
+    config = _claimed(config)
+    found: dict[str, str] = {}
+    for field in filter(decides, dataclasses.fields(config)):
+        value, full = getattr(config, field.name), f"{name}.{field.name}" if name else field.name
+        found |= deciding(value, full) if dataclasses.is_dataclass(value) else {full: repr(value)}
+    return found
+
+
 def sources_of(folder: Where) -> dict[str, str]:
     """What `claim` was told of the sources.
 

@@ -140,6 +140,14 @@ def config_of(cls: Any, name: str, **kwargs: Any) -> dict[str, Any]:
         return dict(cls.load_config(name, **kwargs))
 
 
+def all_finite(tensor: Tensor) -> bool:
+    """Whether all values are numbers; by their least and greatest, for which they are read once and nothing is made."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    least, greatest = torch.aminmax(tensor.float() if tensor.itemsize == 1 else tensor)
+    return bool(least.isfinite() & greatest.isfinite())
+
+
 def require_finite(network: nn.Module, where: str) -> None:
     """Makes sure that all weights, and the statistics that are stored with them, are numbers.
 
@@ -149,7 +157,7 @@ def require_finite(network: nn.Module, where: str) -> None:
     stored = network.state_dict(keep_vars=True)  # what a network makes for itself, such as a mask of -inf, is none
     wrong = [
         name for name, t in stored.items()
-        if isinstance(t, Tensor) and t.device.type != "meta" and not t.isfinite().all()
+        if isinstance(t, Tensor) and t.device.type != "meta" and not all_finite(t)
     ]  # fmt: skip
     if wrong:
         raise UserError(f'the weights in "{where}" are no finite numbers in {_some(wrong)}; copy or train them again')

@@ -11,6 +11,7 @@ The format has no separate scale: a LoRA's ``alpha / rank`` is multiplied into `
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
@@ -25,20 +26,21 @@ from dsd.backbones.published import no_adapter
 from dsd.backbones.registry import FAMILIES, layers_of
 from dsd.backbones.stock import StockBackbone
 from dsd.config import did_you_mean, from_json, to_json
-from dsd.errors import UserError, reason_of
+from dsd.errors import UserError, cut, reason_of
 from dsd.files import atomic_folder
 from dsd.frames import Film
 from dsd.images import MAX_PIXELS
 from dsd.log import console
 from dsd.models import is_revision, revision_or_name
 from dsd.sampling import Sampling
-from dsd.weights import load
+from dsd.weights import all_finite, load
 
 SCHEMA = 1
 WEIGHTS_FILE = "adapter.safetensors"
 METADATA_FILE = "adapter.json"
 FULL_FOLDER = "transformer"
 _PREFIX = "transformer."
+_FACTORS = (".lora_A.weight", ".lora_B.weight", ".lora_B.bias")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,9 @@ def save_adapter(folder: Path | str, updates: Mapping[str, LowRank], metadata: A
             ``LowRank.exact(trained.weight - widened.weight, trained.bias - widened.bias)``, where ``widened`` is what
             `StockBackbone.widen` made before training.
         metadata: What it was trained for.
+
+    Raises:
+        UserError: A change has values that are no finite numbers, or the place cannot be written to.
     """
     from safetensors.torch import save_file
 
@@ -146,13 +151,19 @@ def save_adapter(folder: Path | str, updates: Mapping[str, LowRank], metadata: A
         if has_bias:  # readers expect biases on all layers or on none
             bias = torch.zeros_like(update.up[:, 0]) if update.bias is None else update.bias
             tensors[f"{_PREFIX}{name}.lora_B.bias"] = bias
+    _require_finite(tensors, folder)
     with atomic_folder(folder, known_by=METADATA_FILE) as temporary:
         save_file({key: _on_disk(tensor) for key, tensor in tensors.items()}, temporary / WEIGHTS_FILE)
         (temporary / METADATA_FILE).write_text(to_json(metadata))
 
 
 def save_full(folder: Path | str, transformer: Any, metadata: AdapterMetadata) -> None:
-    """Writes a complete fine-tuned transformer (a diffusers model) as an adapter folder, whole or not at all."""
+    """Writes a complete fine-tuned transformer (a diffusers model) as an adapter folder, whole or not at all.
+
+    Raises:
+        UserError: It has weights that are no finite numbers, or the place cannot be written to.
+    """
+    _require_finite(transformer.state_dict(), folder)
     with atomic_folder(folder, known_by=METADATA_FILE) as temporary:
         transformer.save_pretrained(temporary / FULL_FOLDER)
         (temporary / METADATA_FILE).write_text(to_json(metadata))
@@ -165,8 +176,11 @@ def load_metadata(folder: Path | str) -> AdapterMetadata:
         UserError: Not an adapter folder, or one of another schema.
     """
     path = Path(folder) / METADATA_FILE
-    if not path.is_file():
-        raise UserError(no_adapter(folder, METADATA_FILE))
+    try:
+        if not path.is_file():
+            raise UserError(no_adapter(folder, METADATA_FILE))
+    except OSError as error:
+        raise UserError(f'cannot read "{path}" ({error.strerror}); give a folder that you may read') from error
     try:
         text = path.read_text(encoding="utf-8").replace('"canvas":', '"film":', 1)  # its name until frames had an axis
         metadata = from_json(AdapterMetadata, text)
@@ -183,7 +197,7 @@ def load_metadata(folder: Path | str) -> AdapterMetadata:
 
 def is_full(folder: Path | str) -> bool:
     """Whether the folder holds a complete transformer rather than low-rank changes."""
-    return (Path(folder) / FULL_FOLDER).is_dir()
+    return os.path.isdir(Path(folder) / FULL_FOLDER)  # one that may not be read is none
 
 
 def load_adapter(folder: Path | str) -> tuple[dict[str, LowRank], AdapterMetadata]:
@@ -198,23 +212,33 @@ def load_adapter(folder: Path | str) -> tuple[dict[str, LowRank], AdapterMetadat
 
     metadata = load_metadata(folder)
     path = Path(folder) / WEIGHTS_FILE
+    if metadata.rank < 1:
+        raise UserError(
+            f'the adapter "{folder}" says rank {metadata.rank}, which is that of a whole transformer, but has none; '
+            "train it again or copy it again, whole"
+        )
     if not path.is_file():
         raise UserError(f'the adapter "{folder}" has no {WEIGHTS_FILE}; give the folder that training wrote')
     try:
         tensors = load_file(path)
-    except SafetensorError as error:
-        raise UserError(f'"{path}" is damaged ({error}); train again or copy the file again') from error
+    except (SafetensorError, OSError) as error:
+        reason = reason_of(error)
+        raise UserError(f'"{path}" cannot be read ({reason}); train again or copy the file again') from error
+    unknown = [key for key in tensors if not key.startswith(_PREFIX) or not key.endswith(_FACTORS)]
+    if unknown or not tensors:
+        what = f"the tensor {cut(repr(min(unknown)))}, which is no part of a LoRA" if unknown else "no tensors"
+        raise UserError(f'"{path}" holds {what}; train again or copy the file again')
     updates = {}
     for name in sorted({key.removeprefix(_PREFIX).rpartition(".lora_")[0] for key in tensors}):
         key = f"{_PREFIX}{name}.lora_"
         if f"{key}A.weight" not in tensors or f"{key}B.weight" not in tensors:
             raise UserError(f'"{path}" has one factor only of the layer {name or "(no name)"}; train it again')
         down, up, bias = tensors[f"{key}A.weight"], tensors[f"{key}B.weight"], tensors.get(f"{key}B.bias")
-        if not all(part.isfinite().all() for part in (down, up, bias) if part is not None):
-            raise UserError(f'"{path}" holds no finite numbers in {name}; train it again')
         if not _are_factors(down, up, bias):
             shapes = " and ".join(f"{tuple(part.shape)} of {part.dtype}" for part in (down, up))
             raise UserError(f'"{path}" holds no factors of the layer {name}, but {shapes}; train it again')
+        if not all(all_finite(part) for part in (down, up, bias) if part is not None):
+            raise UserError(f'"{path}" holds no finite numbers in {name}; train it again')
         kernel = (down.shape[2], down.shape[3]) if down.ndim == 4 else None
         updates[name] = LowRank(down.flatten(1), up.flatten(1), bias, kernel)
     _require_sight(updates, metadata, path)
@@ -325,7 +349,7 @@ def fuse(transformer: nn.Module, updates: Mapping[str, LowRank], folder: Path | 
         folder: The adapter's, for the message.
 
     Raises:
-        UserError: Layers or shapes that this transformer does not have.
+        UserError: Layers or shapes that this transformer does not have, or changes that are no finite numbers.
     """
     layers = dict(transformer.named_modules())
     for name, update in updates.items():
@@ -352,6 +376,11 @@ def fuse(transformer: nn.Module, updates: Mapping[str, LowRank], folder: Path | 
             _add(layer.weight, change.view_as(layer.weight))
             if update.bias is not None and layer.bias is not None:
                 _add(layer.bias, update.bias)
+            if not all_finite(layer.weight):  # finite factors may multiply to more than there are numbers for
+                raise UserError(
+                    f'with the adapter "{folder}" the weights of {name} are no finite numbers; train it again, at a '
+                    "lower learning rate"
+                )
 
 
 def _add(parameter: Tensor, change: Tensor) -> None:
@@ -376,9 +405,19 @@ def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
 
 def _are_factors(down: Tensor, up: Tensor, bias: Tensor | None) -> bool:
     """Whether two tensors, as a file holds them, multiply to a change of a weight, and a third is one of its bias."""
-    fit = down.ndim in (2, 4) and up.ndim == down.ndim and up.shape[1] == down.shape[0]
+    fit = down.ndim in (2, 4) and up.ndim == down.ndim and up.shape[1] == down.shape[0] > 0
+    fit = fit and up.shape[2:] in ((), (1, 1))
     bias_fits = bias is None or bias.shape == up.shape[:1]
     return fit and bias_fits and all(part.is_floating_point() for part in (down, up, bias) if part is not None)
+
+
+def _require_finite(tensors: Mapping[str, Tensor], folder: Path | str) -> None:
+    for name, tensor in tensors.items():
+        if not all_finite(tensor):
+            raise UserError(
+                f'{name} holds values that are no finite numbers, so "{folder}" is not written; train again in float32 '
+                "or at a lower learning rate"
+            )
 
 
 def _on_disk(tensor: Tensor) -> Tensor:

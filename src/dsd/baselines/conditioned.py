@@ -37,6 +37,7 @@ from dsd.train import checkpoint, environment, loop
 from dsd.train.config import TrainConfig
 from dsd.train.ema import Ema
 from dsd.train.loop import learning_rate_factor, step_generator
+from dsd.train.metrics import GRADIENT_NORM
 from dsd.train.step import Objective, draw, text_or_empty
 from dsd.train.task import optimizer_of, split_by_grid
 from dsd.train.trainer import latent_cache, require_no_more_steps
@@ -195,9 +196,9 @@ class ConditionedTask:
         picks = torch.randint(len(self.rows.training), (config.batch_size,), generator=generator).tolist()
         loss = self._loss(self.objective, [self.rows.training[pick] for pick in picks], generator)
         factor = learning_rate_factor(step, config.steps, warmup=config.warmup, decay_from=config.decay_from)
-        self.optimizer.step(loss, factor)
+        norm = self.optimizer.step(loss, factor)
         self.ema.update(step)
-        return {"loss": loss.detach(), "learning_rate_factor": factor}
+        return {"loss": loss.detach(), "learning_rate_factor": factor, GRADIENT_NORM: norm}
 
     def tensors(self) -> dict[str, Tensor]:
         """Trained weights, their averages and the optimizer's state."""
@@ -333,6 +334,7 @@ def _trained(
         checkpoint_every=config.checkpoint_every,
         evaluate_every=config.sample_every,
         description=f"training {setting.name}",
+        of=sources | runs.deciding(config, "train"),
     )
     with task.ema.in_place(), atomic_folder(finished) as temporary:
         conditioner.save(temporary)

@@ -48,6 +48,7 @@ class PairRows(Sequence[Pair]):
         limit: int | None = None,
     ) -> None:
         reader = DatasetReader(folder)
+        reader.verify()
         kinds: list[Kind] = ["pairs"]
         if refused is not None and reader.manifest.rows("rejects"):
             kinds.append("rejects")

@@ -45,10 +45,13 @@ class Source:
         own: the user's own data, row by row; None for a curated dataset.
         some: starts to read only those whose numbers, from 0 on, are wanted, and gives None for others; None where all
             have to be read.
+        verify: makes sure that what is read is what the fingerprint tells of, where only reading all of it can tell;
+            raises `UserError`.
     """
 
     examples: Callable[[], Iterator[Example]]
     fingerprint: str
+    verify: Callable[[], None] = lambda: None
     total: int | None = None
     whole: Path | None = None
     own: OwnRows | None = None
@@ -69,14 +72,20 @@ def open_source(
     Raises:
         UserError: there are no such data, or none of a kind that can be read; while reading, also for a bad row.
     """
+    place = Place.of(data)
+    with place.reading():
+        return _opened(data, place, columns or Columns(), skip_bad_rows, one_size)
+
+
+def _opened(data: str | Path, place: Place, columns: Columns, skip_bad_rows: bool, one_size: bool) -> Source:
     from dsd.data.store import MANIFEST, DatasetReader
 
-    place, path, columns = Place.of(data), Path(data), columns or Columns()
+    path = Path(data)
     if place.local is None or (path / MANIFEST).is_file() or (path / _UNITS).is_dir():  # unfinished ones are refused
         reader = DatasetReader(place)
         return Source(
-            examples=reader.examples, fingerprint=(place / MANIFEST).sha256()[:16], total=len(reader),
-            some=reader.some_examples,
+            examples=reader.examples, fingerprint=(place / MANIFEST).sha256()[:16], verify=reader.verify,
+            total=len(reader), some=reader.some_examples,
         )  # fmt: skip
     folder = path.parent if path.is_file() else path
     tables = [path] if path.is_file() else [path / name for name in METADATA]

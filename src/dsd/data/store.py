@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import pyarrow as pa
@@ -33,6 +36,8 @@ READABLE = (1, SCHEMA_VERSION)
 """Version 1 has no columns of scores and votes (`dsd.data.rows.SINCE_2`), which are then read as None."""
 MANIFEST = "manifest.json"
 FUNNEL = "funnel.json"
+_FILE = re.compile(r"[a-z]+/[^/\\\0]+\.parquet")
+_SHA256 = re.compile("[0-9a-f]{64}")
 _AGAIN = "copy the dataset again, or run the command that curated it, which makes anew what is damaged"
 _READ_AT_ONCE = 8
 
@@ -60,10 +65,16 @@ class Shard:
         Raises:
             LookupError, TypeError, ValueError: something else.
         """
-        if content["kind"] not in get_args(Kind):
-            raise ValueError(f"there is no kind {content['kind']!r}")
-        texts = str(content["path"]), str(content["sha256"])
-        return cls(path=texts[0], kind=content["kind"], rows=int(content["rows"]), sha256=texts[1])
+        path, kind, rows, sha256 = (content[name] for name in ("path", "kind", "rows", "sha256"))
+        if kind not in get_args(Kind):
+            raise ValueError(f"there is no kind {kind!r}")
+        if not isinstance(path, str):
+            raise TypeError(f"{path!r} is no path")
+        if type(rows) is not int or rows < 1:
+            raise ValueError(f"{path} has {rows!r} rows")
+        if not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
+            raise ValueError(f"{path} has the digest {sha256!r}")
+        return cls(path=path, kind=kind, rows=rows, sha256=sha256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,14 +280,17 @@ class DatasetReader:
 
     Args:
         folder: as curation wrote it.
+        own: refuse files that are not the dataset's own; whoever does not reads none before a look at its path.
 
     Raises:
-        UserError: no dataset, an unfinished one, or one of another schema version.
+        UserError: no dataset, an unfinished one, one of another schema version, or one with files that lie elsewhere.
     """
 
-    def __init__(self, folder: Where) -> None:
+    def __init__(self, folder: Where, *, own: bool = True) -> None:
         self.folder = Place.of(folder)
         self.manifest = _read_manifest(self.folder)
+        if own:
+            _require_inside(self.folder, self.manifest.shards)
 
     def __len__(self) -> int:
         return self.manifest.rows(self.manifest.trained_on)
@@ -349,6 +363,27 @@ def _read_manifest(folder: Place) -> Manifest:
         return Manifest(schema_version=version, recipe=dict(content["recipe"].items()), shards=shards)
 
     return read_json(path, read, _AGAIN)
+
+
+def _require_inside(folder: Place, shards: Sequence[Shard]) -> None:
+    """Refuses files that are not the dataset's own: that lie elsewhere, hold rows of another kind or count twice.
+
+    Raises:
+        UserError: there is one.
+    """
+    inside = None if folder.local is None else Path(os.path.realpath(folder.local))
+    seen: set[str] = set()
+    for shard in shards:
+        if not _FILE.fullmatch(shard.path) or not shard.path.startswith(f"{shard.kind}/") or shard.path in seen:
+            what = "twice" if shard.path in seen else f"as a file of {shard.kind}, which lie in {shard.kind}/"
+            raise DamagedFile(f'"{folder / MANIFEST}" is damaged (it names {cut(repr(shard.path))} {what}); {_AGAIN}')
+        seen.add(shard.path)
+        if inside is None or (found := Path(os.path.realpath(inside / shard.path))).is_relative_to(inside):
+            continue
+        raise UserError(
+            f'"{folder / shard.path}" is a link that leads out of the dataset, to "{found}"; copy that file to its '
+            "place"
+        )
 
 
 def _json(content: Mapping[str, Any]) -> str:

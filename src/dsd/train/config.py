@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from typing import Literal
 
 from dsd.config import how_it_runs, require_seeds
 from dsd.errors import UserError
 from dsd.sampling import Sampling
 
+_MOST = 1e30
+"""What float32 can still be multiplied by."""
 LoraTargets = Literal["attention", "all-linear"]
 
 
@@ -102,10 +103,10 @@ class TrainConfig:
         ):  # fmt: skip
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("learning_rate", "muon_learning_rate"):
-            _require(name, getattr(self, name), 0 < getattr(self, name) < inf, "above 0 and finite")
+            _require(name, getattr(self, name), 0 < getattr(self, name) <= _MOST, f"above 0 and at most {_MOST:g}")
         _require("held_out", self.held_out, self.held_out >= 0, "at least 0")
         for name in ("reference_weight", "weight_decay", "guidance"):
-            _require(name, getattr(self, name), 0 <= getattr(self, name) < inf, "at least 0 and finite")
+            _require(name, getattr(self, name), 0 <= getattr(self, name) <= _MOST, f"from 0 to {_MOST:g}")
         for size in self.buckets:
             _require("buckets", self.buckets, min(size) >= 1, "heights and widths of at least 1")
         if self.frame_size is not None and self.buckets:

@@ -8,6 +8,7 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,11 +48,21 @@ def commit() -> str:
 
 
 def record(path: Path) -> None:
-    """Adds this environment to the file unless it is its last entry already."""
-    seen = read_json(path, list, "delete it; no more is lost") if path.exists() else []
+    """Adds this environment to the file unless it is its last entry already.
+
+    Raises:
+        UserError: the file is damaged, or the place cannot be written to.
+    """
+    seen = read_json(path, _entries, "delete it; no more is lost") if path.exists() else []
     now = describe()
     if not seen or seen[-1] != now:
         write_atomic(path, json.dumps([*seen, now], indent=2) + "\n")
+
+
+def _entries(content: Any) -> list[dict[str, object]]:
+    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
+        raise TypeError("it is no list of environments")
+    return content
 
 
 def _processor() -> str:

@@ -6,11 +6,8 @@ and started again ends with the same bits as one that was not.
 
 from __future__ import annotations
 
-import json
-import math
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -19,10 +16,11 @@ import torch
 from torch import Tensor
 
 from dsd.attention import in_right_attention
-from dsd.errors import UserError
-from dsd.files import write_atomic
-from dsd.log import progress
+from dsd.files import make_folder
+from dsd.log import console, progress
 from dsd.train import checkpoint
+from dsd.train.metrics import Metrics
+from dsd.train.stopping import Terminated, Termination
 
 
 class Task(Protocol):
@@ -81,47 +79,6 @@ def learning_rate_factor(
     return min(1.0, (step + 1) / warmup) * decay
 
 
-def _means(sums: Mapping[str, Sequence[float | Tensor]], step: int, folder: Path) -> dict[str, float]:
-    """Means of the metrics since the last ones.
-
-    Raises:
-        UserError: one is no finite number; nothing of this state has been kept yet.
-    """
-    means = {name: float(torch.as_tensor(values, dtype=torch.float32).mean()) for name, values in sums.items()}
-    wrong = [name for name, value in means.items() if not math.isfinite(value)]
-    if wrong:
-        raise UserError(
-            f"training has diverged: {', '.join(wrong)} is no finite number at step {step}; the last good checkpoint "
-            f'is in "{folder / "checkpoints"}"; train in float32 or at a lower learning rate, in another folder'
-        )
-    return means
-
-
-class Metrics:
-    """``metrics.jsonl``: a line a logged step; lines after a resumed step are dropped, so none stands twice."""
-
-    def __init__(self, path: Path, resumed_step: int) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in lines if json.loads(line)["step"] <= resumed_step]
-            write_atomic(path, "".join(line + "\n" for line in kept))
-        self.file = path.open("a")
-
-    def best(self, score: Callable[[dict[str, float]], float], names: Iterable[str]) -> float:
-        """The best score of the lines so far that have these figures."""
-        lines, wanted = [json.loads(line) for line in self.path.read_text().splitlines()], set(names)
-        found = ({name: line[name] for name in wanted} for line in lines if wanted <= line.keys())
-        return max((score(figures) for figures in found), default=-math.inf)
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Adds a line for a step."""
-        rounded = {k: round(v, 6) for k, v in values.items()}
-        self.file.write(json.dumps({"step": step, "time": round(time.time(), 1), **rounded}) + "\n")
-        self.file.flush()
-
-
 @in_right_attention
 def run(
     task: Task,
@@ -134,6 +91,7 @@ def run(
     log_every: int = 20,
     writes: bool = True,
     score: Callable[[dict[str, float]], float] | None = None,
+    of: Mapping[str, str] | None = None,
 ) -> None:
     """Trains a task to ``steps`` steps, from its newest checkpoint on if there is one.
 
@@ -147,31 +105,93 @@ def run(
         log_every: steps between lines of ``metrics.jsonl``; their metrics are means over these steps.
         writes: False on all processes of a parallel run but the first.
         score: of held-out figures, higher is better; the state that scored best is kept in ``best/``.
+        of: what decides the run, by name; a checkpoint that says otherwise is not gone on from.
+
+    Raises:
+        UserError: training diverges, no checkpoint is good, or the place cannot be written to.
+        Terminated: SIGTERM came; what is done is kept.
     """
-    found = checkpoint.latest(folder / "checkpoints")
+    writes_to = _Writer(task, folder, of or {}, score) if writes else None
+    found = checkpoint.latest(folder / checkpoint.FOLDER, of=of, like=task.tensors(), says=writes)
     start = 0
     if found is not None:
         start, tensors = found
         task.restore(tensors)
-    metrics = Metrics(folder / "metrics.jsonl", start) if writes else None
-    sums: dict[str, list[float | Tensor]] = {}
-    for step in progress(range(start, steps), description=description, total=steps, completed=start):
-        for name, value in task.train_step(step).items():
+        del tensors, found
+    with Termination() as stop:
+        if writes_to is not None:
+            writes_to.begin(start, stop, lacks_figures=start % evaluate_every == 0 or start == steps)
+        for step in progress(range(start, steps), description=description, total=steps, completed=start):
+            values, done = task.train_step(step), step + 1
+            ends, last = stop.asked_of_any(), done == steps
+            if writes_to is not None:
+                writes_to.gather(values)
+                if not ends and (last or done % log_every == 0 or done % evaluate_every == 0):
+                    means = writes_to.means(done) if last or done % log_every == 0 else {}
+                    figures = writes_to.evaluate(done, stop) if last or done % evaluate_every == 0 else {}
+                    writes_to.write(done, means | figures)
+                if ends or last or done % checkpoint_every == 0:
+                    writes_to.save(done)
+            if ends:
+                break
+        if stop.asked_of_any():
             if writes:
-                sums.setdefault(name, []).append(value)
-        done = step + 1
-        if metrics is None:
-            continue
-        line: dict[str, float] = {}
-        if done % log_every == 0 or done == steps:
-            line, sums = _means(sums, done, folder), {}
-        if done % evaluate_every == 0 or done == steps:
-            figures = task.evaluate(done)
-            line |= figures
-            if score is not None and figures and score(figures) >= metrics.best(score, figures.keys()):
-                checkpoint.save(folder / "best", done, task.tensors(), keep=1)
+                where = f'what is done is kept in "{folder / checkpoint.FOLDER}"'
+                console.print(
+                    f"stopped by SIGTERM; {where}, and the same command goes on", soft_wrap=True, markup=False
+                )
+            raise Terminated
+
+
+class _Writer:
+    """What the first process writes of a run."""
+
+    def __init__(
+        self,
+        task: Task,
+        folder: Path,
+        of: Mapping[str, str],
+        score: Callable[[dict[str, float]], float] | None,
+    ) -> None:
+        make_folder(folder / checkpoint.FOLDER)  # what is in the way is told before the work
+        self._task, self._folder, self._of, self._score = task, folder, of, score
+        self._metrics = Metrics(folder / "metrics.jsonl")
+        self._since: dict[str, list[float | Tensor]] = {}
+
+    def begin(self, start: int, stop: Termination, *, lacks_figures: bool) -> None:
+        """Goes on from a step: with the figures that a start which was stopped did not come to."""
+        self._metrics.go_on(start)
+        if start and lacks_figures and not self._metrics.has(start):
+            self.write(start, self.evaluate(start, stop))
+
+    def gather(self, values: Mapping[str, float | Tensor]) -> None:
+        """Keeps a step's metrics until the next line."""
+        for name, value in values.items():
+            self._since.setdefault(name, []).append(value)
+
+    def means(self, done: int) -> dict[str, float]:
+        """Means of what has been gathered since the last ones."""
+        means, self._since = self._metrics.means(self._since, done), {}
+        return means
+
+    def evaluate(self, done: int, stop: Termination) -> dict[str, float]:
+        """Held-out figures. Where SIGTERM ends them, the state is kept, and the next start makes them anew."""
+        try:
+            with stop.at_once():
+                figures = self._task.evaluate(done)
+        except Terminated:
+            self.save(done)
+            raise
+        if self._score is not None and figures and self._score(figures) >= self._metrics.best(self._score, figures):
+            checkpoint.save(self._folder / "best", done, self._task.tensors(), of=self._of, keep=1)
+        return figures
+
+    def write(self, done: int, line: dict[str, float]) -> None:
+        """Adds a line to the metrics, if it says anything."""
         if line:
-            metrics.write(done, line)
-        if done % checkpoint_every == 0 or done == steps:
-            _means(sums, done, folder)
-            checkpoint.save(folder / "checkpoints", done, task.tensors())
+            self._metrics.write(done, line)
+
+    def save(self, done: int) -> None:
+        """Writes a checkpoint of a state that makes sense."""
+        self._metrics.means(self._since, done)
+        checkpoint.save(self._folder / checkpoint.FOLDER, done, self._task.tensors(), of=self._of)

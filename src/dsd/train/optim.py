@@ -110,13 +110,18 @@ class MuonAndAdamW:
             else None
         )
 
-    def step(self, loss: Tensor, factor: float) -> None:
-        """Back-propagates a loss and takes a step with both learning rates times ``factor``."""
+    def step(self, loss: Tensor, factor: float) -> Tensor:
+        """Back-propagates a loss and takes a step with both learning rates times ``factor``; see `update`."""
         loss.backward()
-        self.update(factor)
+        return self.update(factor)
 
-    def update(self, factor: float) -> None:
-        """Takes a step along the gradients that have gathered, with both learning rates times ``factor``."""
+    def update(self, factor: float) -> Tensor:
+        """Takes a step along the gradients that have gathered, with both learning rates times ``factor``.
+
+        Returns:
+            The norm of all gradients, before those of AdamW are clipped.
+        """
+        norm = nn.utils.get_total_norm([p.grad for p in (*self.matrices, *self.rest) if p.grad is not None])
         if self.muon is not None:
             self.muon.param_groups[0]["lr"] = self.muon_lr * factor
             self.muon.step()
@@ -126,6 +131,7 @@ class MuonAndAdamW:
             nn.utils.clip_grad_norm_(self.rest, self.clip)
             self.adamw.step()
             self.adamw.zero_grad()
+        return norm
 
     def tensors(self) -> dict[str, Tensor]:
         """The state of both optimizers, for a checkpoint."""

@@ -23,6 +23,7 @@ from dsd.train.batches import Batch, Batches
 from dsd.train.config import TrainConfig
 from dsd.train.ema import Ema
 from dsd.train.loop import learning_rate_factor, step_generator
+from dsd.train.metrics import GRADIENT_NORM
 from dsd.train.optim import MuonAndAdamW
 from dsd.train.samples import SheetPart, sheet_of
 from dsd.train.step import Draw, Objective, draw, losses
@@ -165,9 +166,9 @@ class TwoFrameTask:
         self._average_gradients()
         sums = {name: self._average(value) for name, value in sums.items()}
         factor = learning_rate_factor(step, config.steps, warmup=config.warmup, decay_from=config.decay_from)
-        self.optimizer.update(factor)
+        norm = self.optimizer.update(factor)
         self.ema.update(step)
-        return {**sums, "learning_rate_factor": factor}
+        return {**sums, "learning_rate_factor": factor, GRADIENT_NORM: norm}
 
     def tensors(self) -> dict[str, Tensor]:
         """Trained weights, their averages and the optimizer's state; the frozen base is known by its revision."""

@@ -11,7 +11,15 @@ from accelerate import Accelerator
 from diffusers.models.modeling_utils import ModelMixin
 
 from dsd import runs
-from dsd.backbones.adapter import AdapterMetadata, is_of_another_base, load_metadata, save_adapter, save_full
+from dsd.backbones.adapter import (
+    AdapterMetadata,
+    is_full,
+    is_of_another_base,
+    load_adapter,
+    load_metadata,
+    save_adapter,
+    save_full,
+)
 from dsd.backbones.registry import load_backbone
 from dsd.backbones.stock import StockBackbone
 from dsd.data.latents import (
@@ -29,14 +37,20 @@ from dsd.data.pairs import ids_of
 from dsd.data.records import Example
 from dsd.data.sources import Source, open_source
 from dsd.errors import UserError
+from dsd.files import sweep
 from dsd.locks import held
+from dsd.log import console
 from dsd.models import revision_or_name
 from dsd.train import adapter as adapters
 from dsd.train import checkpoint, environment, loop
 from dsd.train.config import TrainConfig
+from dsd.train.stopping import Termination
 from dsd.train.task import TwoFrameTask
 
 __all__ = ["TrainConfig", "train"]
+
+ADAPTER = "adapter"
+"""The folder of the finished adapter in a run's."""
 
 
 @loop.flushed_denormals()
@@ -59,23 +73,28 @@ def train(
         UserError: the folder holds a run of another config or other data, or the data does not fit.
     """
     accelerator = Accelerator()
-    finished, source = out / "adapter", _source_of(data, config)
+    finished, source = out / ADAPTER, _source_of(data, config)
     if is_finished(config, source, out):
         return finished
-    with held(out) if accelerator.is_main_process else nullcontext():
+    with Termination(at_once=True), held(out) if accelerator.is_main_process else nullcontext():
         _train(config, source, out, latents or out / "latents", accelerator)
     return finished
 
 
 def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accelerator: Accelerator) -> None:
-    if accelerator.is_main_process and not runs.begun(out, config):
-        discard(out / "latents")  # of a start that failed on what it found
+    sources = {"base": revision_or_name(config.base), "data": source.fingerprint}
+    of = sources | runs.deciding(config, "train")
+    if accelerator.is_main_process:
+        sweep(out, folders=True)
+        checkpoint.require_usable(out / checkpoint.FOLDER, of)
+        if not runs.begun(out, config):
+            discard(out / "latents")  # of a start that failed on what it found
     cache = latent_cache(config, source, latents, accelerator.device, accelerator)
     text = config.text_cache == "live"
     backbone = load_backbone(config.base, device=accelerator.device, dtype=_frozen_dtype(config), text=text)
     task = TwoFrameTask(config, backbone, attach(config, backbone), cache, accelerator, out)
     if accelerator.is_main_process:
-        runs.claim(out, config, {"base": revision_or_name(config.base), "data": source.fingerprint})
+        runs.claim(out, config, sources)
         environment.record(out / "environment.json")
     loop.run(
         task,
@@ -85,9 +104,10 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
         evaluate_every=config.sample_every,
         description="training the student",
         writes=accelerator.is_main_process,
+        of=of,
     )
     if accelerator.is_main_process:
-        export(task, out / "adapter")
+        export(task, out / ADAPTER)
     accelerator.wait_for_everyone()
 
 
@@ -97,18 +117,40 @@ def is_finished(config: TrainConfig, data: Source, out: Path) -> bool:
     Raises:
         UserError: it holds a run of another config, of other data or of more steps, or an adapter of other weights.
     """
-    runs.begun(out, config, sources={"data": data.fingerprint})
-    finished = out / "adapter"
-    metadata = load_metadata(finished) if finished.exists() else None
+    checkpoints = out / checkpoint.FOLDER
+    claimed = runs.begun(out, config, sources={"data": data.fingerprint}) and (out / runs.SOURCES).exists()
+    metadata = _metadata_of(out / ADAPTER, checkpoints)
     if metadata is not None and is_of_another_base(metadata, config.base):
         raise UserError(
             f'"{out}" holds an adapter of other weights (revision {metadata.base_revision}) than those that '
             f'"{config.base}" now has; give another folder to train anew'
         )
-    done = checkpoint.newest(out / "checkpoints")
+    done = checkpoint.newest(checkpoints)
+    if metadata is not None and not claimed and not done:
+        raise UserError(
+            f'"{out}" holds an adapter, but {runs.CONFIG} or {runs.SOURCES}, which say what it was trained on, is '
+            "missing; bring it back, or give another folder"
+        )
     done = done if metadata is None else max(done, metadata.steps)
     require_no_more_steps(out, done, config)
-    return metadata is not None and metadata.steps in (0, config.steps)
+    return metadata is not None and claimed and metadata.steps in (0, config.steps)
+
+
+def _metadata_of(finished: Path, checkpoints: Path) -> AdapterMetadata | None:
+    """Of a finished adapter; None where there is none, or a damaged one that a checkpoint makes anew.
+
+    Raises:
+        UserError: it is damaged, and there is no checkpoint.
+    """
+    if not finished.exists():
+        return None
+    try:
+        return load_metadata(finished) if is_full(finished) else load_adapter(finished)[1]
+    except UserError as error:
+        if not checkpoint.newest(checkpoints):
+            raise
+        console.print(f"warning: {error}: it is written anew from its checkpoint", soft_wrap=True, markup=False)
+        return None
 
 
 def require_no_more_steps(out: Path, done: int, config: TrainConfig) -> None:
@@ -178,10 +220,10 @@ def latent_cache(
     """
     wait = (lambda: None) if accelerator is None else accelerator.wait_for_everyone
     share = Share() if accelerator is None else Share(accelerator.process_index, accelerator.num_processes)
-    data = _source_of(data, config)
+    source = _source_of(data, config)
     key = CacheKey(
         base=revision_or_name(config.base),
-        data=data.fingerprint,
+        data=source.fingerprint,
         frame_size=config.frame_size,
         max_sequence_length=config.max_sequence_length,
         buckets=config.buckets,
@@ -192,14 +234,18 @@ def latent_cache(
     wait()  # all have looked before any of them changes something, so all go the same way
     if not complete:
         with held(folder, "latents") if share.index == 0 else nullcontext():
+            if share.index == 0:
+                source.verify()
+                sweep(folder)
+            wait()
             backbone = load_backbone(config.base, device=device, dtype=_frozen_dtype(config), transformer=False)
-            examples = data.examples()
-            if data.some is not None:
-                examples = data.some(lambda number: share.has(number // SHARD_SAMPLES))
-            built = build_share(examples, backbone, folder, key, total=data.total, share=share)
+            examples = source.examples()
+            if source.some is not None:
+                examples = source.some(lambda number: share.has(number // SHARD_SAMPLES))
+            shards = build_share(examples, backbone, folder, key, total=source.total, share=share)
             wait()
             if share.index == 0:
-                finish(folder, key, backbone, built)
+                finish(folder, key, backbone, shards)
     wait()
     cache = LatentCache(folder, share)
     wait()
