@@ -47,7 +47,7 @@ def require_own(task: TwoFrameTask, pairs: list[SimplePair], step: int, backbone
     seen = []
     for number in range(len(task.parts)):
         part = task._ahead.take(step * len(task.parts) + number)
-        samples, own = task._on_device(part), [pairs[row] for row in part.rows]
+        (samples, _), own = task._on_device(part), [pairs[row] for row in part.rows]
         size = task.cache.sizes[part.size]
         text = backbone.encode_text([pair.target_caption for pair in own], tiny.TEXT_TOKENS)
         for place, wanted in enumerate(([pair.reference for pair in own], [pair.target for pair in own])):

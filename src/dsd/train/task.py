@@ -155,7 +155,7 @@ class TwoFrameTask:
         sums: dict[str, Tensor] = {}
         for number in range(len(self.parts)):
             part = self._ahead.take(step * len(self.parts) + number)
-            samples, drawn = self._on_device(part), part.draw.take(slice(None), self.device)
+            samples, drawn = self._on_device(part)
             with self._autocast():
                 found = losses(self.backbone, self.objectives[part.size], samples, drawn)
             (found["loss"] / len(self.parts)).backward()
@@ -242,10 +242,15 @@ class TwoFrameTask:
         )  # fmt: skip
         return part.pinned() if self.device.type == "cuda" else part
 
-    def _on_device(self, part: _Part) -> Samples:
-        """The samples of a part, whose captions are encoded now where the cache has no text."""
+    def _on_device(self, part: _Part) -> tuple[Samples, Draw]:
+        """A part on the device, copied while that computes; captions that the cache lacks are encoded now."""
         text = self.cache.text(part.rows) if part.text is None else part.text
-        return Samples(part.frames, text).to(self.device)
+        pooled = None if text.pooled is None else self._sent(text.pooled)
+        samples = Samples(self._sent(part.frames), Text(self._sent(text.tokens), pooled))
+        return samples, Draw(**{name: self._sent(value) for name, value in vars(part.draw).items()})
+
+    def _sent(self, value: Tensor) -> Tensor:
+        return value.to(self.device, non_blocking=True)  # only ever to the device
 
     def _samples(self, rows: list[int]) -> Samples:
         return self.cache.samples(rows).to(self.device)
