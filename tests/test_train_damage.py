@@ -4,29 +4,34 @@ goes on with the same bits."""
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
-import tiny
-import torch
+from damage_parts import (
+    CHECKPOINT,
+    CONFIG,
+    Damage,
+    as_nobody,
+    command,
+    copied,
+    empty,
+    folder_for,
+    garbled,
+    half,
+    one_bit,
+    same,
+    told,
+)  # fmt: skip
 from safetensors.torch import load_file
-from training_parts import dataset_in, simple_pairs, small_config
+from training_parts import dataset_in, simple_pairs
 
 from dsd.cli.main import main
 from dsd.train import checkpoint
 from dsd.train.trainer import train
-
-Damage = Callable[[Path], object]
-CONFIG = small_config(steps=6, checkpoint_every=2, sample_every=9)
-CHECKPOINT = "checkpoints/step-0000006"
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +39,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "dataset"
     dataset_in(folder)
     return folder
+
+
+@pytest.fixture
+def nobody() -> Iterator[Path]:
+    with as_nobody() as place:
+        yield place
 
 
 @pytest.fixture(scope="module")
@@ -63,55 +74,6 @@ def of_another_rank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("other") / "run"
     train(replace(CONFIG, rank=2), simple_pairs(), out)
     return out / CHECKPOINT
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "adapter" / "adapter.safetensors")
-
-
-def same(one: Path, other: Path) -> bool:
-    first, second = weights(one), weights(other)
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def command(data: Path | str, out: Path, *more: str) -> list[str]:
-    """The words of a run of `CONFIG` on the command line."""
-    names = ("base", "rank", "steps", "batch_size", "warmup", "held_out", "sample_every", "max_sequence_length",
-             "checkpoint_every", "ema_decay")  # fmt: skip
-    settings = {f"--train.{name.replace('_', '-')}": str(getattr(CONFIG, name)) for name in names}
-    words = [word for pair in settings.items() for word in pair]
-    return ["train", "tiny", "--data", str(data), "--out", str(out), *words, "--train.sampling.steps", "2", *more]
-
-
-def told(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one sentence that a command ends with."""
-    assert main(words) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
-    assert line.startswith("dsd: error: ")
-    return line
-
-
-def half(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def garbled(path: Path) -> None:
-    path.write_bytes(os.urandom(path.stat().st_size))
-
-
-def one_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-9] ^= 1
-    path.write_bytes(content)
-
-
-def folder_for(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
 
 
 DAMAGES: dict[str, tuple[str, Damage]] = {
@@ -266,165 +228,15 @@ def test_half_of_the_last_line_of_the_metrics_is_dropped(begun: Path, dataset: P
     assert path.read_text() == whole
 
 
-def cut_shard(folder: Path) -> None:
-    half(folder / "pairs" / "00001.parquet")
-
-
-def lost_shard(folder: Path) -> None:
-    (folder / "pairs" / "00001.parquet").unlink()
-
-
-def swapped_shards(folder: Path) -> None:
-    first, second = (folder / "pairs" / f"0000{number}.parquet" for number in (0, 1))
-    first.rename(folder / "x")
-    second.rename(first)
-    (folder / "x").rename(second)
-
-
-def rewritten_shard(folder: Path) -> None:
-    shard = folder / "pairs" / "00001.parquet"
-    pq.write_table(pq.read_table(shard).slice(0, 3), shard)
-
-
-def manifest(change: Callable[[dict[str, Any]], object]) -> Damage:
-    def damage(folder: Path) -> None:
-        path = folder / "manifest.json"
-        content = json.loads(path.read_text())
-        change(content)
-        path.write_text(json.dumps(content))
-
-    return damage
-
-
-def shard(**values: Any) -> Damage:
-    return manifest(lambda content: content["shards"][1].update(values))
-
-
-def moved_out(folder: Path) -> Path:
-    away = folder.parent / "away.parquet"
-    (folder / "pairs" / "00001.parquet").rename(away)
-    return away
-
-
-def absolute(folder: Path) -> None:
-    shard(path=str(moved_out(folder)))(folder)
-
-
-def above(folder: Path) -> None:
-    moved_out(folder)
-    shard(path="../away.parquet")(folder)
-
-
-def below_and_above(folder: Path) -> None:
-    moved_out(folder)
-    shard(path="pairs/../../away.parquet")(folder)
-
-
-def linked(folder: Path) -> None:
-    (folder / "pairs" / "00001.parquet").symlink_to(moved_out(folder))
-
-
-def linked_folder(folder: Path) -> None:
-    (folder / "pairs").rename(folder.parent / "pairs")
-    (folder / "pairs").symlink_to(folder.parent / "pairs")
-
-
-BAD_DATA: dict[str, Damage] = {
-    "no folder": shutil.rmtree,
-    "an empty folder": lambda folder: (shutil.rmtree(folder), folder.mkdir()),
-    "a file": lambda folder: (shutil.rmtree(folder), folder.write_text("x")),
-    "a folder without a manifest": lambda folder: (folder / "manifest.json").unlink(),
-    "a folder for the manifest": lambda folder: folder_for(folder / "manifest.json"),
-    "half a manifest": lambda folder: half(folder / "manifest.json"),
-    "an empty manifest": lambda folder: empty(folder / "manifest.json"),
-    "a garbled manifest": lambda folder: garbled(folder / "manifest.json"),
-    "a manifest that is a list": lambda folder: (folder / "manifest.json").write_text("[]"),
-    "a manifest that is deep": lambda folder: (folder / "manifest.json").write_text("[" * 100_000),
-    "no shards": manifest(lambda content: content.update(shards=[])),
-    "shards that are text": manifest(lambda content: content.update(shards="x")),
-    "a shard that is text": manifest(lambda content: content.update(shards=["x"])),
-    "a shard twice": manifest(lambda content: content["shards"].append(content["shards"][0])),
-    "an unknown kind": shard(kind="trios"),
-    "a kind that is a number": shard(kind=3),
-    "a kind of another folder": shard(kind="rejects"),
-    "a path that is a number": shard(path=3),
-    "a path with a NUL": shard(path="pairs/\0.parquet"),
-    "rows in words": shard(rows="six"),
-    "-1 rows": shard(rows=-1),
-    "no digest": shard(sha256=None),
-    "another digest": shard(sha256="0" * 64),
-    "cut": cut_shard,
-    "lost": lost_shard,
-    "a folder for a shard": lambda folder: folder_for(folder / "pairs" / "00001.parquet"),
-    "swapped": swapped_shards,
-    "rewritten": rewritten_shard,
-    "absolute": absolute,
-    "above": above,
-    "below and above": below_and_above,
-    "linked": linked,
-    "linked folder": linked_folder,
-}
-
-
-@pytest.mark.parametrize("kind", BAD_DATA)
-def test_bad_data_are_one_sentence_and_leave_nothing(
-    kind: str, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = Path(shutil.copytree(dataset, tmp_path / "data"))
-    BAD_DATA[kind](data)
-    there = sorted(tmp_path.iterdir())
-    told(command(data, tmp_path / "deep" / "run"), capsys)
-    assert sorted(tmp_path.iterdir()) == there
-
-
-def test_own_data_that_cannot_be_read_leave_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
-    rows: list[dict[str, object]] = [{"reference": "a.png", "target": "b.png", "caption": "x"}]
-    for name, content in (("no picture", None), ("no such picture", b"x"), ("a number", b"x")):
-        if content is not None:
-            (data / "a.png").write_bytes(content)
-        (data / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) if name != "a number" else "3")
-        told(command(data, tmp_path / "deep" / "run"), capsys)
-        assert sorted(tmp_path.iterdir()) == [data]
-
-
 def test_shards_that_change_while_latents_are_made_of_them_are_not_trained_on_again(
     finished: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, data = Path(shutil.copytree(finished, tmp_path / "run")), Path(shutil.copytree(dataset, tmp_path / "data"))
     for name in ("latents", "adapter"):
         shutil.rmtree(run / name)
-    swapped_shards(data)
+    first, second = (data / "pairs" / f"0000{number}.parquet" for number in (0, 1))
+    first.write_bytes(second.read_bytes())
     assert "not what the manifest says" in told(command(data, run), capsys)
-
-
-@pytest.fixture
-def nobody() -> Iterator[Path]:
-    """A folder of another user, who this process is meanwhile."""
-    if os.geteuid() != 0:
-        pytest.skip("only root becomes another user")
-    with tempfile.TemporaryDirectory() as place:
-        os.chown(place, 65534, 65534)
-        base = Path(CONFIG.base)
-        for path in (base.parent, base, *base.rglob("*")):
-            path.chmod(0o755)
-        os.seteuid(65534)
-        try:
-            yield Path(place)
-        finally:
-            os.seteuid(0)
-
-
-def copied(folder: Path, to: Path) -> Path:
-    """A copy that belongs to who runs; only root may read the original."""
-    user = os.geteuid()
-    os.seteuid(0)
-    shutil.copytree(folder, to)
-    for path in (to, *to.rglob("*")):
-        os.chown(path, user, user)
-    os.seteuid(user)
-    return to
 
 
 @pytest.mark.parametrize("mode", [0, 0o500], ids=oct)
@@ -443,30 +255,3 @@ def test_what_may_not_be_read_or_written_of_a_run_is_one_sentence(
     else:
         assert str(run) in told(words, capsys)
     (run / name).chmod(0o700)
-
-
-@pytest.mark.parametrize("name", ["", "manifest.json", "pairs", "pairs/00001.parquet"])
-def test_a_dataset_that_may_not_be_read_is_one_sentence(
-    name: str, dataset: Path, nobody: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = copied(dataset, nobody / "data")
-    (data / name).chmod(0)
-    assert str(data) in told(command(data, nobody / "run"), capsys)
-    assert [path.name for path in nobody.iterdir()] == ["data"]
-    (data / name).chmod(0o700)
-
-
-@pytest.mark.parametrize("name", ["", "metadata.jsonl", "a.png"])
-def test_own_data_that_may_not_be_read_is_one_sentence(
-    name: str, nobody: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = nobody / "data"
-    data.mkdir()
-    for picture in ("a.png", "b.png"):
-        tiny.picture((32, 32)).save(data / picture)
-    row = {"reference": "a.png", "target": "b.png", "caption": "x"}
-    (data / "metadata.jsonl").write_text(json.dumps(row) + "\n")
-    (data / name).chmod(0)
-    assert str(data) in told(command(data, nobody / "run"), capsys)
-    assert [path.name for path in nobody.iterdir()] == ["data"]
-    (data / name).chmod(0o700)

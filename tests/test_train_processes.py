@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from training_parts import dataset_in, simple_pairs, small_config
 
 import dsd
+from dsd.train import checkpoint
 from dsd.train.trainer import train
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -70,3 +72,32 @@ def test_accelerate_launches_the_command_by_its_module(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert (out / "adapter" / "adapter.safetensors").is_file()
     assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2
+
+
+@pytest.mark.slow
+def test_two_processes_that_get_sigterm_end_at_the_same_step(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys; from pathlib import Path; from training_parts import *\n"
+        "config = small_config(base=sys.argv[1], steps=300, checkpoint_every=290, sample_every=900)\n"
+        "try: trainer.train(config, simple_pairs(), Path(sys.argv[2]))\n"
+        "except SystemExit as ended: print('ended with', ended.code, flush=True)\n"
+    )
+    paths = [str(Path(__file__).parent), str(Path(dsd.__file__).parents[1])]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(paths)}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [*launch, tiny.schnell(), str(run)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (run / "metrics.jsonl").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.terminate()  # of the launcher, which tells both
+    said, errors = process.communicate(timeout=60)
+    assert said.count("ended with 0") == 2 and errors.count("stopped by SIGTERM") == 1, errors[-2000:]
+    ((step, _),) = checkpoint.step_folders(run / "checkpoints")
+    assert 20 <= step < 290

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dsd.attention import in_right_attention
 from dsd.files import make_folder
-from dsd.log import console, progress
+from dsd.log import progress
 from dsd.train import checkpoint
 from dsd.train.metrics import Metrics
 from dsd.train.stopping import Terminated, Termination
@@ -135,11 +135,6 @@ def run(
             if ends:
                 break
         if stop.asked_of_any():
-            if writes:
-                where = f'what is done is kept in "{folder / checkpoint.FOLDER}"'
-                console.print(
-                    f"stopped by SIGTERM; {where}, and the same command goes on", soft_wrap=True, markup=False
-                )
             raise Terminated
 
 

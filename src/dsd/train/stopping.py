@@ -11,6 +11,8 @@ from types import FrameType
 import torch
 from torch import distributed
 
+from dsd.log import console
+
 
 class Terminated(SystemExit):
     """SIGTERM came. Nothing is lost and the same command goes on, so the process ends with status 0."""
@@ -42,10 +44,13 @@ class Termination:
                 signal.signal(signal.SIGTERM, self._heard)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)  # pyright: ignore[reportArgumentType]
-            self._before = None
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._before is None:
+            return
+        signal.signal(signal.SIGTERM, self._before)  # pyright: ignore[reportArgumentType]
+        is_outermost, self._before = self._before is signal.SIG_DFL, None
+        if kind is Terminated and is_outermost and not (_is_group() and distributed.get_rank()):
+            console.print("stopped by SIGTERM; what is done is kept, and the same command goes on")
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
