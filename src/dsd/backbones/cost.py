@@ -70,6 +70,32 @@ class Shape:
         return self.backbone.transformer.config.joint_attention_dim
 
     @property
+    def pooled_width(self) -> int:
+        """Values of a prompt's pooled vector; 0 for families without one."""
+        return self.backbone.transformer.config.get("pooled_projection_dim") or 0
+
+    @property
+    def further_text_tokens(self) -> int:
+        """Text tokens that stand before those of the last encoder."""
+        return self.backbone.further_text_tokens(self.text)
+
+    def text_operations(self, tokens: int) -> float:
+        """Floating-point operations to encode a prompt: two a weight and token, embeddings apart, and attention's.
+
+        Args:
+            tokens: Of the last encoder; further ones take their own number.
+        """
+        total = 0.0
+        encoders: list[Any] = list(self.text.values())
+        for place, encoder in enumerate(encoders):
+            config = encoder.config
+            rows = tokens if place == len(self.text) - 1 else getattr(config, "max_position_embeddings", tokens)
+            tables = {id(layer.weight): layer.weight.numel() for layer in encoder.modules() if _is_table(layer)}
+            layers, width = config.num_hidden_layers, config.hidden_size
+            total += 2 * rows * (count(encoder) - sum(tables.values())) + 4 * layers * rows**2 * width
+        return total
+
+    @property
     def latent_values(self) -> float:
         """Values that a picture has in latent space, per pixel."""
         return self.backbone.latent_channels / self.backbone.pixels_per_latent**2
@@ -122,6 +148,10 @@ def shape_of(base: str) -> Shape:
         if name not in parts:
             raise UserError(f'"{folder / name}" has no config.json; give the folder of a whole model')
     return _shape(family_of(base), parts)
+
+
+def _is_table(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Embedding)
 
 
 def count(module: nn.Module) -> int:

@@ -25,13 +25,11 @@ class Cost:
         trained_parameters: Weights that the optimizer moves.
         memory: Bytes on each device.
         operations: Floating-point operations of the whole run.
-        cache: Bytes of cached latents and texts per thousand pairs, at most.
     """
 
     trained_parameters: int
     memory: dict[str, float]
     operations: float
-    cache: float
 
 
 def training_cost(config: TrainConfig, shape: Shape, *, frame: tuple[int, int], devices: int) -> Cost:
@@ -64,7 +62,6 @@ def training_cost(config: TrainConfig, shape: Shape, *, frame: tuple[int, int], 
             "activations": float(kept * token_bytes),
         },
         operations=forward * passes * config.batch_size * config.steps,
-        cache=1000 * 4 * (_FRAMES * frame[0] * frame[1] * shape.latent_values + text_tokens * shape.text_width),
     )
 
 

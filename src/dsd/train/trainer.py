@@ -22,7 +22,17 @@ from dsd.backbones.adapter import (
 )
 from dsd.backbones.registry import load_backbone
 from dsd.backbones.stock import StockBackbone
-from dsd.data.latents import CacheKey, LatentCache, build_cache, discard, fingerprint, is_complete
+from dsd.data.latents import (
+    SHARD_SAMPLES,
+    CacheKey,
+    LatentCache,
+    Share,
+    build_share,
+    discard,
+    fingerprint,
+    finish,
+    is_complete,
+)
 from dsd.data.pairs import ids_of
 from dsd.data.records import Example
 from dsd.data.sources import Source, open_source
@@ -79,10 +89,9 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
         checkpoint.require_usable(out / checkpoint.FOLDER, of)
         if not runs.begun(out, config):
             discard(out / "latents")  # of a start that failed on what it found
-        latent_cache(config, source, latents, accelerator.device)
-    accelerator.wait_for_everyone()
-    cache = LatentCache(latents)
-    backbone = load_backbone(config.base, device=accelerator.device, dtype=_frozen_dtype(config), text=False)
+    cache = latent_cache(config, source, latents, accelerator.device, accelerator)
+    text = config.text_cache == "live"
+    backbone = load_backbone(config.base, device=accelerator.device, dtype=_frozen_dtype(config), text=text)
     task = TwoFrameTask(config, backbone, attach(config, backbone), cache, accelerator, out)
     if accelerator.is_main_process:
         runs.claim(out, config, sources)
@@ -194,7 +203,11 @@ def export(task: TwoFrameTask, folder: Path) -> None:
 
 
 def latent_cache(
-    config: TrainConfig, data: Path | str | Source | Sequence[Example], folder: Path, device: torch.device
+    config: TrainConfig,
+    data: Path | str | Source | Sequence[Example],
+    folder: Path,
+    device: torch.device,
+    accelerator: Accelerator | None = None,
 ) -> LatentCache:
     """The latents and encoded captions of a run's pairs, made unless they are there.
 
@@ -203,26 +216,45 @@ def latent_cache(
         data: see `train`.
         folder: of the cache.
         device: to encode on.
+        accelerator: of a parallel run, all of whose processes call this and each of which makes and checks its share.
     """
+    wait = (lambda: None) if accelerator is None else accelerator.wait_for_everyone
+    share = Share() if accelerator is None else Share(accelerator.process_index, accelerator.num_processes)
     source = _source_of(data, config)
     key = CacheKey(
         base=revision_or_name(config.base),
         data=source.fingerprint,
         frame_size=config.frame_size,
         max_sequence_length=config.max_sequence_length,
+        buckets=config.buckets,
+        text=config.text_cache,
     )
-    if not is_complete(folder, key):
-        source.verify()
-        with held(folder, "latents"):
-            sweep(folder)
+    wait()
+    complete = is_complete(folder, key)
+    wait()  # all have looked before any of them changes something, so all go the same way
+    if not complete:
+        with held(folder, "latents") if share.index == 0 else nullcontext():
+            if share.index == 0:
+                source.verify()
+                sweep(folder)
+            wait()
             backbone = load_backbone(config.base, device=device, dtype=_frozen_dtype(config), transformer=False)
-            build_cache(source.examples(), backbone, folder, key, total=source.total)
-    return LatentCache(folder)
+            examples = source.examples()
+            if source.some is not None:
+                examples = source.some(lambda number: share.has(number // SHARD_SAMPLES))
+            shards = build_share(examples, backbone, folder, key, total=source.total, share=share)
+            wait()
+            if share.index == 0:
+                finish(folder, key, backbone, shards)
+    wait()
+    cache = LatentCache(folder, share)
+    wait()
+    return cache
 
 
 def _source_of(data: Path | str | Source | Sequence[Example], config: TrainConfig) -> Source:
     if isinstance(data, (Path, str)):
-        return open_source(data, one_size=config.frame_size is None)
+        return open_source(data)
     if isinstance(data, Source):
         return data
     return Source(examples=lambda: iter(data), fingerprint=fingerprint(ids_of(data)), total=len(data))
