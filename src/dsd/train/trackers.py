@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
+from accelerate.tracking import TensorBoardTracker, WandBTracker
 from PIL import Image
 
 from dsd.config import to_json
@@ -39,7 +39,7 @@ class Trackers:
     """
 
     def __init__(self, names: Sequence[TrackerName], folder: Path, config: Any, done: int) -> None:
-        self._trackers: list[GeneralTracker] = []
+        self._trackers: list[TensorBoardTracker | WandBTracker] = []
         for name in names:
             if find_spec(name) is None:
                 raise UserError(
@@ -93,7 +93,7 @@ def _wandb(folder: Path, config: Any, done: int) -> WandBTracker:
     return tracker
 
 
-_STARTS: dict[TrackerName, Callable[[Path, Any, int], GeneralTracker]] = {
+_STARTS: dict[TrackerName, Callable[[Path, Any, int], TensorBoardTracker | WandBTracker]] = {
     "tensorboard": _tensorboard,
     "wandb": _wandb,
 }
