@@ -127,7 +127,11 @@ def test_export_hands_on_no_damaged_adapter(form, adapter, tmp_path, capsys):
     name = next(iter(tensors))
     nan = save({**tensors, name: torch.full_like(tensors[name], torch.nan)})
     words = ["export", "--adapter", str(tmp_path / "adapter"), "--form", form, "--out", str(tmp_path / "out")]
-    for content, said in ((nan, "no finite numbers"), (path.read_bytes()[:-9], "cannot be read"), (None, "has no adapter.s")):
+    for content, said in (
+        (nan, "no finite numbers"),
+        (path.read_bytes()[:-9], "cannot be read"),
+        (None, "has no adapter.s"),
+    ):
         path.unlink()
         if content is not None:
             path.write_bytes(content)

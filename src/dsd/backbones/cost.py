@@ -108,18 +108,43 @@ class Shape:
             frames: How many frames.
             text_tokens: Of the prompt.
         """
-        backbone, config = self.backbone, self.backbone.transformer.config
+        latents, text = self._inputs(frame, frames, text_tokens)
+        arguments = self.backbone.arguments(latents, torch.empty(1, device=_META), text, guidance=1.0)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            self.backbone.transformer(**arguments, return_dict=False)
+        return float(counter.get_total_flops())
+
+    def training_operations(self, frame: tuple[int, int], frames: int, text_tokens: int) -> float:
+        """Floating-point operations of a forward and a backward pass for one sample, as torch counts them.
+
+        What is recomputed and which gradients are needed is counted as the transformer is: widened, with its adapter
+        and its gradient checkpointing.
+
+        Args:
+            frame: (height, width) of a frame in pixels.
+            frames: How many frames.
+            text_tokens: Of the prompt.
+        """
+        latents, text = self._inputs(frame, frames, text_tokens)
+        with FlopCounterMode(display=False) as counter:
+            velocity = self.backbone.velocity(
+                latents, torch.empty(1, device=_META), text, condition=latents, guidance=1.0
+            )
+            velocity.sum().backward()
+        self.backbone.transformer.zero_grad()
+        return float(counter.get_total_flops())
+
+    def _inputs(self, frame: tuple[int, int], frames: int, text_tokens: int) -> tuple[torch.Tensor, Text]:
+        """Latents and text of one sample."""
+        backbone = self.backbone
         rows, columns = (side // backbone.pixels_per_latent for side in frame)
         latents = torch.empty(1, frames, backbone.latent_channels, rows, columns, device=_META)
-        pooled = config.get("pooled_projection_dim")
+        pooled = backbone.transformer.config.get("pooled_projection_dim")
         text = Text(
             torch.empty(1, text_tokens, self.text_width, device=_META),
             None if pooled is None else torch.empty(1, pooled, device=_META),
         )
-        arguments = backbone.arguments(latents, torch.empty(1, device=_META), text, guidance=1.0)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            backbone.transformer(**arguments, return_dict=False)
-        return float(counter.get_total_flops())
+        return latents, text
 
 
 def shape_of(base: str) -> Shape:

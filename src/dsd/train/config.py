@@ -12,6 +12,7 @@ from dsd.sampling import Sampling
 _MOST = 1e30
 """What float32 can still be multiplied by."""
 LoraTargets = Literal["attention", "all-linear"]
+Checkpointing = Literal["off", "selective", "full"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,8 @@ class TrainConfig:
         steps: optimizer steps in all; the learning rate's course depends on it.
         batch_size: pairs an optimizer step, over all processes (the paper: 160).
         gradient_accumulation: parts that each process works through its share of the batch in.
-        gradient_checkpointing: recompute activations in the backward pass, to save memory.
+        gradient_checkpointing: what blocks compute again in the backward pass, to save memory: ``selective`` all that
+            is quick and the wide middle of feed-forwards, ``full`` everything; see `dsd.train.checkpointing`.
         optimizer: ``adamw`` (the paper), or ``muon`` for the matrices and AdamW for the rest.
         learning_rate: of AdamW at its highest.
         muon_learning_rate: of Muon at its highest; unused by ``adamw``.
@@ -70,7 +72,7 @@ class TrainConfig:
     steps: int = how_it_runs()
     batch_size: int
     gradient_accumulation: int = how_it_runs(1)
-    gradient_checkpointing: bool = how_it_runs(False)
+    gradient_checkpointing: Checkpointing = how_it_runs("off")
     optimizer: Literal["adamw", "muon"]
     learning_rate: float
     muon_learning_rate: float = 0.02

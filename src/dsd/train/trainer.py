@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from diffusers.models.modeling_utils import ModelMixin
 
 from dsd import runs
 from dsd.backbones.adapter import (
@@ -43,6 +42,7 @@ from dsd.log import console
 from dsd.models import revision_or_name
 from dsd.train import adapter as adapters
 from dsd.train import checkpoint, environment, loop
+from dsd.train.checkpointing import checkpoint_gradients
 from dsd.train.config import TrainConfig
 from dsd.train.stopping import Termination
 from dsd.train.task import TwoFrameTask
@@ -169,9 +169,7 @@ def require_no_more_steps(out: Path, done: int, config: TrainConfig) -> None:
 def attach(config: TrainConfig, backbone: StockBackbone) -> adapters.Adapter:
     """Widens the backbone's patch embedding and makes trainable what the config says."""
     backbone.widen()
-    if config.gradient_checkpointing:
-        assert isinstance(backbone.transformer, ModelMixin)
-        backbone.transformer.enable_gradient_checkpointing()
+    checkpoint_gradients(backbone, config.gradient_checkpointing)
     if config.full:
         return adapters.attach_all(backbone.transformer)
     return adapters.attach(
