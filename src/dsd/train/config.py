@@ -13,6 +13,7 @@ _MOST = 1e30
 """What float32 can still be multiplied by."""
 LoraTargets = Literal["attention", "all-linear"]
 Checkpointing = Literal["off", "selective", "full"]
+TrackerName = Literal["tensorboard", "wandb"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,8 @@ class TrainConfig:
         sample_every: steps between sample sheets and held-out losses.
         sampling: how samples are drawn, and later the finished student, whose adapter says it.
         checkpoint_every: steps between checkpoints.
+        trackers: that show figures and sample sheets while it runs: ``tensorboard`` (``tensorboard --logdir OUT``), and
+            ``wandb`` where it is installed.
         mixed_precision: ``bf16`` keeps frozen weights in bfloat16 and computes under autocast.
         seed: of everything random.
     """
@@ -93,6 +96,7 @@ class TrainConfig:
     sample_every: int = how_it_runs()
     sampling: Sampling = how_it_runs()
     checkpoint_every: int = how_it_runs()
+    trackers: tuple[TrackerName, ...] = how_it_runs(("tensorboard",))
     mixed_precision: Literal["no", "bf16"] = "no"
     seed: int = 0
 

@@ -9,9 +9,10 @@ import hashlib
 import json
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from accelerate.tracking import TensorBoardTracker, WandBTracker
@@ -20,8 +21,7 @@ from PIL import Image
 from dsd.config import to_json
 from dsd.errors import UserError, cut, reason_of
 from dsd.files import make_folder
-
-TrackerName = Literal["tensorboard", "wandb"]
+from dsd.train.config import TrackerName
 
 
 class Trackers:
@@ -47,6 +47,12 @@ class Trackers:
                 )
         for name in names:
             self._trackers.append(_STARTS[name](folder, config, done))
+
+    def __enter__(self) -> Trackers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """Tells the figures of a step."""
@@ -77,8 +83,7 @@ def _tensorboard(folder: Path, config: Any, done: int) -> TensorBoardTracker:
 
 
 def _wandb(folder: Path, config: Any, done: int) -> WandBTracker:
-    import wandb
-
+    wandb: Any = import_module("wandb")
     whole = folder.resolve()
     same = hashlib.sha256(f"{socket.gethostname()} {whole}".encode()).hexdigest()[:16]
     tracker = WandBTracker("dsd", dir=make_folder(folder), id=same, name=whole.name, resume="allow")

@@ -44,8 +44,10 @@ from dsd.train import adapter as adapters
 from dsd.train import checkpoint, environment, loop
 from dsd.train.checkpointing import checkpoint_gradients
 from dsd.train.config import TrainConfig
+from dsd.train.meter import Meter
 from dsd.train.stopping import Termination
 from dsd.train.task import TwoFrameTask
+from dsd.train.trackers import Trackers
 
 __all__ = ["TrainConfig", "train"]
 
@@ -63,7 +65,7 @@ def train(
         config: settings; the same for every start of a run but for how it runs, and ``steps``, which may grow.
         data: a folder or another thing that `open_source` finds, what it gave, or examples in a fixed order.
         out: the run's folder: ``config.json``, ``environment.json``, ``metrics.jsonl``, ``latents/``, ``checkpoints/``,
-            ``samples/`` and at the end ``adapter/``.
+            ``samples/``, ``tensorboard/`` and at the end ``adapter/``.
         latents: folder of the latents in place of ``out/latents``, for runs that share them.
 
     Returns:
@@ -105,6 +107,8 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
         description="training the student",
         writes=accelerator.is_main_process,
         of=of,
+        meter=Meter(config.batch_size, accelerator.device),
+        track=lambda done: Trackers(config.trackers, out, config, done),
     )
     if accelerator.is_main_process:
         export(task, out / ADAPTER)
