@@ -8,6 +8,8 @@ from dsd.curate.contradiction import contradiction
 from dsd.curate.schemas import PairVerdict
 
 AGREEING = """
+fur: orange with stripes in both - same; collar: red with bell in both - same; pose: sitting vs lying - different (pose only)
+eyes: same; beak: same; feather pattern: same; size in frame: larger in second (closer camera)
 colour of the fur: same; stripes: same; hat: same
 Colour of the fur: same (orange tabby); eyes: same (green); collar: same (red leather with a bell).
 1. Fur colour: identical\\n2. Eye colour: identical\\n3. Collar: matches\\n4. Number of legs: same
@@ -102,6 +104,8 @@ kind of animal: cat in both; fur colour: grey in both; eye colour: yellow in bot
 """.strip().splitlines()
 
 DISAGREEING = """
+pose: sitting vs lying - different; hat: red vs blue - different
+hat: different eyes: same
 colour of the fur: same; hat: does not match
 hat: not identical; eyes: mismatched
 These are two distinct cats.

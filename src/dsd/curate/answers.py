@@ -84,6 +84,9 @@ _PASSING = {
     *("foreground", "props", "ground", "floor", "photographs", "photograph", "pictured"),
 }
 """What may differ between pictures of one individual."""
+_IN_THE_PICTURE = re.compile(
+    r"\b(?:size|scale|height|place|placement)\s+(?:in|within)\s+(?:the\s+)?(?:frame|picture|image|shot)\s*$"
+)
 _LASTING = re.compile(
     r"\b(?:hats?|furs?|eyes?|colou?rs?|patterns?|stripes?|spots?|collars?|ears?|tails?|markings?|marks?|clothes|clothing"
     r"|garments?|accessor(?:y|ies)|hair|build|body|shape|proportions?|scarf|bow|breed|species|wings?|beak|nose"
@@ -119,6 +122,8 @@ def plain(comparison: str) -> str:
 
 def passing(words: str) -> bool:
     """Whether words name the pose or the surroundings, such as ``the facial expression``, and no feature besides."""
+    if _IN_THE_PICTURE.search(words):
+        return True
     found = set(re.findall(r"\w+", words))
     return not _PASSING.isdisjoint(found) and (_PASSING | _FILLING).issuperset(found)
 

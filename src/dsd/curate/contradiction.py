@@ -147,7 +147,8 @@ def _answers(piece: str) -> list[tuple[str, str]]:
             answer, following = part, ""
         if answer.strip(_STRAY) and (last or comma or answered(answer) is not None):
             found.append((words.strip(_STRAY) or "it", answer.strip(_STRAY)))
-            words = following
+            goes_on = not comma and passing(words)  # "pose: sitting - different" is of the pose alone
+            words = words if goes_on else following
         else:
             words = f"{words}:{part}"
     return found
