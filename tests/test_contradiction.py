@@ -8,7 +8,7 @@ from dsd.curate.contradiction import contradiction
 from dsd.curate.schemas import PairVerdict
 
 AGREEING = """
-fur: orange with stripes in both - same; collar: red with bell in both - same; pose: sitting vs lying - different (pose only)
+fur: orange stripes in both - same; collar: red with bell - same; pose: sitting vs lying - different (pose only)
 eyes: same; beak: same; feather pattern: same; size in frame: larger in second (closer camera)
 colour of the fur: same; stripes: same; hat: same
 Colour of the fur: same (orange tabby); eyes: same (green); collar: same (red leather with a bell).
