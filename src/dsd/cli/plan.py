@@ -107,10 +107,7 @@ def run(command: Any) -> None:
     for name, value in rows:
         print(f"{name:<46} {value}")
     print(f"assumed of the cache: {contents.said}" if command.data is None else f"counted: {contents.said}")
-    print(
-        "the text cache is train.text_cache, trimmed is refused where padding depends on the caption, as in the "
-        "families flux, flux2 and sd3 with its T5"
-    )
+    print("the text cache is train.text_cache; trimmed is refused where the encoder's padding depends on the caption")
     print("estimates; activations are a rule of thumb", file=sys.stderr)
 
 

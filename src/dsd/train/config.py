@@ -52,11 +52,11 @@ class TrainConfig:
         text_cache: what is kept of the encoded captions. ``whole``: all of their rows, which is exact, costs most disk
             and needs no text encoders while training; the default, for a caption is read many times and a disk is
             cheaper than encoding it anew each time. ``live``: nothing; captions are encoded while training, exact too,
-            for the text encoders' memory and (T5 of FLUX.1) about 5 % of a step. ``trimmed``: rows up to a caption's
-            last real token, and the empty text's padding in the place of its own; refused where that is not exact. It
-            is not with FLUX.1, FLUX.2 and SD3's T5: nothing masks their padding, so that its rows depend on the caption
-            and the transformer reads them. With ``embedded:tiny-flux`` they differ by 111 % of their size, which moves
-            its velocity by 11 % at 32 tokens, where leaving out the whole text moves it by 44 %.
+            for the text encoders' memory and up to 5 % of a step. ``trimmed``: rows up to a caption's
+            last real token, and the empty text's padding in the place of its own; refused where that is not exact:
+            where nothing masks the padding, its rows depend on the caption, and the transformer reads them. With the
+            embedded teacher they differ by 111 % of their size, which moves its velocity by 11 % at 32 tokens, where
+            leaving out the whole text moves it by 44 % (``benchmarks/text_padding.py``).
         held_out: grids kept back whole; the first pair of each (of eight at most) is drawn in the sample sheets. Small
             data has fewer held back, with a warning; of 0 the sheets show what is trained on.
         sample_every: steps between sample sheets and held-out losses.

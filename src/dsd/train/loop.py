@@ -20,7 +20,7 @@ from dsd.attention import in_right_attention
 from dsd.files import make_folder
 from dsd.log import progress
 from dsd.train import checkpoint
-from dsd.train.meter import Meter
+from dsd.train.meter import SPEED, Meter
 from dsd.train.metrics import Metrics
 from dsd.train.stopping import Terminated, Termination
 from dsd.train.trackers import Trackers
@@ -131,8 +131,7 @@ def run(
             writes_to.trackers = trackers
             writes_to.begin(start, stop, lacks_figures=start % evaluate_every == 0 or start == steps)
         for step in bar:
-            with meter.first() if meter is not None and step == start else nullcontext():
-                values, done = task.train_step(step), step + 1
+            values, done = task.train_step(step), step + 1
             if meter is not None:
                 meter.step()
             ends, last = stop.asked_of_any(), done == steps
@@ -205,9 +204,9 @@ class _Writer:
         return figures
 
     def write(self, done: int, line: dict[str, float]) -> None:
-        """Adds a line to the metrics, if it says anything."""
-        if line:
-            self._metrics.write(done, line)
+        """Adds a line to the metrics, if it says anything; how fast it went is no part of what the run gives."""
+        if kept := {name: value for name, value in line.items() if not name.startswith(SPEED)}:
+            self._metrics.write(done, kept)
         if line and self.trackers is not None:
             self.trackers.log(done, line)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+SPEED = "speed_"
+"""How the names of all figures of speed begin."""
 PEAKS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0, "3090": 71.0, "A10": 125.0}
 """TFLOP/s of dense matrix products in bfloat16, of the makers' sheets, by a part of the device's name."""
 
@@ -18,25 +17,19 @@ class Meter:
 
     Args:
         samples: of an optimizer step, over all processes.
+        operations: of an optimizer step in this process.
         device: that it computes on.
     """
 
-    def __init__(self, samples: int, device: torch.device) -> None:
-        self._samples, self._device = samples, device
-        self._operations = 0.0
-        self._since, self._steps = time.perf_counter(), 0
-
-    @contextmanager
-    def first(self) -> Iterator[None]:
-        """Has torch count the operations of the step that is taken in the block; it is not timed."""
-        with FlopCounterMode(display=False) as counter:
-            yield
-        self._operations = float(counter.get_total_flops())
-        self._since, self._steps = time.perf_counter(), -1
+    def __init__(self, samples: int, operations: float, device: torch.device) -> None:
+        self._samples, self._operations, self._device = samples, operations, device
+        self._since, self._steps = time.perf_counter(), -1  # the first step is not timed
 
     def step(self) -> None:
         """Notes that a step is over."""
         self._steps += 1
+        if self._steps == 0:
+            self.pause()
 
     def pause(self) -> None:
         """Leaves out what came since the last figures, such as an evaluation."""

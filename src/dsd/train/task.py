@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from dsd.attention import in_right_attention
 from dsd.backbones.protocol import Text
 from dsd.backbones.stock import StockBackbone
 from dsd.data.latents import LatentCache, Samples
@@ -169,6 +171,21 @@ class TwoFrameTask:
         norm = self.optimizer.update(factor)
         self.ema.update(step)
         return {**sums, "learning_rate_factor": factor, GRADIENT_NORM: norm}
+
+    @in_right_attention
+    def operations(self) -> float:
+        """Floating-point operations of an optimizer step in this process, as torch counts them on one sample.
+
+        The counting itself takes other kernels, so it is no step that is trained on.
+        """
+        size, rows = next(iter(self._by_size(self.rows.shown)))
+        objective, samples = self.objectives[size], self._samples(rows[:1])
+        drawn = draw(objective, 1, step_generator(self.config.seed + 2, 0)).take(slice(None), self.device)
+        with FlopCounterMode(display=False) as counter, self._autocast():
+            losses(self.backbone, objective, samples, drawn)["loss"].backward()
+        for parameter in self.adapter.parameters.values():
+            parameter.grad = None
+        return counter.get_total_flops() * self.config.batch_size / self.accelerator.num_processes
 
     def tensors(self) -> dict[str, Tensor]:
         """Trained weights, their averages and the optimizer's state; the frozen base is known by its revision."""

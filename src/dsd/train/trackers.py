@@ -22,6 +22,7 @@ from dsd.config import to_json
 from dsd.errors import UserError, cut, reason_of
 from dsd.files import make_folder
 from dsd.train.config import TrackerName
+from dsd.train.meter import SPEED
 
 
 class Trackers:
@@ -106,7 +107,7 @@ _STARTS: dict[TrackerName, Callable[[Path, Any, int], TensorBoardTracker | WandB
 
 def _grouped(name: str) -> str:
     """Held-out figures, speed and losses each in a group of their own."""
-    for group, prefix in (("held out", "held_out_"), ("speed", "speed_")):
+    for group, prefix in (("held out", "held_out_"), ("speed", SPEED)):
         if name.startswith(prefix):
             return f"{group}/{name.removeprefix(prefix)}"
     return f"training/{name}"

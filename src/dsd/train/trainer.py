@@ -107,7 +107,7 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
         description="training the student",
         writes=accelerator.is_main_process,
         of=of,
-        meter=Meter(config.batch_size, accelerator.device),
+        meter=Meter(config.batch_size, task.operations(), accelerator.device),
         track=lambda done: Trackers(config.trackers, out, config, done),
     )
     if accelerator.is_main_process:
