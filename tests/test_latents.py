@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 from training_parts import FRAME, KEY, cache_in, simple_pairs
 
 from dsd.backbones.flux.backbone import FluxBackbone
@@ -46,8 +47,8 @@ def test_black_frame_and_empty_text_are_there_once(tmp_path: Path, backbone: Flu
 
 
 def test_a_picture_in_several_pairs_is_encoded_once(tmp_path: Path) -> None:
-    cache = cache_in(tmp_path, simple_pairs(12, per_grid=6))  # 2 grids of 7 panels
-    assert sum(len(shard["frames"]) for shard in cache._shards) == 14
+    cache_in(tmp_path, simple_pairs(12, per_grid=6))  # 2 grids of 7 panels
+    assert sum(len(load_file(path)["frames.32x32"]) for path in tmp_path.glob("shard-*.safetensors")) == 14
 
 
 def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, backbone: FluxBackbone) -> None:
@@ -68,10 +69,12 @@ def test_a_cache_of_other_settings_is_refused(tmp_path: Path, backbone: FluxBack
         build_cache(simple_pairs(2), backbone, tmp_path, replace(KEY, max_sequence_length=16))
 
 
-def test_pictures_of_several_sizes_need_a_frame_size(tmp_path: Path, backbone: FluxBackbone) -> None:
+def test_a_size_that_the_model_does_not_take_is_refused_unless_a_frame_size_is_given(
+    tmp_path: Path, backbone: FluxBackbone
+) -> None:
     pairs = simple_pairs(2)
-    pairs[1] = replace(pairs[1], target=tiny.picture((40, 48)))
-    with pytest.raises(UserError, match="frame_size"):
+    pairs[1] = replace(pairs[1], target=tiny.picture((41, 48)))
+    with pytest.raises(UserError, match=r"41x48 .* closest size is 40x48; give train\.frame_size or train\.buckets"):
         build_cache(pairs, backbone, tmp_path / "refused", KEY)
     build_cache(pairs, backbone, tmp_path / "resized", replace(KEY, frame_size=(16, 24)))
     assert LatentCache(tmp_path / "resized").samples([0, 1]).frames.shape[3:] == (4, 6)

@@ -111,6 +111,10 @@ class Bar(Generic[Item]):
             self._last_line = time.monotonic()
             console.print(self._line())
 
+    def note(self, text: str) -> None:
+        """Says something short beside the count, such as the loss, from now on."""
+        self._note = text
+
     def _rate(self) -> float:
         elapsed = time.monotonic() - self._began
         return (self._done - self._completed) / elapsed if elapsed > 0 else 0.0

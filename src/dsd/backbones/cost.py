@@ -70,6 +70,32 @@ class Shape:
         return self.backbone.transformer.config.joint_attention_dim
 
     @property
+    def pooled_width(self) -> int:
+        """Values of a prompt's pooled vector; 0 for families without one."""
+        return self.backbone.transformer.config.get("pooled_projection_dim") or 0
+
+    @property
+    def further_text_tokens(self) -> int:
+        """Text tokens that stand before those of the last encoder."""
+        return self.backbone.further_text_tokens(self.text)
+
+    def text_operations(self, tokens: int) -> float:
+        """Floating-point operations to encode a prompt: two a weight and token, embeddings apart, and attention's.
+
+        Args:
+            tokens: Of the last encoder; further ones take their own number.
+        """
+        total = 0.0
+        encoders: list[Any] = list(self.text.values())
+        for place, encoder in enumerate(encoders):
+            config = encoder.config
+            rows = tokens if place == len(self.text) - 1 else getattr(config, "max_position_embeddings", tokens)
+            tables = {id(layer.weight): layer.weight.numel() for layer in encoder.modules() if _is_table(layer)}
+            layers, width = config.num_hidden_layers, config.hidden_size
+            total += 2 * rows * (count(encoder) - sum(tables.values())) + 4 * layers * rows**2 * width
+        return total
+
+    @property
     def latent_values(self) -> float:
         """Values that a picture has in latent space, per pixel."""
         return self.backbone.latent_channels / self.backbone.pixels_per_latent**2
@@ -82,18 +108,43 @@ class Shape:
             frames: How many frames.
             text_tokens: Of the prompt.
         """
-        backbone, config = self.backbone, self.backbone.transformer.config
+        latents, text = self._inputs(frame, frames, text_tokens)
+        arguments = self.backbone.arguments(latents, torch.empty(1, device=_META), text, guidance=1.0)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            self.backbone.transformer(**arguments, return_dict=False)
+        return float(counter.get_total_flops())
+
+    def training_operations(self, frame: tuple[int, int], frames: int, text_tokens: int) -> float:
+        """Floating-point operations of a forward and a backward pass for one sample, as torch counts them.
+
+        What is recomputed and which gradients are needed is counted as the transformer is: widened, with its adapter
+        and its gradient checkpointing.
+
+        Args:
+            frame: (height, width) of a frame in pixels.
+            frames: How many frames.
+            text_tokens: Of the prompt.
+        """
+        latents, text = self._inputs(frame, frames, text_tokens)
+        with FlopCounterMode(display=False) as counter:
+            velocity = self.backbone.velocity(
+                latents, torch.empty(1, device=_META), text, condition=latents, guidance=1.0
+            )
+            velocity.sum().backward()
+        self.backbone.transformer.zero_grad()
+        return float(counter.get_total_flops())
+
+    def _inputs(self, frame: tuple[int, int], frames: int, text_tokens: int) -> tuple[torch.Tensor, Text]:
+        """Latents and text of one sample."""
+        backbone = self.backbone
         rows, columns = (side // backbone.pixels_per_latent for side in frame)
         latents = torch.empty(1, frames, backbone.latent_channels, rows, columns, device=_META)
-        pooled = config.get("pooled_projection_dim")
+        pooled = backbone.transformer.config.get("pooled_projection_dim")
         text = Text(
             torch.empty(1, text_tokens, self.text_width, device=_META),
             None if pooled is None else torch.empty(1, pooled, device=_META),
         )
-        arguments = backbone.arguments(latents, torch.empty(1, device=_META), text, guidance=1.0)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            backbone.transformer(**arguments, return_dict=False)
-        return float(counter.get_total_flops())
+        return latents, text
 
 
 def shape_of(base: str) -> Shape:
@@ -122,6 +173,10 @@ def shape_of(base: str) -> Shape:
         if name not in parts:
             raise UserError(f'"{folder / name}" has no config.json; give the folder of a whole model')
     return _shape(family_of(base), parts)
+
+
+def _is_table(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Embedding)
 
 
 def count(module: nn.Module) -> int:

@@ -207,6 +207,23 @@ class StockBackbone:
             for name in names
         ]
 
+    def real_tokens(self, prompts: Sequence[str], max_tokens: int) -> list[int]:
+        """How many of the last text encoder's ``max_tokens`` each prompt fills; those after them are padding."""
+        tokenizer = self.text_encoders[-1][0]
+        if tokenizer is None:
+            return [0] * len(prompts)
+        words = [self.worded(prompt) for prompt in prompts]
+        found = tokenizer(words, padding="max_length", max_length=max_tokens, truncation=True)
+        return [max((place + 1 for place, real in enumerate(mask) if real), default=0) for mask in found.attention_mask]
+
+    def further_text_tokens(self, encoders: Mapping[str, Any]) -> int:
+        """Text tokens before those of the last encoder, by the configs of the encoders."""
+        return 0
+
+    def worded(self, prompt: str) -> str:
+        """What the last text encoder's tokenizer is given of a prompt."""
+        return prompt
+
     @torch.no_grad()
     def encode(
         self, images: Float[Tensor, "b 3 h w"], generator: torch.Generator | None = None

@@ -168,6 +168,7 @@ class ConditionedTask:
         self.config, self.backbone, self.conditioner = config, backbone, conditioner
         self.cache, self.pairs, self.sees = cache, pairs, sees
         self.rows = split_by_grid(cache.grids, config.held_out)
+        cache.encode_with(backbone, config.max_sequence_length)
         self._seen: dict[int, Look] = {}  # by block
         modules = dict(conditioner.trained)
         backbone.transformer.requires_grad_(False)

@@ -6,15 +6,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dsd.cli import plan_curate
 from dsd.curate.cost import PAIRS_OF_A_CAPTION
 from dsd.curate.estimate import bytes_in_words
+from dsd.data.own import Columns
 from dsd.recipes.recipe import Recipe
 from dsd.recipes.registry import all_recipes
 from dsd.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from dsd.backbones.cost import Shape
+    from dsd.train.cache_cost import CacheCost, Contents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +40,12 @@ class Plan:
     """(height, width) of a frame in pixels; the recipe's when left out."""
     pairs: int
     """How many pairs the cache of latents and texts holds."""
+    data: str | None = None
+    """What will be trained on: pictures and captions are then counted in its first examples, not assumed."""
+    columns: Columns = Columns()
+    """Names of the columns of such own data."""
+    gpu_hour_price: float | None = None
+    """Price of an hour of one device; nothing is priced without."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
 
@@ -78,6 +91,8 @@ def run(command: Any) -> None:
         ("text encoders", f"{shape.text_parameters / 1e6:,.1f} M parameters (needed once, for the cache)"),
         ("autoencoder", f"{shape.vae_parameters / 1e6:,.1f} M parameters (needed once, for the cache)"),
     ]
+    contents = _contents(command)
+    caches = _caches(command, shape, contents)  # before the shape is trained on
     cost = training_cost(config, shape, frame=command.frame or _frame(config), devices=command.devices)
     seconds = cost.operations / (command.devices * command.tflops * 1e12 * command.utilization)
     rows = [
@@ -85,14 +100,62 @@ def run(command: Any) -> None:
         ("trained", f"{cost.trained_parameters / 1e6:,.1f} M parameters"),
         *((f"memory: {name}", bytes_in_words(value)) for name, value in cost.memory.items()),
         ("memory of a device", bytes_in_words(sum(cost.memory.values()))),
-        ("cache", f"{bytes_in_words(cost.cache * command.pairs / 1000)} at most for {command.pairs:,} pairs"),
         ("arithmetic", f"{cost.operations:.3g} operations"),
-        ("time", f"{duration(seconds)} on {command.devices} device(s)"),
+        ("time", f"{duration(seconds)} on {command.devices} device(s){_price(command, seconds)}"),
+        *((f"cache, text {name}", words) for name, words in caches.items()),
     ]
     for name, value in rows:
         print(f"{name:<46} {value}")
+    print(f"assumed of the cache: {contents.said}" if command.data is None else f"counted: {contents.said}")
+    print("the text cache is train.text_cache; trimmed is refused where the encoder's padding depends on the caption")
     print("estimates; activations are a rule of thumb", file=sys.stderr)
 
 
+def _contents(command: Plan) -> Contents:
+    """What a pair adds to the cache."""
+    from dsd.data.sources import open_source
+    from dsd.train.cache_cost import assumed, counted
+
+    config = command.train
+    if command.data is None:
+        return assumed(config, command.frame or _frame(config))
+    return counted(open_source(command.data, command.columns), config, command.frame, _tokenizer(config))
+
+
+def _tokenizer(config: TrainConfig) -> Callable[[Sequence[str]], list[int]] | None:
+    """Counts the tokens that captions fill, if the base lies here; its configs alone may be known."""
+    from dsd.backbones.registry import load_backbone
+    from dsd.models import resolve
+
+    if not (Path(resolve(config.base)) / "model_index.json").is_file():
+        return None
+    backbone = load_backbone(config.base, transformer=False, vae=False)
+    return lambda captions: backbone.real_tokens(captions, config.max_sequence_length)
+
+
+def _caches(command: Plan, shape: Shape, contents: Contents) -> dict[str, str]:
+    """What each choice of the text cache costs, in words."""
+    from dsd.log import duration
+    from dsd.train.cache_cost import cache_costs
+
+    def said(cost: CacheCost) -> str:
+        rate = command.devices * command.tflops * 1e12 * command.utilization
+        words = f"{bytes_in_words(cost.disk)} of disk for {command.pairs:,} pairs"
+        before, later = ((cost.operations - cost.while_training) / rate, cost.while_training / rate)
+        words += f", {duration(before)} to encode{_price(command, before)}"
+        if later:
+            words += f", {duration(later)} more while training{_price(command, later)}"
+        return words + (f" and {bytes_in_words(cost.memory)} of memory on each device" if cost.memory else "")
+
+    costs = cache_costs(command.train, shape, contents, command.pairs)
+    return {name: said(cost) for name, cost in costs.items()}
+
+
+def _price(command: Plan, seconds: float) -> str:
+    if command.gpu_hour_price is None:
+        return ""
+    return f" (price: {command.gpu_hour_price * command.devices * seconds / 3600:,.2f})"
+
+
 def _frame(config: TrainConfig) -> tuple[int, int]:
-    return config.frame_size or (64, 64)
+    return config.frame_size or (config.buckets or ((64, 64),))[0]

@@ -63,8 +63,7 @@ def plan(command: Train) -> list[str]:
 
 
 def run(command: Train) -> None:
-    one_size = command.train.frame_size is None
-    source = open_source(command.data, command.columns, skip_bad_rows=command.skip_bad_rows, one_size=one_size)
+    source = open_source(command.data, command.columns, skip_bad_rows=command.skip_bad_rows)
     if source.whole is not None and command.out.resolve().is_relative_to(source.whole.resolve()):
         raise UserError(
             f'--out "{command.out}" lies inside --data "{command.data}", of which any file may be data; give a folder '

@@ -43,6 +43,8 @@ class Source:
         total: how many there are; None where that is not known beforehand.
         whole: a folder of which any file may be data; None where it is known which are.
         own: the user's own data, row by row; None for a curated dataset.
+        some: starts to read only those whose numbers, from 0 on, are wanted, and gives None for others; None where all
+            have to be read.
         verify: makes sure that what is read is what the fingerprint tells of, where only reading all of it can tell;
             raises `UserError`.
     """
@@ -53,6 +55,7 @@ class Source:
     total: int | None = None
     whole: Path | None = None
     own: OwnRows | None = None
+    some: Callable[[Callable[[int], bool]], Iterator[Example | None]] | None = None
 
 
 def open_source(
@@ -80,8 +83,10 @@ def _opened(data: str | Path, place: Place, columns: Columns, skip_bad_rows: boo
     path = Path(data)
     if place.local is None or (path / MANIFEST).is_file() or (path / _UNITS).is_dir():  # unfinished ones are refused
         reader = DatasetReader(place)
-        fingerprint = (place / MANIFEST).sha256()[:16]
-        return Source(examples=reader.examples, fingerprint=fingerprint, verify=reader.verify, total=len(reader))
+        return Source(
+            examples=reader.examples, fingerprint=(place / MANIFEST).sha256()[:16], verify=reader.verify,
+            total=len(reader), some=reader.some_examples,
+        )  # fmt: skip
     folder = path.parent if path.is_file() else path
     tables = [path] if path.is_file() else [path / name for name in METADATA]
     table = next((table for table in tables if table.suffix in _OF_TABLES and table.is_file()), None)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -315,6 +316,16 @@ class DatasetReader:
     def examples(self) -> Iterator[Example]:
         """What to train on, in order."""
         return self.pairs() if self.manifest.trained_on == "pairs" else self.films()
+
+    def some_examples(self, wanted: Callable[[int], bool]) -> Iterator[Example | None]:
+        """What to train on, in order, and None in the place of what is not wanted, whose pictures are not decoded.
+
+        Args:
+            wanted: of each by its number, from 0 on.
+        """
+        kind, numbers = self.manifest.trained_on, count()
+        read = to_pair if kind == "pairs" else to_film
+        return self._records(kind, lambda row: read(row) if wanted(next(numbers)) else None)
 
     def pairs(self) -> Iterator[Pair]:
         """Kept pairs, in order."""

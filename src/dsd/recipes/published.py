@@ -51,7 +51,7 @@ def flux_dev() -> Recipe:
             steps=100_000,
             batch_size=160,
             gradient_accumulation=20,
-            gradient_checkpointing=True,
+            gradient_checkpointing="full",
             optimizer="adamw",
             learning_rate=1e-4,
             warmup=500,

@@ -12,6 +12,8 @@ from dsd.sampling import Sampling
 _MOST = 1e30
 """What float32 can still be multiplied by."""
 LoraTargets = Literal["attention", "all-linear"]
+Checkpointing = Literal["off", "selective", "full"]
+TrackerName = Literal["tensorboard", "wandb"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,8 @@ class TrainConfig:
         steps: optimizer steps in all; the learning rate's course depends on it.
         batch_size: pairs an optimizer step, over all processes (the paper: 160).
         gradient_accumulation: parts that each process works through its share of the batch in.
-        gradient_checkpointing: recompute activations in the backward pass, to save memory.
+        gradient_checkpointing: what blocks compute again in the backward pass, to save memory: ``selective`` all that
+            is quick and the wide middle of feed-forwards, ``full`` everything; see `dsd.train.checkpointing`.
         optimizer: ``adamw`` (the paper), or ``muon`` for the matrices and AdamW for the rest.
         learning_rate: of AdamW at its highest.
         muon_learning_rate: of Muon at its highest; unused by ``adamw``.
@@ -42,12 +45,25 @@ class TrainConfig:
         sigma_density: of the noise levels, before the resolution shift.
         guidance: embedded guidance value, for guidance-distilled bases; others ignore it.
         max_sequence_length: text tokens a caption is padded to; generation must use the same.
-        frame_size: (height, width) in pixels that pictures are resized to; None takes them as they are.
+        frame_size: (height, width) in pixels that pictures are resized to; None takes those of ``buckets``, or the size
+            of each example's first target. What is too long is cropped around the centre, as in generation.
+        buckets: sizes (height, width) of which each example takes the one whose proportions are closest to its first
+            target's. Where examples have several sizes, each batch is of one of them.
+        text_cache: what is kept of the encoded captions. ``whole``: all of their rows, which is exact, costs most disk
+            and needs no text encoders while training; the default, for a caption is read many times and a disk is
+            cheaper than encoding it anew each time. ``live``: nothing; captions are encoded while training, exact too,
+            for the text encoders' memory and up to 5 % of a step. ``trimmed``: rows up to a caption's
+            last real token, and the empty text's padding in the place of its own; refused where that is not exact:
+            where nothing masks the padding, its rows depend on the caption, and the transformer reads them. With the
+            embedded teacher they differ by 111 % of their size, which moves its velocity by 11 % at 32 tokens, where
+            leaving out the whole text moves it by 44 % (``benchmarks/text_padding.py``).
         held_out: grids kept back whole; the first pair of each (of eight at most) is drawn in the sample sheets. Small
             data has fewer held back, with a warning; of 0 the sheets show what is trained on.
         sample_every: steps between sample sheets and held-out losses.
         sampling: how samples are drawn, and later the finished student, whose adapter says it.
         checkpoint_every: steps between checkpoints.
+        trackers: that show figures and sample sheets while it runs: ``tensorboard`` (``tensorboard --logdir OUT``), and
+            ``wandb`` where it is installed.
         mixed_precision: ``bf16`` keeps frozen weights in bfloat16 and computes under autocast.
         seed: of everything random.
     """
@@ -59,7 +75,7 @@ class TrainConfig:
     steps: int = how_it_runs()
     batch_size: int
     gradient_accumulation: int = how_it_runs(1)
-    gradient_checkpointing: bool = how_it_runs(False)
+    gradient_checkpointing: Checkpointing = how_it_runs("off")
     optimizer: Literal["adamw", "muon"]
     learning_rate: float
     muon_learning_rate: float = 0.02
@@ -74,10 +90,13 @@ class TrainConfig:
     guidance: float = 3.5
     max_sequence_length: int
     frame_size: tuple[int, int] | None = None
+    buckets: tuple[tuple[int, int], ...] = ()
+    text_cache: Literal["whole", "trimmed", "live"] = "whole"
     held_out: int
     sample_every: int = how_it_runs()
     sampling: Sampling = how_it_runs()
     checkpoint_every: int = how_it_runs()
+    trackers: tuple[TrackerName, ...] = how_it_runs(("tensorboard",))
     mixed_precision: Literal["no", "bf16"] = "no"
     seed: int = 0
 
@@ -94,6 +113,13 @@ class TrainConfig:
         _require("held_out", self.held_out, self.held_out >= 0, "at least 0")
         for name in ("reference_weight", "weight_decay", "guidance"):
             _require(name, getattr(self, name), 0 <= getattr(self, name) <= _MOST, f"from 0 to {_MOST:g}")
+        for size in self.buckets:
+            _require("buckets", self.buckets, min(size) >= 1, "heights and widths of at least 1")
+        if self.frame_size is not None and self.buckets:
+            raise UserError(
+                f"train.frame_size is {self.frame_size} and train.buckets are {self.buckets}, of which only one can "
+                "say what pictures are resized to; leave one out"
+            )
         if self.frame_size is not None:
             _require("frame_size", self.frame_size, min(self.frame_size) >= 1, "a height and a width of at least 1")
         require_seeds("train.seed", self.seed)

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 
 from dsd.backbones.cost import Shape
 from dsd.train.adapter import attach, attach_all
+from dsd.train.checkpointing import checkpoint_gradients
 from dsd.train.config import TrainConfig
 
 _FRAMES = 2
-_ACTIVATIONS_PER_BLOCK = 34
-"""Values a transformer block keeps per token and channel (Korthikanti et al. 2022, arXiv 2205.05198, eq. 1)."""
+_ACTIVATIONS_PER_BLOCK = 17
+"""Values a transformer block keeps per token and channel (Korthikanti et al. 2022, arXiv 2205.05198, eq. 1, in which
+each takes two bytes, without the term of plain attention)."""
+_KEPT = {"off": _ACTIVATIONS_PER_BLOCK, "selective": 8, "full": 1}
+"""Likewise where some are computed again: queries, keys, values, results of attention and of both output layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +29,11 @@ class Cost:
         trained_parameters: Weights that the optimizer moves.
         memory: Bytes on each device.
         operations: Floating-point operations of the whole run.
-        cache: Bytes of cached latents and texts per thousand pairs, at most.
     """
 
     trained_parameters: int
     memory: dict[str, float]
     operations: float
-    cache: float
 
 
 def training_cost(config: TrainConfig, shape: Shape, *, frame: tuple[int, int], devices: int) -> Cost:
@@ -46,16 +48,14 @@ def training_cost(config: TrainConfig, shape: Shape, *, frame: tuple[int, int], 
     image_tokens = _FRAMES * shape.backbone.tokens_per(*frame)
     text_tokens = config.max_sequence_length
     frozen_bytes = 2 if config.mixed_precision == "bf16" else 4
-    forward = shape.forward_operations(frame, _FRAMES, text_tokens)
     total = shape.parameters
     trained = _trained(config, shape)
-    # Forward and gradients of activations; recomputation; gradients of the trained weights, as a share of all.
-    passes = 2 + config.gradient_checkpointing + min(1.0, trained / total)
+    checkpoint_gradients(shape.backbone, config.gradient_checkpointing)
     samples = max(1, config.batch_size // (config.gradient_accumulation * devices))
     token_bytes = (image_tokens + text_tokens) * shape.width * frozen_bytes * samples
-    kept = shape.blocks + _ACTIVATIONS_PER_BLOCK
-    if not config.gradient_checkpointing:
-        kept = shape.blocks * _ACTIVATIONS_PER_BLOCK
+    kept = _KEPT[config.gradient_checkpointing] * shape.blocks
+    if config.gradient_checkpointing == "full":
+        kept += _ACTIVATIONS_PER_BLOCK  # of the block that is computed again
     return Cost(
         trained_parameters=trained,
         memory={
@@ -63,8 +63,7 @@ def training_cost(config: TrainConfig, shape: Shape, *, frame: tuple[int, int], 
             "trained weights, gradients, optimizer": trained * 16.0 + (trained * 4.0 if config.ema_decay else 0.0),
             "activations": float(kept * token_bytes),
         },
-        operations=forward * passes * config.batch_size * config.steps,
-        cache=1000 * 4 * (_FRAMES * frame[0] * frame[1] * shape.latent_values + text_tokens * shape.text_width),
+        operations=shape.training_operations(frame, _FRAMES, text_tokens) * config.batch_size * config.steps,
     )
 
 

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dsd.attention import in_right_attention
 from dsd.files import make_folder
 from dsd.log import progress
 from dsd.train import checkpoint
+from dsd.train.meter import SPEED, Meter
 from dsd.train.metrics import Metrics
 from dsd.train.stopping import Terminated, Termination
+from dsd.train.trackers import Trackers
 
 
 class Task(Protocol):
@@ -92,6 +95,8 @@ def run(
     writes: bool = True,
     score: Callable[[dict[str, float]], float] | None = None,
     of: Mapping[str, str] | None = None,
+    meter: Meter | None = None,
+    track: Callable[[int], Trackers] | None = None,
 ) -> None:
     """Trains a task to ``steps`` steps, from its newest checkpoint on if there is one.
 
@@ -106,23 +111,29 @@ def run(
         writes: False on all processes of a parallel run but the first.
         score: of held-out figures, higher is better; the state that scored best is kept in ``best/``.
         of: what decides the run, by name; a checkpoint that says otherwise is not gone on from.
+        meter: of its speed, which is told with the metrics.
+        track: starts the trackers of a run that goes on from a step.
 
     Raises:
         UserError: training diverges, no checkpoint is good, or the place cannot be written to.
         Terminated: SIGTERM came; what is done is kept.
     """
-    writes_to = _Writer(task, folder, of or {}, score) if writes else None
+    writes_to = _Writer(task, folder, of or {}, score, meter) if writes else None
     found = checkpoint.latest(folder / checkpoint.FOLDER, of=of, like=task.tensors(), says=writes)
     start = 0
     if found is not None:
         start, tensors = found
         task.restore(tensors)
         del tensors, found
-    with Termination() as stop:
+    bar = progress(range(start, steps), description=description, total=steps, completed=start)
+    with Termination() as stop, track(start) if track and writes else nullcontext() as trackers:
         if writes_to is not None:
+            writes_to.trackers = trackers
             writes_to.begin(start, stop, lacks_figures=start % evaluate_every == 0 or start == steps)
-        for step in progress(range(start, steps), description=description, total=steps, completed=start):
+        for step in bar:
             values, done = task.train_step(step), step + 1
+            if meter is not None:
+                meter.step()
             ends, last = stop.asked_of_any(), done == steps
             if writes_to is not None:
                 writes_to.gather(values)
@@ -130,6 +141,8 @@ def run(
                     means = writes_to.means(done) if last or done % log_every == 0 else {}
                     figures = writes_to.evaluate(done, stop) if last or done % evaluate_every == 0 else {}
                     writes_to.write(done, means | figures)
+                    if means:
+                        bar.note(Meter.words(means))
                 if ends or last or done % checkpoint_every == 0:
                     writes_to.save(done)
             if ends:
@@ -147,11 +160,14 @@ class _Writer:
         folder: Path,
         of: Mapping[str, str],
         score: Callable[[dict[str, float]], float] | None,
+        meter: Meter | None,
     ) -> None:
         make_folder(folder / checkpoint.FOLDER)  # what is in the way is told before the work
         self._task, self._folder, self._of, self._score = task, folder, of, score
         self._metrics = Metrics(folder / "metrics.jsonl")
         self._since: dict[str, list[float | Tensor]] = {}
+        self._meter = meter
+        self.trackers: Trackers | None = None
 
     def begin(self, start: int, stop: Termination, *, lacks_figures: bool) -> None:
         """Goes on from a step: with the figures that a start which was stopped did not come to."""
@@ -167,7 +183,7 @@ class _Writer:
     def means(self, done: int) -> dict[str, float]:
         """Means of what has been gathered since the last ones."""
         means, self._since = self._metrics.means(self._since, done), {}
-        return means
+        return means | (self._meter.figures() if self._meter is not None else {})
 
     def evaluate(self, done: int, stop: Termination) -> dict[str, float]:
         """Held-out figures. Where SIGTERM ends them, the state is kept, and the next start makes them anew."""
@@ -179,12 +195,20 @@ class _Writer:
             raise
         if self._score is not None and figures and self._score(figures) >= self._metrics.best(self._score, figures):
             checkpoint.save(self._folder / "best", done, self._task.tensors(), of=self._of, keep=1)
+        sheet = self._folder / "samples" / f"step-{done:07d}.png"
+        if self.trackers is not None and sheet.is_file():
+            with Image.open(sheet) as picture:
+                self.trackers.show(done, "samples", picture)
+        if self._meter is not None:
+            self._meter.pause()
         return figures
 
     def write(self, done: int, line: dict[str, float]) -> None:
-        """Adds a line to the metrics, if it says anything."""
-        if line:
-            self._metrics.write(done, line)
+        """Adds a line to the metrics, if it says anything; how fast it went is no part of what the run gives."""
+        if kept := {name: value for name, value in line.items() if not name.startswith(SPEED)}:
+            self._metrics.write(done, kept)
+        if line and self.trackers is not None:
+            self.trackers.log(done, line)
 
     def save(self, done: int) -> None:
         """Writes a checkpoint of a state that makes sense."""

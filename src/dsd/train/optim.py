@@ -104,8 +104,11 @@ class MuonAndAdamW:
         self.matrices = [p for n, p in trainable if is_matrix[n]]
         self.muon_lr, self.adamw_lr, self.clip = muon_lr, adamw_lr, clip
         self.muon = Muon(self.matrices, lr=muon_lr, weight_decay=weight_decay) if self.matrices else None
+        on_gpu = bool(self.rest) and all(p.is_cuda for p in self.rest)
         self.adamw = (
-            torch.optim.AdamW(self.rest, lr=adamw_lr, betas=betas, weight_decay=adamw_weight_decay)
+            torch.optim.AdamW(
+                self.rest, lr=adamw_lr, betas=betas, weight_decay=adamw_weight_decay, fused=on_gpu or None
+            )
             if self.rest
             else None
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from PIL import Image
 from torch import Tensor
@@ -44,13 +47,36 @@ def sample_sheet(
     backbone: StockBackbone, objective: Objective, samples: Samples, captions: list[str], sampling: Sampling, seed: int
 ) -> Image.Image:
     """A sheet with a row for each sample: references, drawings, targets; see `draw_targets`."""
-    film = objective.film
-    drawn = draw_targets(backbone, objective, samples, sampling, seed)
+    return sheet_of([SheetPart(objective, samples, captions)], backbone, sampling, seed)
+
+
+@dataclass(frozen=True)
+class SheetPart:
+    """Samples of one size, what is learned from them, and their captions."""
+
+    objective: Objective
+    samples: Samples
+    captions: list[str]
+
+
+@torch.no_grad()
+def sheet_of(parts: Sequence[SheetPart], backbone: StockBackbone, sampling: Sampling, seed: int) -> Image.Image:
+    """As `sample_sheet`, of samples of several sizes."""
+    labels, rows, captions = [], [], []
+    for part in parts:
+        columns = _columns(part, backbone, sampling, seed)
+        labels = list(columns)
+        rows.extend(list(row) for row in zip(*columns.values(), strict=True))
+        captions.extend(part.captions)
+    return contact_sheet(rows, labels=labels, row_labels=captions)
+
+
+def _columns(part: SheetPart, backbone: StockBackbone, sampling: Sampling, seed: int) -> dict[str, list[Image.Image]]:
+    film, samples = part.objective.film, part.samples
+    drawn = draw_targets(backbone, part.objective, samples, sampling, seed)
     shown = {"reference": film.references(samples.frames), "student": drawn, "target": film.targets(samples.frames)}
-    columns = {
+    return {
         name if frames.shape[1] == 1 else f"{name} {number + 1}": to_pil(backbone.decode(frame))
         for name, frames in shown.items()
         for number, frame in enumerate(frames.unbind(1))
     }
-    rows = [list(row) for row in zip(*columns.values(), strict=True)]
-    return contact_sheet(rows, labels=list(columns), row_labels=captions)

@@ -8,7 +8,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from dsd.attention import in_right_attention
+from dsd.backbones.protocol import Text
 from dsd.backbones.stock import StockBackbone
 from dsd.data.latents import LatentCache, Samples
 from dsd.errors import UserError
@@ -17,13 +20,15 @@ from dsd.frames import Film
 from dsd.images import encode_png
 from dsd.log import console
 from dsd.train.adapter import Adapter
+from dsd.train.ahead import Ahead
+from dsd.train.batches import Batch, Batches
 from dsd.train.config import TrainConfig
 from dsd.train.ema import Ema
 from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.metrics import GRADIENT_NORM
 from dsd.train.optim import MuonAndAdamW
-from dsd.train.samples import sample_sheet
-from dsd.train.step import Objective, draw, losses
+from dsd.train.samples import SheetPart, sheet_of
+from dsd.train.step import Draw, Objective, draw, losses
 
 _HELD_OUT_AT_ONCE = 32
 _SHOWN = 8
@@ -84,6 +89,33 @@ def optimizer_of(config: TrainConfig, modules: dict[str, nn.Module], not_for_muo
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A part of a batch, ready to be worked through.
+
+    Attributes:
+        size: number of the samples' size.
+        rows: of the cache.
+        frames: latents (b, f, c, h, w).
+        text: of the captions; None where they are yet to be encoded.
+        draw: all that is random about the part.
+    """
+
+    size: int
+    rows: list[int]
+    frames: Tensor
+    text: Text | None
+    draw: Draw
+
+    def pinned(self) -> _Part:
+        """The same in memory that a GPU reads by itself."""
+        text = self.text
+        if text is not None:
+            text = Text(text.tokens.pin_memory(), None if text.pooled is None else text.pooled.pin_memory())
+        drawn = Draw(**{name: value.pin_memory() for name, value in vars(self.draw).items()})
+        return replace(self, frames=self.frames.pin_memory(), text=text, draw=drawn)
+
+
 class TwoFrameTask:
     """Two-frame training of a widened backbone on a cache.
 
@@ -111,30 +143,23 @@ class TwoFrameTask:
         self.parts = _parts(config, accelerator)
         self.optimizer = optimizer_of(config, {"transformer": adapter.transformer}, backbone.layers.not_matrices)
         self.ema = Ema(adapter.parameters, config.ema_decay)
-        _, _, height, width = cache.empty_frame.shape
-        film, pixels = Film.of(cache.references, cache.targets, config.reference_weight), backbone.pixels_per_latent
-        tokens = film.frames * backbone.tokens_per(height * pixels, width * pixels)
-        self.objective = Objective(
-            film=film,
-            empty_frame=cache.empty_frame.float().to(self.device),
-            empty_text=cache.empty_text.to(self.device),
-            text_dropout=config.text_dropout,
-            image_dropout=config.image_dropout,
-            sigma_density=config.sigma_density,
-            shift=backbone.shift(tokens, config.sampling.steps),
-            guidance=config.guidance,
-        )
+        if not cache.has_text:
+            cache.encode_with(backbone, config.max_sequence_length)
+        empty_text = cache.empty_text.to(self.device)
+        self.objectives = [self._objective(size, empty_text) for size in range(len(cache.sizes))]
+        self.batches = Batches.of(self.rows.training, cache.size, config.batch_size, config.seed)
+        self._drawn: tuple[int, Batch, Draw] | None = None
+        self._ahead = Ahead(self._part, config.steps * len(self.parts))
 
     def train_step(self, step: int) -> dict[str, float | Tensor]:
         """One optimizer step on one effective batch, whose randomness does not depend on how it is divided."""
-        config, generator = self.config, step_generator(self.config.seed, step)
-        picks = torch.randint(len(self.rows.training), (config.batch_size,), generator=generator).tolist()
-        drawn = draw(self.objective, config.batch_size, generator)
+        config = self.config
         sums: dict[str, Tensor] = {}
-        for part in self.parts:
-            samples = self._samples([self.rows.training[pick] for pick in picks[part]])
+        for number in range(len(self.parts)):
+            part = self._ahead.take(step * len(self.parts) + number)
+            samples, drawn = self._on_device(part)
             with self._autocast():
-                found = losses(self.backbone, self.objective, samples, drawn.take(part, self.device))
+                found = losses(self.backbone, self.objectives[part.size], samples, drawn)
             (found["loss"] / len(self.parts)).backward()
             sums = {
                 name: sums.get(name, torch.zeros_like(value)) + value.detach() / len(self.parts)
@@ -146,6 +171,21 @@ class TwoFrameTask:
         norm = self.optimizer.update(factor)
         self.ema.update(step)
         return {**sums, "learning_rate_factor": factor, GRADIENT_NORM: norm}
+
+    @in_right_attention
+    def operations(self) -> float:
+        """Floating-point operations of an optimizer step in this process, as torch counts them on one sample.
+
+        The counting itself takes other kernels, so it is no step that is trained on.
+        """
+        size, rows = next(iter(self._by_size(self.rows.shown)))
+        objective, samples = self.objectives[size], self._samples(rows[:1])
+        drawn = draw(objective, 1, step_generator(self.config.seed + 2, 0)).take(slice(None), self.device)
+        with FlopCounterMode(display=False) as counter, self._autocast():
+            losses(self.backbone, objective, samples, drawn)["loss"].backward()
+        for parameter in self.adapter.parameters.values():
+            parameter.grad = None
+        return counter.get_total_flops() * self.config.batch_size / self.accelerator.num_processes
 
     def tensors(self) -> dict[str, Tensor]:
         """Trained weights, their averages and the optimizer's state; the frozen base is known by its revision."""
@@ -160,34 +200,82 @@ class TwoFrameTask:
         """The averaged weights on the held-out pairs: their loss at fixed noise, and a sample sheet."""
         with self.ema.in_place(), self._autocast():
             figures = self._held_out_losses()
-            sheet = sample_sheet(
-                self.backbone,
-                self.objective,
-                self._samples(self.rows.shown),
-                [self.cache.captions[row] for row in self.rows.shown],
-                self.config.sampling,
-                self.config.seed,
-            )
+            parts = [
+                SheetPart(self.objectives[size], self._samples(rows), [self.cache.captions[row] for row in rows])
+                for size, rows in self._by_size(self.rows.shown)
+            ]
+            sheet = sheet_of(parts, self.backbone, self.config.sampling, self.config.seed)
         write_atomic(make_folder(self.folder / "samples") / f"step-{step:07d}.png", encode_png(sheet))
         return figures
 
     @torch.no_grad()
     def _held_out_losses(self) -> dict[str, float]:
-        objective = replace(self.objective, text_dropout=0.0, image_dropout=0.0)
         generator, found = step_generator(self.config.seed + 1, 0), []
-        rows = self.rows.held_out[: 2 * _HELD_OUT_AT_ONCE]
-        for start in range(0, len(rows), _HELD_OUT_AT_ONCE):
-            part = rows[start : start + _HELD_OUT_AT_ONCE]
-            drawn = draw(objective, len(part), generator).take(slice(None), self.device)
-            loss = losses(self.backbone, objective, self._samples(part), drawn)
-            found.append(torch.stack([loss["loss"], loss["loss_target"]]).cpu() * len(part))
+        held_out = self.rows.held_out[: 2 * _HELD_OUT_AT_ONCE]
+        for size, rows in self._by_size(held_out):
+            objective = replace(self.objectives[size], text_dropout=0.0, image_dropout=0.0)
+            for start in range(0, len(rows), _HELD_OUT_AT_ONCE):
+                part = rows[start : start + _HELD_OUT_AT_ONCE]
+                drawn = draw(objective, len(part), generator).take(slice(None), self.device)
+                loss = losses(self.backbone, objective, self._samples(part), drawn)
+                found.append(torch.stack([loss["loss"], loss["loss_target"]]).cpu() * len(part))
         if not found:
             return {}
-        loss, loss_target = (torch.stack(found).sum(0) / len(rows)).tolist()
+        loss, loss_target = (torch.stack(found).sum(0) / len(held_out)).tolist()
         return {"held_out_loss": loss, "held_out_loss_target": loss_target}
+
+    @property
+    def objective(self) -> Objective:
+        """That of most of the rows that are trained on."""
+        return self.objectives[max(self.batches.rows, key=lambda size: len(self.batches.rows[size]))]
+
+    def _objective(self, size: int, empty_text: Text) -> Objective:
+        """What is learned from pairs of a size."""
+        config, cache, backbone = self.config, self.cache, self.backbone
+        film = Film.of(cache.references, cache.targets, config.reference_weight)
+        return Objective(
+            film=film,
+            empty_frame=cache.empty_frames[size].float().to(self.device),
+            empty_text=empty_text,
+            text_dropout=config.text_dropout,
+            image_dropout=config.image_dropout,
+            sigma_density=config.sigma_density,
+            shift=backbone.shift(film.frames * backbone.tokens_per(*cache.sizes[size]), config.sampling.steps),
+            guidance=config.guidance,
+        )
+
+    def _part(self, number: int) -> _Part:
+        """A part of a step's batch, counted over all steps; in the background, where nothing waits for a device."""
+        step, place = divmod(number, len(self.parts))
+        if self._drawn is None or self._drawn[0] != step:
+            batch, generator = self.batches.at(step)
+            objective = replace(self.objectives[batch.size], empty_frame=self.cache.empty_frames[batch.size])
+            self._drawn = step, batch, draw(objective, self.config.batch_size, generator)
+        _, batch, drawn = self._drawn
+        rows = batch.rows[self.parts[place]]
+        part = _Part(
+            size=batch.size, rows=rows, frames=self.cache.frames(rows),
+            text=self.cache.text(rows) if self.cache.has_text else None, draw=drawn.take(self.parts[place], "cpu"),
+        )  # fmt: skip
+        return part.pinned() if self.device.type == "cuda" else part
+
+    def _on_device(self, part: _Part) -> tuple[Samples, Draw]:
+        """A part on the device, copied while that computes; captions that the cache lacks are encoded now."""
+        text = self.cache.text(part.rows) if part.text is None else part.text
+        pooled = None if text.pooled is None else self._sent(text.pooled)
+        samples = Samples(self._sent(part.frames), Text(self._sent(text.tokens), pooled))
+        return samples, Draw(**{name: self._sent(value) for name, value in vars(part.draw).items()})
+
+    def _sent(self, value: Tensor) -> Tensor:
+        return value.to(self.device, non_blocking=True)  # only ever to the device
 
     def _samples(self, rows: list[int]) -> Samples:
         return self.cache.samples(rows).to(self.device)
+
+    def _by_size(self, rows: list[int]) -> list[tuple[int, list[int]]]:
+        """Rows of each size together."""
+        sizes = dict.fromkeys(self.cache.size[row] for row in rows)
+        return [(size, [row for row in rows if self.cache.size[row] == size]) for size in sizes]
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision == "bf16")

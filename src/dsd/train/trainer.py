@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from diffusers.models.modeling_utils import ModelMixin
 
 from dsd import runs
 from dsd.backbones.adapter import (
@@ -22,7 +21,17 @@ from dsd.backbones.adapter import (
 )
 from dsd.backbones.registry import load_backbone
 from dsd.backbones.stock import StockBackbone
-from dsd.data.latents import CacheKey, LatentCache, build_cache, discard, fingerprint, is_complete
+from dsd.data.latents import (
+    SHARD_SAMPLES,
+    CacheKey,
+    LatentCache,
+    Share,
+    build_share,
+    discard,
+    fingerprint,
+    finish,
+    is_complete,
+)
 from dsd.data.pairs import ids_of
 from dsd.data.records import Example
 from dsd.data.sources import Source, open_source
@@ -33,9 +42,12 @@ from dsd.log import console
 from dsd.models import revision_or_name
 from dsd.train import adapter as adapters
 from dsd.train import checkpoint, environment, loop
+from dsd.train.checkpointing import checkpoint_gradients
 from dsd.train.config import TrainConfig
+from dsd.train.meter import Meter
 from dsd.train.stopping import Termination
 from dsd.train.task import TwoFrameTask
+from dsd.train.trackers import Trackers
 
 __all__ = ["TrainConfig", "train"]
 
@@ -53,7 +65,7 @@ def train(
         config: settings; the same for every start of a run but for how it runs, and ``steps``, which may grow.
         data: a folder or another thing that `open_source` finds, what it gave, or examples in a fixed order.
         out: the run's folder: ``config.json``, ``environment.json``, ``metrics.jsonl``, ``latents/``, ``checkpoints/``,
-            ``samples/`` and at the end ``adapter/``.
+            ``samples/``, ``tensorboard/`` and at the end ``adapter/``.
         latents: folder of the latents in place of ``out/latents``, for runs that share them.
 
     Returns:
@@ -79,10 +91,9 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
         checkpoint.require_usable(out / checkpoint.FOLDER, of)
         if not runs.begun(out, config):
             discard(out / "latents")  # of a start that failed on what it found
-        latent_cache(config, source, latents, accelerator.device)
-    accelerator.wait_for_everyone()
-    cache = LatentCache(latents)
-    backbone = load_backbone(config.base, device=accelerator.device, dtype=_frozen_dtype(config), text=False)
+    cache = latent_cache(config, source, latents, accelerator.device, accelerator)
+    text = config.text_cache == "live"
+    backbone = load_backbone(config.base, device=accelerator.device, dtype=_frozen_dtype(config), text=text)
     task = TwoFrameTask(config, backbone, attach(config, backbone), cache, accelerator, out)
     if accelerator.is_main_process:
         runs.claim(out, config, sources)
@@ -96,6 +107,8 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
         description="training the student",
         writes=accelerator.is_main_process,
         of=of,
+        meter=Meter(config.batch_size, task.operations(), accelerator.device),
+        track=lambda done: Trackers(config.trackers, out, config, done),
     )
     if accelerator.is_main_process:
         export(task, out / ADAPTER)
@@ -160,9 +173,7 @@ def require_no_more_steps(out: Path, done: int, config: TrainConfig) -> None:
 def attach(config: TrainConfig, backbone: StockBackbone) -> adapters.Adapter:
     """Widens the backbone's patch embedding and makes trainable what the config says."""
     backbone.widen()
-    if config.gradient_checkpointing:
-        assert isinstance(backbone.transformer, ModelMixin)
-        backbone.transformer.enable_gradient_checkpointing()
+    checkpoint_gradients(backbone, config.gradient_checkpointing)
     if config.full:
         return adapters.attach_all(backbone.transformer)
     return adapters.attach(
@@ -194,7 +205,11 @@ def export(task: TwoFrameTask, folder: Path) -> None:
 
 
 def latent_cache(
-    config: TrainConfig, data: Path | str | Source | Sequence[Example], folder: Path, device: torch.device
+    config: TrainConfig,
+    data: Path | str | Source | Sequence[Example],
+    folder: Path,
+    device: torch.device,
+    accelerator: Accelerator | None = None,
 ) -> LatentCache:
     """The latents and encoded captions of a run's pairs, made unless they are there.
 
@@ -203,26 +218,45 @@ def latent_cache(
         data: see `train`.
         folder: of the cache.
         device: to encode on.
+        accelerator: of a parallel run, all of whose processes call this and each of which makes and checks its share.
     """
+    wait = (lambda: None) if accelerator is None else accelerator.wait_for_everyone
+    share = Share() if accelerator is None else Share(accelerator.process_index, accelerator.num_processes)
     source = _source_of(data, config)
     key = CacheKey(
         base=revision_or_name(config.base),
         data=source.fingerprint,
         frame_size=config.frame_size,
         max_sequence_length=config.max_sequence_length,
+        buckets=config.buckets,
+        text=config.text_cache,
     )
-    if not is_complete(folder, key):
-        source.verify()
-        with held(folder, "latents"):
-            sweep(folder)
+    wait()
+    complete = is_complete(folder, key)
+    wait()  # all have looked before any of them changes something, so all go the same way
+    if not complete:
+        with held(folder, "latents") if share.index == 0 else nullcontext():
+            if share.index == 0:
+                source.verify()
+                sweep(folder)
+            wait()
             backbone = load_backbone(config.base, device=device, dtype=_frozen_dtype(config), transformer=False)
-            build_cache(source.examples(), backbone, folder, key, total=source.total)
-    return LatentCache(folder)
+            examples = source.examples()
+            if source.some is not None:
+                examples = source.some(lambda number: share.has(number // SHARD_SAMPLES))
+            shards = build_share(examples, backbone, folder, key, total=source.total, share=share)
+            wait()
+            if share.index == 0:
+                finish(folder, key, backbone, shards)
+    wait()
+    cache = LatentCache(folder, share)
+    wait()
+    return cache
 
 
 def _source_of(data: Path | str | Source | Sequence[Example], config: TrainConfig) -> Source:
     if isinstance(data, (Path, str)):
-        return open_source(data, one_size=config.frame_size is None)
+        return open_source(data)
     if isinstance(data, Source):
         return data
     return Source(examples=lambda: iter(data), fingerprint=fingerprint(ids_of(data)), total=len(data))

@@ -54,6 +54,13 @@ class Flux2Backbone(StockBackbone):
         tokens, _ = self.pipeline.encode_prompt(prompts[0], device=self.device, max_sequence_length=max_tokens)
         return Text(tokens)
 
+    def worded(self, prompt: str) -> str:
+        """A message to Qwen3, as the stock pipeline puts it."""
+        messages = [{"role": "user", "content": prompt}]
+        return self.pipeline.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+
     def normalised(self, latents: Tensor) -> Tensor:
         """Patches of the autoencoder's latents, by the statistics of its batch norm."""
         mean, deviation = self._statistics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -39,6 +40,10 @@ class SD3Backbone(StockBackbone):
             max_sequence_length=max_tokens,
         )
         return Text(tokens, pooled)
+
+    def further_text_tokens(self, encoders: Mapping[str, Any]) -> int:
+        """Those of both CLIPs, which stand beside each other."""
+        return encoders["text_encoder"].config.max_position_embeddings
 
     def arguments(
         self,
