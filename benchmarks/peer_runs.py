@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import accelerate
@@ -25,12 +26,13 @@ from dsd.train.task import TwoFrameTask
 from dsd.train.trainer import train
 from dsd_world.recipe import tiny
 
-TARGETS = tuple(
-    "attn.to_k attn.to_q attn.to_v attn.to_out.0 attn.add_k_proj attn.add_q_proj attn.add_v_proj attn.to_add_out "
-    "ff.net.0.proj ff.net.2 ff_context.net.0.proj ff_context.net.2".split()
-)
+TARGETS = (
+    "attn.to_k", "attn.to_q", "attn.to_v", "attn.to_out.0", "attn.add_k_proj", "attn.add_q_proj", "attn.add_v_proj",
+    "attn.to_add_out", "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
+)  # fmt: skip
 """What the script trains beside the patch embedding."""
 NEVER = 10**9
+Note = Callable[[float], None]
 
 
 def main(kind: str, what: str, folder: Path, given: Settings) -> None:
@@ -51,7 +53,7 @@ def main(kind: str, what: str, folder: Path, given: Settings) -> None:
     (folder / "curve.json").write_text(json.dumps({"losses": losses, "ends": ends}))
 
 
-def _ours(tokens: int, folder: Path, given: Settings, note) -> None:
+def _ours(tokens: int, folder: Path, given: Settings, note: Note) -> None:
     step = TwoFrameTask.train_step
 
     def noted(task: TwoFrameTask, number: int):
@@ -92,7 +94,7 @@ def _config(tokens: int, folder: Path, given: Settings) -> TrainConfig:
     return TrainConfig(**recipe)
 
 
-def _peer(script: str, folder: Path, given: Settings, note) -> None:
+def _peer(script: str, folder: Path, given: Settings, note: Note) -> None:
     transforms = types.ModuleType("torchvision.transforms")
     transforms.Compose, transforms.Resize = _Compose, _Same
     transforms.ToTensor, transforms.Normalize = _ToTensor, _Normalize
@@ -108,7 +110,8 @@ def _peer(script: str, folder: Path, given: Settings, note) -> None:
         "--conditioning_image_column", "condition", "--resolution", str(FRAME[0]), "--cache_dir", str(folder / "cache"),
         "--train_batch_size", str(given.batch), "--max_train_steps", str(given.steps), "--rank", str(given.rank),
         "--learning_rate", str(given.rate), "--lr_scheduler", "constant", "--adam_weight_decay", "0",
-        "--checkpointing_steps", str(NEVER), "--mixed_precision", "no", "--seed", "0", "--proportion_empty_prompts", "0",
+        "--checkpointing_steps", str(NEVER), "--mixed_precision", "no", "--seed", "0",
+        "--proportion_empty_prompts", "0",
     ]  # fmt: skip
     runpy.run_path(script, run_name="__main__")
 

@@ -3,11 +3,11 @@
     git clone https://github.com/huggingface/diffusers
     python benchmarks/peer_training.py diffusers
 
-Both train the embedded model on the same canvases, two frames of 96x48 pixels side by side, in batches of one size, with
-the same rank, layers, rate, uniform noise levels and objective: the mean error over the canvas. The script pads captions
-to 512 tokens and has no setting for it, so ours is measured so too, and once more with captions of the length that its
-recipe has. Runs take turns, each in a process of its own. torchvision is not needed: the three transforms that the script
-takes of it, which change no picture of the canvases' own size, stand in its place.
+Both train the embedded model on the same canvases, two frames of 96x48 pixels side by side, in batches of one size,
+with the same rank, layers, rate, uniform noise levels and objective: the mean error over the canvas. The script pads
+captions to 512 tokens and has no setting for it, so ours is measured so too, and once more with captions of the length
+that its recipe has. Runs take turns, each in a process of its own. torchvision is not needed: the three transforms that
+the script takes of it, which change no picture of the canvases' own size, stand in its place.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -74,7 +75,7 @@ class Curve:
     def milliseconds(self) -> float:
         """Of a step: the median of all after the first tenth."""
         ends = self.ends[len(self.ends) // 10 :]
-        return 1000 * statistics.median(later - before for before, later in zip(ends, ends[1:], strict=False))
+        return 1000 * statistics.median(later - before for before, later in pairwise(ends))
 
     @property
     def late(self) -> list[float]:
@@ -131,7 +132,7 @@ def _version(checkout: Path) -> str:
 
 
 def _prepare(folder: Path, given: Settings) -> None:
-    """The base model with noise levels that are not shifted, which the script does not do, and both forms of the data."""
+    """The base model, with noise levels that are not shifted, which the script does not do, and the data in both forms."""
     base = folder / "base"
     shutil.copytree(resolve("embedded:tiny-flux"), base)
     scheduler = base / "scheduler" / "scheduler_config.json"

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dsd.data.rows import Pictures, to_parquet
 from dsd.data.store import DatasetReader
-from dsd.evaluate.encoders import ImageEncoder
+from dsd.encoders import ImageEncoder
 from dsd.images import load_image
 
 FORMATS = (

@@ -15,13 +15,13 @@ from dsd.baselines.protocol import Request, SubjectMethod
 from dsd.chat.parse import parse_reply
 from dsd.chat.protocol import ChatRequest, ImagePart, Reply, TextPart
 from dsd.cli.main import main
+from dsd.encoders import ImageEncoder, PictureTextEncoder
 from dsd.errors import UserError
 from dsd.evaluate import compare, pictures
 from dsd.evaluate.benchmark import Benchmark
 from dsd.evaluate.benchmarks import dreambench
 from dsd.evaluate.benchmarks.dreambench import PROMPTS, QUOTED, read, write_samples
 from dsd.evaluate.claims import JUDGED, examine
-from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
 from dsd.evaluate.judge import ASPECTS, Judge
 from dsd.evaluate.measure import Ruler
 from dsd.evaluate.metrics.protocol import Bench

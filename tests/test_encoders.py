@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPProcessor, SiglipConfig, SiglipModel
 
-from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
+from dsd.encoders import ImageEncoder, PictureTextEncoder
 from dsd.images import to_pil
 from dsd.models import embedded_folder
 from dsd_world.benchmark import DrawnBenchmark, distractor_phrases

@@ -17,6 +17,7 @@ from dsd.baselines.copy import CopyReference
 from dsd.baselines.dsd_method import TwoFrameStudent
 from dsd.baselines.protocol import Request, SubjectMethod
 from dsd.baselines.text_only import TextOnly
+from dsd.encoders import ImageEncoder
 from dsd.errors import UserError
 from dsd.evaluate import pictures, tables
 from dsd.evaluate.agreement import Agreement, JudgedPair, agreement
@@ -24,7 +25,6 @@ from dsd.evaluate.benchmark import Benchmark
 from dsd.evaluate.claims import Claim, examine
 from dsd.evaluate.compare import Competitor, compare, drawn
 from dsd.evaluate.config import EvaluateConfig
-from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.scores import Scores
 from dsd.sampling import Sampling
 from dsd_world.benchmark import DISTRACTORS, PROMPTS, DrawnBenchmark, Truth

@@ -8,9 +8,8 @@ from dsd.errors import UserError
 from dsd.evaluate.bootstrap import bootstrap
 from dsd.evaluate.metrics.copying import copy_score
 from dsd.evaluate.metrics.diversity import diversity
-from dsd.evaluate.metrics.identity import IdentityScale
 from dsd.evaluate.metrics.likeness import likeness
-from dsd.evaluate.metrics.prompt_following import follows_prompt
+from dsd.scales import IdentityScale, follows_prompt
 
 
 def unit(*shape: int, seed: int = 0, axis: int = -1) -> torch.Tensor:

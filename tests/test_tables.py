@@ -21,9 +21,9 @@ from dsd.data.records import Model, Pair, Reject, content_id
 from dsd.data.store import DatasetWriter
 from dsd.errors import UserError
 from dsd.evaluate.claims import Claim
-from dsd.evaluate.metrics.identity import IdentityScale
 from dsd.evaluate.metrics.registry import COSTS
 from dsd.sampling import Sampling
+from dsd.scales import IdentityScale
 from dsd.train import environment
 from dsd_world import fixed
 from dsd_world.benchmark import DrawnBenchmark, identity_encoder

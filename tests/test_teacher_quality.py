@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dsd.evaluate.encoders import PictureTextEncoder
+from dsd.encoders import PictureTextEncoder
 from dsd.images import to_pil
 from dsd_world.benchmark import agreement_encoder, identity_encoder
 from dsd_world.draw import draw_panels

@@ -21,8 +21,8 @@ from dsd.backbones.registry import FAMILIES, load_backbone
 from dsd.baselines.vision import Vision
 from dsd.chat.local import LocalChat
 from dsd.cli.main import main
+from dsd.encoders import ImageEncoder
 from dsd.errors import UserError
-from dsd.evaluate.encoders import ImageEncoder
 from dsd.generate.text_to_image import TextToImage
 from dsd.generate.two_frame import TwoFramePipeline
 from dsd.models import resolve, revision_or_name

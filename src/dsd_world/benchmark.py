@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dsd.backbones.registry import load_backbone
 from dsd.baselines.protocol import Request
+from dsd.encoders import ImageEncoder, PictureTextEncoder
 from dsd.evaluate.benchmark import Benchmark, Subject
-from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
 from dsd.images import to_pil, to_tensor
 from dsd.models import resolve, revision_of
 from dsd_world.captions import scene_phrase, scene_phrases, subject_phrases

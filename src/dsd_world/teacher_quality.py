@@ -13,9 +13,9 @@ from torch import Tensor
 from dsd.curate.config import CurateConfig
 from dsd.curate.grids import Teacher
 from dsd.data.records import Grid, GridPrompt, Model
-from dsd.evaluate.encoders import ImageEncoder
-from dsd.evaluate.metrics.identity import IdentityScale
+from dsd.encoders import ImageEncoder
 from dsd.images import to_pil
+from dsd.scales import IdentityScale
 from dsd_world.examined_pairs import equal_word_pairs
 from dsd_world.individuals import Split
 

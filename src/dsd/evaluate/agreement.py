@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
+from dsd.encoders import ImageEncoder
 from dsd.evaluate.bootstrap import Estimate, bootstrap
-from dsd.evaluate.encoders import ImageEncoder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,12 @@ from dsd.baselines.protocol import SubjectMethod
 from dsd.chat.registry import load_chat
 from dsd.config import did_you_mean
 from dsd.devices import default_device
+from dsd.encoders import ImageEncoder, PictureTextEncoder
 from dsd.errors import UserError
 from dsd.evaluate import pictures, tables
 from dsd.evaluate.benchmark import Benchmark
 from dsd.evaluate.claims import JUDGED, PAPER, Finding
 from dsd.evaluate.config import EvaluateConfig
-from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
 from dsd.evaluate.judge import Judge
 from dsd.evaluate.measure import Ruler
 from dsd.evaluate.metrics.protocol import Bench

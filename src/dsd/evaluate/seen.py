@@ -9,8 +9,8 @@ from functools import cached_property
 from PIL import Image
 from torch import Tensor
 
+from dsd.encoders import ImageEncoder, PictureTextEncoder
 from dsd.evaluate.benchmark import Subject
-from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
 
 
 class Pictures:

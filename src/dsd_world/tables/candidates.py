@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsd.data.records import turned
-from dsd.evaluate.encoders import ImageEncoder
+from dsd.encoders import ImageEncoder
 from dsd_world.demo_data import judged_once
 from dsd_world.teacher_quality import CONSISTENT, pair_scale
 

@@ -18,9 +18,9 @@ from dsd.backbones.registry import load_backbone
 from dsd.chat.local import LocalChat
 from dsd.curate.config import CurateConfig
 from dsd.curate.tasks.identity import IDENTITY, LAYOUT
+from dsd.encoders import ImageEncoder
 from dsd.evaluate import plots
 from dsd.evaluate.bootstrap import Estimate, bootstrap
-from dsd.evaluate.encoders import ImageEncoder
 from dsd.evaluate.report import Section
 from dsd.evaluate.tables import markdown
 from dsd.files import write_atomic

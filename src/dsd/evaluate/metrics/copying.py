@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsd.evaluate.encoders import ImageEncoder
+from dsd.encoders import ImageEncoder
 from dsd.evaluate.metrics.likeness import likeness
 from dsd.evaluate.metrics.protocol import Bench, Measure, Metric, needs, there
 from dsd.evaluate.seen import Known, Pictures

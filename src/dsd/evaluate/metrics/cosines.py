@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
+from dsd.encoders import ImageEncoder, PictureTextEncoder
 from dsd.evaluate.metrics.protocol import Bench, Measure, Metric, needs, there
 from dsd.evaluate.seen import Drawn, Known
 

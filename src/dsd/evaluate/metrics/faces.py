@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from dsd.baselines.faces import Faces
-from dsd.evaluate.encoders import ImageEncoder
-from dsd.evaluate.metrics.identity import IdentityScale
+from dsd.encoders import ImageEncoder
 from dsd.evaluate.metrics.protocol import Bench, Measure, Metric, needs, there
 from dsd.evaluate.seen import Drawn, Known, Pictures
+from dsd.scales import IdentityScale
 
 
 def _on(bench: Bench) -> Measure:

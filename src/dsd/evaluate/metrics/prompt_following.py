@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dsd.evaluate.encoders import PictureTextEncoder
+from dsd.encoders import PictureTextEncoder
 from dsd.evaluate.metrics.protocol import Bench, Measure, Metric, needs, there
 from dsd.evaluate.seen import Drawn, Known
-
-
-def follows_prompt(pictures: Float[Tensor, "n d"], sentences: Float[Tensor, "n k d"]) -> Bool[Tensor, " n"]:
-    """Whether each picture's own prompt scores highest.
-
-    Args:
-        pictures: normalised features.
-        sentences: normalised features of the prompt (first) and its distractors.
-    """
-    scores = torch.einsum("nd,nkd->nk", pictures, sentences)
-    return (scores[:, :1] > scores[:, 1:]).all(1)
+from dsd.scales import follows_prompt
 
 
 def _on(bench: Bench) -> Measure:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dsd.baselines.faces import Faces
+from dsd.encoders import ImageEncoder, PictureTextEncoder
 from dsd.evaluate.benchmark import Benchmark
-from dsd.evaluate.encoders import ImageEncoder, PictureTextEncoder
 from dsd.evaluate.judge import Judge
 from dsd.evaluate.seen import Drawn, Known
 
