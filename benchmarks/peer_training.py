@@ -132,7 +132,7 @@ def _version(checkout: Path) -> str:
 
 
 def _prepare(folder: Path, given: Settings) -> None:
-    """The base model, with noise levels that are not shifted, which the script does not do, and the data in both forms."""
+    """The base model, with noise levels unshifted, as the script has them, and the data in both forms."""
     base = folder / "base"
     shutil.copytree(resolve("embedded:tiny-flux"), base)
     scheduler = base / "scheduler" / "scheduler_config.json"

@@ -70,6 +70,7 @@ def small_config(**changes: object) -> TrainConfig:
     settings = replace(
         recipe("tiny").train, base=tiny.schnell(), rank=4, steps=4, batch_size=4, warmup=1, held_out=1, sample_every=4,
         max_sequence_length=tiny.TEXT_TOKENS, sampling=Sampling(steps=2), checkpoint_every=2, ema_decay=0.5,
+        identity=None, agreement=None,
     )  # fmt: skip
     return replace(settings, **changes)  # pyright: ignore[reportArgumentType]
 

@@ -12,6 +12,10 @@ from torch import Tensor
 from dsd.errors import UserError
 
 
+class CannotTell(UserError):
+    """An encoder does not tell individuals apart, or there are none to tell apart."""
+
+
 @dataclass(frozen=True)
 class IdentityScale:
     """Anchors of the scale, averaged over subjects: a subject with a look-alike stranger is not divided by nothing.
@@ -34,7 +38,7 @@ class IdentityScale:
         """Measures the anchors on normalised features, subject by subject.
 
         Raises:
-            UserError: when strangers look as similar as the true individuals: the encoder cannot tell them apart.
+            CannotTell: when strangers look as similar as the true individuals: the encoder cannot tell them apart.
         """
         low, high = (
             torch.cat([(of_one @ of_other.T).flatten() for of_one, of_other in zip(references, others, strict=True)])
@@ -43,7 +47,7 @@ class IdentityScale:
             for others in (strangers, same)
         )
         if high <= low:
-            raise UserError(
+            raise CannotTell(
                 f"the identity encoder finds strangers (cosine {low:.3f}) as similar to the references as the true "
                 f"individuals ({high:.3f}); give one that tells individuals apart"
             )

@@ -51,6 +51,8 @@ def tiny() -> Recipe:
             max_sequence_length=16,
             held_out=4,
             sample_every=160,
+            identity="embedded:tiny-dino",
+            agreement="embedded:tiny-clip",
             sampling=SAMPLING,
             checkpoint_every=160,
         ),

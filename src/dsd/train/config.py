@@ -57,9 +57,15 @@ class TrainConfig:
             where nothing masks the padding, its rows depend on the caption, and the transformer reads them. With the
             embedded teacher they differ by 111 % of their size, which moves its velocity by 11 % at 32 tokens, where
             leaving out the whole text moves it by 44 % (``benchmarks/text_padding.py``).
-        held_out: grids kept back whole; the first pair of each (of eight at most) is drawn in the sample sheets. Small
-            data has fewer held back, with a warning; of 0 the sheets show what is trained on.
-        sample_every: steps between sample sheets and held-out losses.
+        held_out: grids kept back whole. Small data has fewer held back, with a warning; of 0 the sheets show what is
+            trained on.
+        sample_every: steps between sample sheets and held-out figures.
+        sampled: grids held back of each of which the first pair is drawn, for the figures of ``identity`` and
+            ``agreement``, and, of eight at most, in the sample sheets.
+        identity: vision model that tells individuals apart (``embedded:NAME``, a folder or a hub id), such as
+            ``facebook/dinov2-base``; what it says of the drawings is told beside the losses, which hardly move.
+        agreement: model of pictures and sentences, such as ``openai/clip-vit-base-patch32``, that says likewise whether
+            they follow their captions.
         sampling: how samples are drawn, and later the finished student, whose adapter says it.
         checkpoint_every: steps between checkpoints.
         trackers: that show figures and sample sheets while it runs: ``tensorboard`` (``tensorboard --logdir OUT``), and
@@ -94,6 +100,9 @@ class TrainConfig:
     text_cache: Literal["whole", "trimmed", "live"] = "whole"
     held_out: int
     sample_every: int = how_it_runs()
+    sampled: int = how_it_runs(8)
+    identity: str | None = how_it_runs(None)
+    agreement: str | None = how_it_runs(None)
     sampling: Sampling = how_it_runs()
     checkpoint_every: int = how_it_runs()
     trackers: tuple[TrackerName, ...] = how_it_runs(("tensorboard",))
@@ -105,7 +114,7 @@ class TrainConfig:
             _require(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "from 0 to 1")
         for name in (
             "rank", "steps", "batch_size", "gradient_accumulation", "warmup", "max_sequence_length",
-            "sample_every", "checkpoint_every",
+            "sample_every", "sampled", "checkpoint_every",
         ):  # fmt: skip
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("learning_rate", "muon_learning_rate"):

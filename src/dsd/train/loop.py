@@ -141,8 +141,8 @@ def run(
                     means = writes_to.means(done) if last or done % log_every == 0 else {}
                     figures = writes_to.evaluate(done, stop) if last or done % evaluate_every == 0 else {}
                     writes_to.write(done, means | figures)
-                    if means:
-                        bar.note(Meter.words(means))
+                    if means or figures:
+                        bar.note(Meter.words(means | figures))
                 if ends or last or done % checkpoint_every == 0:
                     writes_to.save(done)
             if ends:

@@ -61,9 +61,11 @@ class Meter:
 
     @staticmethod
     def words(figures: dict[str, float]) -> str:
-        """Figures on one line of a console."""
+        """Figures on one line of a console, those that there are."""
         shown = {
             "loss": "loss {:.4f}",
+            "held_out_identity": "identity {:.2f}",
+            "held_out_prompt_following": "prompt following {:.2f}",
             "speed_ms_a_sample": "{:.3g} ms a sample",
             "speed_tflops": "{:.3g} TFLOP/s",
             "speed_share_of_peak": "{:.0%} of the peak",

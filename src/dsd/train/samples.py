@@ -42,14 +42,6 @@ def draw_targets(
     return film.targets(latents)
 
 
-@torch.no_grad()
-def sample_sheet(
-    backbone: StockBackbone, objective: Objective, samples: Samples, captions: list[str], sampling: Sampling, seed: int
-) -> Image.Image:
-    """A sheet with a row for each sample: references, drawings, targets; see `draw_targets`."""
-    return sheet_of([SheetPart(objective, samples, captions)], backbone, sampling, seed)
-
-
 @dataclass(frozen=True)
 class SheetPart:
     """Samples of one size, what is learned from them, and their captions."""
@@ -59,24 +51,50 @@ class SheetPart:
     captions: list[str]
 
 
+@dataclass(frozen=True)
+class Row:
+    """A held-out example and what the student made of it.
+
+    Attributes:
+        references: pictures that were given.
+        drawn: by the student, one for each target.
+        targets: what they would be at best.
+        caption: that was followed.
+    """
+
+    references: list[Image.Image]
+    drawn: list[Image.Image]
+    targets: list[Image.Image]
+    caption: str
+
+
 @torch.no_grad()
-def sheet_of(parts: Sequence[SheetPart], backbone: StockBackbone, sampling: Sampling, seed: int) -> Image.Image:
-    """As `sample_sheet`, of samples of several sizes."""
-    labels, rows, captions = [], [], []
+def rows_of(parts: Sequence[SheetPart], backbone: StockBackbone, sampling: Sampling, seed: int) -> list[Row]:
+    """Draws each example; see `draw_targets`."""
+    rows = []
     for part in parts:
-        columns = _columns(part, backbone, sampling, seed)
-        labels = list(columns)
-        rows.extend(list(row) for row in zip(*columns.values(), strict=True))
-        captions.extend(part.captions)
-    return contact_sheet(rows, labels=labels, row_labels=captions)
+        film, frames = part.objective.film, part.samples.frames
+        drawn = draw_targets(backbone, part.objective, part.samples, sampling, seed)
+        columns = [pictures_of(backbone, of) for of in (film.references(frames), drawn, film.targets(frames))]
+        shown = zip(*columns, part.captions, strict=True)
+        rows.extend(Row(given, made, wanted, caption) for given, made, wanted, caption in shown)
+    return rows
 
 
-def _columns(part: SheetPart, backbone: StockBackbone, sampling: Sampling, seed: int) -> dict[str, list[Image.Image]]:
-    film, samples = part.objective.film, part.samples
-    drawn = draw_targets(backbone, part.objective, samples, sampling, seed)
-    shown = {"reference": film.references(samples.frames), "student": drawn, "target": film.targets(samples.frames)}
-    return {
-        name if frames.shape[1] == 1 else f"{name} {number + 1}": to_pil(backbone.decode(frame))
-        for name, frames in shown.items()
-        for number, frame in enumerate(frames.unbind(1))
-    }
+def sheet_of(rows: Sequence[Row]) -> Image.Image:
+    """A sheet with a row for each example: references, drawings, targets."""
+    first = rows[0]
+    shown = {"reference": first.references, "student": first.drawn, "target": first.targets}
+    labels = [
+        name if len(pictures) == 1 else f"{name} {number + 1}"
+        for name, pictures in shown.items()
+        for number in range(len(pictures))
+    ]
+    pictures = [[*row.references, *row.drawn, *row.targets] for row in rows]
+    return contact_sheet(pictures, labels=labels, row_labels=[row.caption for row in rows])
+
+
+def pictures_of(backbone: StockBackbone, frames: Tensor) -> list[list[Image.Image]]:
+    """The pictures of each sample of latents (b, f, c, h, w)."""
+    by_frame = [to_pil(backbone.decode(frame)) for frame in frames.unbind(1)]
+    return [list(pictures) for pictures in zip(*by_frame, strict=True)]

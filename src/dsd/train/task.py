@@ -27,11 +27,12 @@ from dsd.train.ema import Ema
 from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.metrics import GRADIENT_NORM
 from dsd.train.optim import MuonAndAdamW
-from dsd.train.samples import SheetPart, sheet_of
+from dsd.train.samples import SheetPart, pictures_of, rows_of, sheet_of
 from dsd.train.step import Draw, Objective, draw, losses
+from dsd.train.validate import Validation
 
 _HELD_OUT_AT_ONCE = 32
-_SHOWN = 8
+_IN_SHEETS = 8
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,13 @@ class Split:
     shown: list[int]
 
 
-def split_by_grid(grids: list[str], held_out: int, *, says: bool = True) -> Split:
+def split_by_grid(grids: list[str], held_out: int, *, shown: int = _IN_SHEETS, says: bool = True) -> Split:
     """Holds back all pairs of the last grids, so that no held-out individual is trained on.
 
     Args:
         grids: of the rows.
         held_out: how many grids to hold back; fewer are, with a warning, where one at least would not be left.
+        shown: of how many grids at most the first row is drawn.
         says: print the warning; False on all processes of a parallel run but the first.
     """
     names = list(dict.fromkeys(grids))
@@ -67,7 +69,7 @@ def split_by_grid(grids: list[str], held_out: int, *, says: bool = True) -> Spli
             soft_wrap=True,
             markup=False,
         )
-    return Split(training, held, [grids.index(grid) for grid in (last or names)[:_SHOWN]])
+    return Split(training, held, [grids.index(grid) for grid in (last or names)[:shown]])
 
 
 def optimizer_of(config: TrainConfig, modules: dict[str, nn.Module], not_for_muon: tuple[str, ...]) -> MuonAndAdamW:
@@ -139,7 +141,7 @@ class TwoFrameTask:
     ) -> None:
         self.config, self.backbone, self.adapter, self.cache = config, backbone, adapter, cache
         self.accelerator, self.device, self.folder = accelerator, accelerator.device, folder
-        self.rows = split_by_grid(cache.grids, config.held_out, says=accelerator.is_main_process)
+        self.rows = split_by_grid(cache.grids, config.held_out, shown=config.sampled, says=accelerator.is_main_process)
         self.parts = _parts(config, accelerator)
         self.optimizer = optimizer_of(config, {"transformer": adapter.transformer}, backbone.layers.not_matrices)
         self.ema = Ema(adapter.parameters, config.ema_decay)
@@ -147,6 +149,7 @@ class TwoFrameTask:
             cache.encode_with(backbone, config.max_sequence_length)
         empty_text = cache.empty_text.to(self.device)
         self.objectives = [self._objective(size, empty_text) for size in range(len(cache.sizes))]
+        self.validation = self._validation()
         self.batches = Batches.of(self.rows.training, cache.size, config.batch_size, config.seed)
         self._drawn: tuple[int, Batch, Draw] | None = None
         self._ahead = Ahead(self._part, config.steps * len(self.parts))
@@ -200,13 +203,37 @@ class TwoFrameTask:
         """The averaged weights on the held-out pairs: their loss at fixed noise, and a sample sheet."""
         with self.ema.in_place(), self._autocast():
             figures = self._held_out_losses()
-            parts = [
-                SheetPart(self.objectives[size], self._samples(rows), [self.cache.captions[row] for row in rows])
-                for size, rows in self._by_size(self.rows.shown)
-            ]
-            sheet = sheet_of(parts, self.backbone, self.config.sampling, self.config.seed)
+            rows = rows_of(self._shown(), self.backbone, self.config.sampling, self.config.seed)
+        if self.validation is not None:
+            figures |= self.validation.figures(rows)
+        sheet = sheet_of(rows[:_IN_SHEETS])
         write_atomic(make_folder(self.folder / "samples") / f"step-{step:07d}.png", encode_png(sheet))
         return figures
+
+    def _shown(self) -> list[SheetPart]:
+        """What is drawn, by size."""
+        return [
+            SheetPart(self.objectives[size], self._samples(rows), [self.cache.captions[row] for row in rows])
+            for size, rows in self._by_size(self.rows.shown)
+        ]
+
+    @torch.no_grad()
+    def _validation(self) -> Validation | None:
+        config = self.config
+        if config.identity is None and config.agreement is None:
+            return None
+        parts = self._shown()
+        given = [pictures_of(self.backbone, p.objective.film.references(p.samples.frames)) for p in parts]
+        wanted = [pictures_of(self.backbone, p.objective.film.targets(p.samples.frames)) for p in parts]
+        return Validation(
+            config.identity,
+            config.agreement,
+            references=[pictures[0] for part in given for pictures in part],
+            targets=[pictures for part in wanted for pictures in part],
+            captions=[caption for part in parts for caption in part.captions],
+            device=self.device,
+            says=self.accelerator.is_main_process,
+        )
 
     @torch.no_grad()
     def _held_out_losses(self) -> dict[str, float]:
