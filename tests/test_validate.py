@@ -66,7 +66,7 @@ def test_what_cannot_be_measured_is_left_out_with_a_warning(
 
 def test_a_run_tells_both_beside_its_losses_and_neither_changes_its_weights(tmp_path: Path) -> None:
     names = {"held_out_identity", "held_out_prompt_following"}
-    plain = small_config(steps=1, sample_every=1, held_out=3, frame_size=(32, 32))
+    plain = small_config(base="embedded:tiny-flux", steps=1, sample_every=1, held_out=3, max_sequence_length=16)
     measured = replace(plain, identity="embedded:tiny-dino", agreement="embedded:tiny-clip", sampled=2)
     seen, weights = [], []
     for number, config in enumerate((plain, measured)):
