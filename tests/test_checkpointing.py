@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -78,3 +80,20 @@ def test_what_flux_dev_takes_a_sample_is_what_torch_counts() -> None:
     attach(shape.backbone.transformer, shape.backbone.layers, rank=512, targets="attention", seed=0)
     checkpoint_gradients(shape.backbone, "full")
     assert shape.training_operations((512, 512), 2, 512) / 1e12 == pytest.approx(129.7, abs=0.1)
+
+
+@pytest.mark.parametrize("base", [tiny.dev, tiny.sd3, tiny.flux2])
+def test_equal_blocks_are_counted_as_if_each_had_run(base: Callable[[], str]) -> None:
+    shape = shape_of(base())
+    backbone = shape.backbone
+    backbone.widen()
+    checkpoint_gradients(backbone, "selective")
+    transformer = backbone.transformer
+    before = [len(transformer.get_submodule(name)) for name in backbone.layers.blocks]
+    quickly = shape.training_operations((32, 32), 2, tiny.TEXT_TOKENS)
+    for name in backbone.layers.blocks:
+        blocks = transformer.get_submodule(name)
+        for number, block in enumerate(blocks):
+            block.register_parameter(f"own_{number}", nn.Parameter(torch.zeros(0, device="meta")))
+    assert shape.training_operations((32, 32), 2, tiny.TEXT_TOKENS) == quickly
+    assert [len(transformer.get_submodule(name)) for name in backbone.layers.blocks] == before
