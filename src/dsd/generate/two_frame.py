@@ -116,6 +116,8 @@ class TwoFramePipeline(_Stock):
     adapter: AdapterMetadata | None = None
     most_steps: int | None = None
     """Where a call does not say how many steps to take, at most so many of those that the adapter says."""
+    kept: references.Black | None = None
+    """Of drawings before, for who owns the pipeline and changes nothing of its autoencoder; None encodes anew."""
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -322,7 +324,7 @@ class TwoFramePipeline(_Stock):
         backbone = self.backbone.held()
         text, no_text = words.read(backbone, asked, plan.own, plan.prompts, plan.encoded, self.max_text_tokens)
 
-        seen = references.seen(backbone, film, images, size, asked.fit, self._encodes)
+        seen = references.seen(backbone, film, images, size, asked.fit, self._encodes, self.kept)
         noise = self._noise(film, seen[0].condition, asked, len(repeated))
         sigmas = self._sigmas(asked, sampling, film.frames * backbone.tokens_per(*size))
         return [
