@@ -52,6 +52,8 @@ OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 DEFAULT_TEXT_TOKENS = 512
 MOST_AT_ONCE = 10_000
 """Pictures of one prompt."""
+MOST_FRAMES = 1_000
+"""Frames of one film that are drawn together."""
 
 logger = logging.get_logger(__name__)
 
@@ -439,7 +441,11 @@ class TwoFramePipeline(_Stock):
             )
 
     def _film(self, num_frames: int | None) -> Film:
-        return self.film if num_frames is None else Film.of(sum(self.film.given), whole("num_frames", num_frames))
+        if num_frames is None:
+            return self.film
+        if (frames := whole("num_frames", num_frames)) > MOST_FRAMES:
+            raise UserError(f"num_frames is {frames}, but at most {MOST_FRAMES:,} are drawn together; give fewer")
+        return Film.of(sum(self.film.given), frames)
 
     def _size(self, images: references.References, height: int | None, width: int | None) -> tuple[int, int]:
         reference = next((of_film[0] for of_film in images if of_film), None)
