@@ -17,6 +17,7 @@ from dsd.backbones.registry import load_backbone
 from dsd.errors import UserError
 from dsd.generate.engine import Engine, Progress, QueueFull, Stopping
 from dsd.generate.orders import Order
+from dsd.generate.references import Black
 from dsd.generate.two_frame import TwoFramePipeline
 
 
@@ -55,6 +56,33 @@ def test_orders_of_all_kinds_are_drawn_as_the_pipeline_draws_them(engine: Engine
         ).images  # fmt: skip
         (drawn,) = future.result(timeout=60).pictures
         assert np.abs(np.asarray(drawn, dtype=float) - np.asarray(wanted, dtype=float)).max() <= 1
+
+
+def test_a_black_frame_is_encoded_once_a_size_and_the_picture_keeps_its_bits(pipeline: TwoFramePipeline) -> None:
+    alone = Engine(pipeline)
+    encoded: list[tuple[int, ...]] = []
+    hook = pipeline.vae.encoder.register_forward_hook(lambda _, given, __: encoded.append(tuple(given[0].shape)))
+    try:
+        first, again = (alone.submit(order()).result(timeout=60).pictures[0].tobytes() for _ in range(2))
+        assert first == again and encoded == [(1, 3, 32, 32)] * 3  # black, and the reference twice
+        alone.submit(order(width=40)).result(timeout=60)
+        assert encoded[3:] == [(1, 3, 32, 40)] * 2
+    finally:
+        hook.remove()
+        alone.stop()
+    assert pipeline.kept is None
+    (anew,) = pipeline(
+        "a red cat", tiny.picture(), num_inference_steps=3, generator=torch.Generator().manual_seed(1)
+    ).images
+    assert anew.tobytes() == first
+
+
+def test_black_frames_of_few_sizes_are_kept(pipeline: TwoFramePipeline) -> None:
+    kept = Black(most=2)
+    found = {width: kept.of(pipeline.backbone, (8, width)) for width in (8, 16, 24)}
+    assert kept.of(pipeline.backbone, (8, 24)) is found[24]
+    anew = kept.of(pipeline.backbone, (8, 8))
+    assert anew is not found[8] and torch.equal(anew, found[8])
 
 
 def test_an_order_says_how_far_it_is_and_shows_it(engine: Engine) -> None:

@@ -231,6 +231,8 @@ def test_a_seed_out_of_range_is_one_sentence(seed: str, words: list[str], capsys
         (["--image", "http://x/y.png", "--prompt", "a"], "download it first"),
         (["--image", "in/0.png", "--prompt", "a", "--width", "0"], "width is 0"),
         (["--image", "in/0.png", "--prompt", "a", "--model.steps", "0"], "steps is 0"),
+        (["--image", "in/0.png", "--prompt", "a\0b"], "prompt holds a NUL"),
+        (["--image", "in/0.png", "--prompt", "a", "--negative-prompt", "\0"], "negative_prompt holds a NUL"),
         (["--image", "in/0.png", "--prompt", "a", "--model.text-scale", "nan"], "text_scale"),
         (["--image", "in/0.png", "in/1.png", "--prompt", "a"], "2 reference pictures"),
     ],

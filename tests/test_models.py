@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +22,24 @@ EMBEDDED = list(added("models"))
 def test_hub_ids_and_folders_pass_unchanged(tmp_path):
     assert resolve("black-forest-labs/FLUX.1-dev") == "black-forest-labs/FLUX.1-dev"
     assert resolve(str(tmp_path)) == str(tmp_path)
+
+
+def test_a_hub_that_does_not_answer_is_told_at_once_and_asked_once(monkeypatch):
+    from huggingface_hub import constants
+
+    from dsd.backbones.published import local
+    from dsd.backbones.registry import family_of
+    from dsd.chat.registry import load_chat
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"  # where nobody listens afterwards
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for read in (load_chat, family_of, lambda name: local(name, ["*"])):
+        began = time.monotonic()
+        with pytest.raises(UserError, match='"nobody/nothing" is no folder here, and the hub cannot be reached'):
+            read("nobody/nothing")
+        assert time.monotonic() - began < 5
 
 
 def test_an_unknown_embedded_name_gets_a_hint():

@@ -28,6 +28,7 @@ PICTURE = tiny.picture()
         ({"image": torch.zeros(3, 32, 32).to_sparse()}, "sparse"),
         ({"height": 10**9, "width": 10**9}, "at most 40 million"),
         ({"num_images_per_prompt": 10**9}, "at most 10,000"),
+        ({"num_frames": 10**12}, "at most 1,000"),
         ({"text_scale": 10**400}, "must be a number"),
         ({"guidance_interval": (0.9,)}, "two noise levels"),
         ({"guidance_interval": 0.5}, "two noise levels"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import json
 import threading
@@ -127,7 +128,8 @@ def test_json_with_data_urls_is_read(served):
     url = "data:image/png;base64," + base64.b64encode(PICTURE).decode()
     pixels = set()
     for pictures in (
-        {"images": [{"image_url": url}]}, {"image": url}, {"image": [url]}, {"image": {"image_url": {"url": url}}}
+        {"images": [{"image_url": url}]}, {"image": url}, {"image": [url]}, {"image": {"image_url": {"url": url}}},
+        {"image": url.replace("data:", "DATA:").replace("base64", "BASE64"), "mask": None},
     ):  # fmt: skip
         body = json.dumps({"prompt": PROMPT, "seed": 2, "n": 1, "user": None, **pictures}).encode()
         answer = request(served.port, "POST", "/v1/images/edits", body, "application/json")
@@ -139,6 +141,16 @@ def test_json_with_data_urls_is_read(served):
 def test_a_slash_at_the_end_loses_nothing(served):
     body, content_type = form(("image", PICTURE), ("prompt", PROMPT))
     assert request(served.port, "POST", "/v1/images/edits/", body, content_type).status == 200
+    for path in ("/healthz/", "/health/", "/readyz/", "/metrics/", "/v1/models/", "/v1/models/dsd/"):
+        assert request(served.port, "GET", path).status == 200
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/v1/models", "/v1/models/dsd"])
+def test_what_can_be_got_can_be_asked_for_its_head(served, path):
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=10)
+    connection.request("HEAD", path)
+    assert connection.getresponse().status == 200
+    connection.close()
 
 
 REFUSED = [
@@ -179,6 +191,9 @@ REFUSED = [
     ({"seed": str(2**63 - 1), "n": "2"}, 400, None),
     ({"seed": str(2**64 - 1), "n": "2"}, 400, "seed"),
     ({"seed": "1" * 5000}, 400, "seed"),
+    ({"seed": "1_000"}, 400, "seed"),
+    ({"n": "1_0"}, 400, "n"),
+    ({"text_scale": "1_0"}, 400, "text_scale"),
     ({"num_inference_steps": "1000000"}, 400, "num_inference_steps"),
     ({"text_scale": "nan"}, 400, "text_scale"),
     ({"negative_prompt": "a dog", "text_scale": "1"}, 400, None),
@@ -222,6 +237,7 @@ def test_missing_and_doubled_fields_are_refused_in_the_shape(served):
         b'{"prompt": "a", "image": "data:image/png,abc"}', b'{"prompt": "a", "image": "data:image/png;base64,***"}',
         b'{"prompt": "a", "image": 3}', b'{"prompt": 3}', b'{"prompt": "a", "n": true}', b'{"prompt": "\\ud800"}',
         b'{"prompt": "a", "seed": NaN}', b'{"prompt": "a", "image": "x", "images": ["y"]}',
+        b'{"prompt": "a", "prompt": "b"}', b'{"prompt": "a", "sede": null}',
     ],
 )  # fmt: skip
 def test_json_that_cannot_be_read_is_refused_in_the_shape(served, body):
@@ -270,6 +286,7 @@ def test_pictures_are_not_ignored_where_none_are_drawn_from(served):
     [
         ("GET", "/v1/nothing", 404),
         ("GET", "/nothing", 404),
+        ("GET", "/" + "x" * 30_000, 404),
         ("GET", "/v1/images/edits", 405),
         ("DELETE", "/v1/models", 405),
         ("BREW", "/v1/models", 405),
@@ -278,7 +295,7 @@ def test_pictures_are_not_ignored_where_none_are_drawn_from(served):
 )
 def test_addresses_and_methods_that_are_not_there_are_told_in_the_shape(served, method, path, status):
     answer = request(served.port, method, path)
-    assert answer.status == status and answer.error
+    assert answer.status == status and len(answer.error["message"]) < 300
     assert status == 404 or "GET" in answer.headers["allow"] or "POST" in answer.headers["allow"]
 
 

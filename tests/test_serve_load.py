@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import io
 import json
 import logging
@@ -88,6 +90,40 @@ def test_only_a_right_key_opens_the_api_and_health_needs_none():
         assert raw(served.port, twice).status == 401
         for path in ("/health", "/healthz", "/readyz", "/metrics"):
             assert request(served.port, "GET", path).status == 200
+
+
+def test_who_tries_wrong_keys_has_to_wait_also_with_a_right_one_and_on_the_page():
+    with serve(Settings(keys=("right",), limits=Limits(wrong_keys_per_minute=3))) as served:
+
+        def models(**headers: str) -> Answer:
+            return request(served.port, "GET", "/v1/models", **headers)
+
+        for _ in range(5):
+            assert models().status == 401  # no key is no guess
+        assert [models(Authorization=f"Bearer {n}").status for n in range(4)] == [401, 401, 401, 429]
+        refused = models(Authorization="Bearer right")
+        assert refused.status == 429 and 1 <= int(refused.headers["retry-after"]) <= 60
+        assert request(served.port, "POST", "/login").error["code"] == "rate_limit_exceeded"
+        assert request(served.port, "GET", "/healthz").status == 200
+
+
+def test_a_connection_too_many_is_told_and_learns_only_how_the_server_is():
+    with serve(Settings(limits=Limits(connections=2))) as served, contextlib.ExitStack() as opened:
+
+        def connect() -> socket.socket:
+            return opened.enter_context(socket.create_connection(("127.0.0.1", served.port), timeout=10))
+
+        first, _ = connect(), connect()
+        until(lambda: len(served.server.server_state.connections) == 2)
+        refused = edit(served.port, *PARTS)
+        assert (refused.status, refused.error["code"]) == (503, "server_busy") and "retry-after" in refused.headers
+        assert request(served.port, "GET", "/healthz").status == 200
+        first.sendall(head("GET", "/v1/models"))
+        assert read_answer(first).status == 200
+        for _ in range(4):
+            last = connect()
+        with contextlib.suppress(ConnectionError):
+            assert last.recv(1) == b""  # a flood is not answered at all
 
 
 def test_without_a_key_only_this_machine_is_served(monkeypatch):
@@ -209,7 +245,7 @@ def test_all_pictures_of_a_request_wait_or_none():
         holding.close()
 
 
-def test_nothing_is_drawn_for_clients_that_have_left():
+def test_nothing_is_drawn_for_clients_that_have_left(caplog):
     with serve(Settings(limits=Limits(together=2))) as served:
         leaving = [_start_and_leave(served.port, num_inference_steps="100", n="2") for _ in range(10)]
         until(lambda: served.desk.engine.running + served.desk.engine.waiting == 20)
@@ -220,6 +256,8 @@ def test_nothing_is_drawn_for_clients_that_have_left():
         assert time.monotonic() - began < 2
         metrics = request(served.port, "GET", "/metrics").body.decode()
         assert re.search(r"dsd_dropped_pictures_total 20\.0", metrics)
+    gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
 def test_who_leaves_a_stream_is_dropped_too():

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
+import ssl
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 from dsd.config import did_you_mean
-from dsd.errors import UserError, cut
+from dsd.errors import UserError, cut, reason_of
 from dsd.files import sha256_of
 from dsd.plugins import added, folder_of
 
 _PREFIX = "embedded:"
+_HUB_SECONDS = 10
 
 
 def embedded_folder(name: str) -> Path:
@@ -53,6 +57,33 @@ def resolve(name: str) -> str:
     if not folder.is_dir():
         raise UserError(f'the weights of "{name}" are missing from {folder}; install the package again')
     return str(folder)
+
+
+def require_reachable(name: str) -> None:
+    """Makes sure that a hub's model can be had, before its library tries each file six times, half a minute each.
+
+    Args:
+        name: What `resolve` gave; nothing is asked of the network for what is here.
+
+    Raises:
+        UserError: It is not here, was not fetched before, and the hub does not answer.
+    """
+    from huggingface_hub import constants
+
+    if Path(name).exists() or constants.HF_HUB_OFFLINE or _snapshot(name) is not None:
+        return
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=_HUB_SECONDS).close()
+    except urllib.error.HTTPError:  # it answers
+        return
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):  # the hub's library may know other certificates
+            return
+        raise UserError(
+            f'"{cut(name)}" is no folder here, and the hub cannot be reached ({cut(reason_of(Exception(reason)))}); '
+            "give a folder, or try again with a network"
+        ) from error
 
 
 def revision_of(path: str | Path) -> str:

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 
 from dsd.errors import UserError, reason_of
+from dsd.models import require_reachable
 
 _NAMED = 3
 _CONFIG, _GGUF = "config.json", "gguf_file"
@@ -37,6 +38,7 @@ def load(cls: Any, name: str, *, optional: Collection[str] = (), strict: bool = 
     Raises:
         UserError: Weights are missing, have other shapes, are of another network, or are no finite numbers.
     """
+    require_reachable(name)
     where = _where(name, kwargs.get("subfolder"))
     alone = _GGUF in kwargs  # such a file holds its config and its tokenizer
     if Path(name).is_dir() and not alone and not (Path(where) / _CONFIG).is_file():  # else it makes its largest model
@@ -112,6 +114,7 @@ def load_processor(cls: Any, name: str, **kwargs: Any) -> Any:
     Raises:
         UserError: It is missing or damaged; of a tokenizer, libraries would make an empty one and go on.
     """
+    require_reachable(name)
     where = _where(name, kwargs.get("subfolder"))
     with _told(where):
         found = cls.from_pretrained(name, **kwargs)

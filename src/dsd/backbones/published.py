@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dsd.errors import UserError, reason_of
-from dsd.models import resolve
+from dsd.models import require_reachable, resolve
 
 SOURCE, BASE = "primecai/dsd_model", "black-forest-labs/FLUX.1-dev"
 """The weights that the authors published, and what they change."""
@@ -67,6 +67,7 @@ def local(name: str, files: Sequence[str]) -> Path:
         return path
     if not _HUB_ID.fullmatch(name):
         raise UserError(f'there is no "{name}"; give a folder, a file or a hub id such as owner/name')
+    require_reachable(name)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsd.errors import UserError, reason_of
-from dsd.models import resolve
+from dsd.models import require_reachable, resolve
 
 if TYPE_CHECKING:
     import torch
@@ -152,6 +152,7 @@ def model_index(folder: str) -> dict[str, Any]:
         return content
     if path.is_absolute() or folder.startswith(".") or folder.count("/") != 1:
         raise UserError(f'there is no model folder "{folder}"; give a folder that exists or a hub id (owner/name)')
+    require_reachable(folder)
     from diffusers import DiffusionPipeline
 
     try:

@@ -162,6 +162,17 @@ class StockBackbone:
                 f"multiples of {step}, the closest size is {near[0]}x{near[1]}"
             )
 
+    @classmethod
+    def check_frame(cls, vae_config: Mapping[str, Any], height: int, width: int) -> None:
+        """As `check_size`, of a model of which nothing is read but its autoencoder's config.
+
+        Raises:
+            UserError: See there.
+        """
+        unread = cls.__new__(cls)
+        unread.vae_config = dict(vae_config)
+        unread.check_size(height, width)
+
     def shift(self, tokens: int, steps: int) -> float:
         """How far the family shifts sigmas, for `dsd.flow.shift_sigmas`, in training and in sampling.
 

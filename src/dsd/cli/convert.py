@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from dsd.backbones.published import BASE, SOURCE
 from dsd.sampling import Sampling
 
+if TYPE_CHECKING:
+    from dsd.backbones.stock import StockBackbone
+
 _PUBLISHED_FILES = ("transformer*/*", "pytorch_lora_weights.safetensors")
 _BASE_FILES = ("model_index.json", "transformer/*")
+_VAE_CONFIG = "vae/config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,7 @@ def plan(command: Convert) -> list[str]:
 def run(command: Convert) -> None:
     from dsd.backbones.adapter import METADATA_FILE, AdapterMetadata
     from dsd.backbones.published import local, lora_file, published_folder
-    from dsd.backbones.registry import family_of, part_of
+    from dsd.backbones.registry import backbone_class, family_of, part_of
     from dsd.backbones.stock import MOST_TEXT_TOKENS
     from dsd.errors import UserError
     from dsd.files import require_apart, require_replaceable
@@ -78,6 +82,7 @@ def run(command: Convert) -> None:
         )
     family = family_of(command.base)
     convert = part_of(family, "convert", "conversion")
+    _require_frame(command, backbone_class(family))  # before the large files are fetched
     base, source = local(command.base, _BASE_FILES), local(command.source, _PUBLISHED_FILES)
     file = lora_file(source)
     if published_folder(source) is None and file is None:
@@ -109,3 +114,21 @@ def run(command: Convert) -> None:
             markup=False,
         )
     print(command.out)
+
+
+def _require_frame(command: Convert, backbone: type[StockBackbone]) -> None:
+    """Refuses a frame that would not be drawn: too large, or no multiple of what the base's autoencoder takes, if it
+    has one."""
+    from dsd.backbones.published import local
+    from dsd.errors import UserError
+    from dsd.images import MAX_PIXELS
+    from dsd.weights import config_of
+
+    height, width = command.frame
+    if height * width > MAX_PIXELS:
+        raise UserError(
+            f"--frame is {height} {width}, but at most {MAX_PIXELS / 1_000_000:g} million pixels are drawn; give fewer"
+        )
+    base = local(command.base, (_VAE_CONFIG,))
+    if (base / _VAE_CONFIG).is_file():
+        backbone.check_frame(config_of(backbone.vae_class, str(base), subfolder="vae"), height, width)

@@ -19,6 +19,7 @@ from PIL import Image
 from dsd.errors import UserError
 from dsd.generate import orders
 from dsd.generate.orders import DrawnFilm, Order
+from dsd.generate.references import Black
 from dsd.generate.two_frame import FilmDrawing, TwoFramePipeline
 from dsd.sampling import Sampling
 
@@ -93,7 +94,7 @@ class _Job:
 
 
 class Engine:
-    """Owns a pipeline and draws orders with it.
+    """Owns a pipeline and draws orders with it; nobody else changes its networks meanwhile.
 
     Args:
         pipeline: With its adapter.
@@ -109,6 +110,7 @@ class Engine:
         self._stopping = self._dropping = False
         self._beginning = 0  # that do not wait any more and are not encoded yet
         self._facts = _facts_of(pipeline)
+        pipeline.kept = Black()
         self._thread = threading.Thread(target=self._work, name="dsd-engine", daemon=True)
         self._thread.start()
 
@@ -206,6 +208,7 @@ class Engine:
             self._dropping = True
             self._changed.notify_all()
         self._thread.join()
+        self.pipeline.kept = None
 
     def _work(self) -> None:
         while self._has_work():

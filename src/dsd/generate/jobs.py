@@ -81,8 +81,10 @@ class Job(Wanted):
             raise UserError("no reference picture was given; give --image FILE, or a column image")
         if not self.prompt.strip():
             raise UserError('no prompt was given; give --prompt "what the picture shall show", or a column prompt')
-        require_text("prompt", self.prompt)
-        require_text("negative_prompt", self.negative_prompt)
+        for name in ("prompt", "negative_prompt"):
+            require_text(name, getattr(self, name))
+            if "\0" in getattr(self, name):  # which no file can say
+                raise UserError(f"{name} holds a NUL, which is no text; leave it out")
         if not 1 <= self.n <= MOST:
             raise UserError(f"n is {self.n}, but must be from 1 to {MOST:,}")
         if self.seed is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -66,6 +67,32 @@ def read(films: Sequence[Sequence[Any]]) -> References:
     return [[pictures[id(one)] for one in of_film] for of_film in films]
 
 
+class Black:
+    """The latents of black frames, by size, for who changes nothing of the autoencoder meanwhile.
+
+    Args:
+        most: Sizes that are kept.
+    """
+
+    def __init__(self, most: int = 16) -> None:
+        self._most = most
+        self._kept: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
+
+    def of(self, backbone: StockBackbone, size: tuple[int, int]) -> Float[Tensor, "1 c h w"]:
+        """Those of a size (height, width) in pixels; encoded where they are not kept."""
+        if size not in self._kept:
+            self._kept[size] = backbone.encode(black(size))
+        self._kept.move_to_end(size)
+        while len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return self._kept[size]
+
+
+def black(size: tuple[int, int]) -> Float[Tensor, "1 3 h w"]:
+    """A black frame of so many pixels."""
+    return torch.full((1, 3, *size), -1.0)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Seen:
     """What a model is told of a film's references.
@@ -86,6 +113,7 @@ def seen(
     size: tuple[int, int],
     how: Fit = "crop",
     encodes: Literal["frames", "canvas"] = "frames",
+    kept: Black | None = None,
 ) -> list[Seen]:
     """Encodes the references of films, equal ones once.
 
@@ -96,11 +124,12 @@ def seen(
         size: (height, width) of a frame in pixels.
         how: What is done to pictures of other proportions.
         encodes: What is one picture to the autoencoder: a frame, as `dsd` trains, or the whole canvas.
+        kept: Of drawings before.
     """
+    kept = kept or Black()
     unique = {id(picture): picture for of_film in references for picture in of_film}
     fitted = {key: fit(picture, size, how) for key, picture in unique.items()}
-    black = torch.full((1, 3, *size), -1.0)
-    encode = partial(_canvas, backbone, film, black) if encodes == "canvas" else _frames(backbone, film, black)
+    encode = partial(_canvas if encodes == "canvas" else _frames, backbone, film, kept, size)
     found: dict[tuple[int, ...], Seen] = {}
     for of_film in references:
         key = tuple(map(id, of_film))
@@ -111,21 +140,21 @@ def seen(
     return [found[tuple(map(id, of_film))] for of_film in references]
 
 
-def _frames(backbone: StockBackbone, film: Film, black: Tensor) -> Callable[[Sequence[Image.Image]], Tensor]:
-    """Encodes frames one by one, and the black one once for all films."""
-    empty = backbone.encode(black)
-
-    def encode(pictures: Sequence[Image.Image]) -> Tensor:
-        if not pictures:
-            return torch.zeros_like(empty).repeat(film.frames, 1, 1, 1)
-        return film.condition(backbone.encode(to_tensor(pictures))[None], empty)[0]
-
-    return encode
+def _frames(
+    backbone: StockBackbone, film: Film, kept: Black, size: tuple[int, int], pictures: Sequence[Image.Image]
+) -> Tensor:
+    """Encodes frames one by one."""
+    empty = kept.of(backbone, size)
+    if not pictures:
+        return torch.zeros_like(empty).repeat(film.frames, 1, 1, 1)
+    return film.condition(backbone.encode(to_tensor(pictures))[None], empty)[0]
 
 
-def _canvas(backbone: StockBackbone, film: Film, black: Tensor, pictures: Sequence[Image.Image]) -> Tensor:
+def _canvas(
+    backbone: StockBackbone, film: Film, kept: Black, size: tuple[int, int], pictures: Sequence[Image.Image]
+) -> Tensor:
     """Encodes the canvas as one picture, as the published model was trained."""
     if not pictures:
-        return torch.zeros_like(backbone.encode(black)).repeat(film.frames, 1, 1, 1)
-    canvas = film.condition(to_tensor(pictures)[None], black)
+        return torch.zeros_like(kept.of(backbone, size)).repeat(film.frames, 1, 1, 1)
+    canvas = film.condition(to_tensor(pictures)[None], black(size))
     return apart(backbone.encode(side_by_side(canvas)), film.frames)[0]

@@ -52,6 +52,8 @@ OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 DEFAULT_TEXT_TOKENS = 512
 MOST_AT_ONCE = 10_000
 """Pictures of one prompt."""
+MOST_FRAMES = 1_000
+"""Frames of one film that are drawn together."""
 
 logger = logging.get_logger(__name__)
 
@@ -116,6 +118,8 @@ class TwoFramePipeline(_Stock):
     adapter: AdapterMetadata | None = None
     most_steps: int | None = None
     """Where a call does not say how many steps to take, at most so many of those that the adapter says."""
+    kept: references.Black | None = None
+    """Of drawings before, for who owns the pipeline and changes nothing of its autoencoder; None encodes anew."""
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -322,7 +326,7 @@ class TwoFramePipeline(_Stock):
         backbone = self.backbone.held()
         text, no_text = words.read(backbone, asked, plan.own, plan.prompts, plan.encoded, self.max_text_tokens)
 
-        seen = references.seen(backbone, film, images, size, asked.fit, self._encodes)
+        seen = references.seen(backbone, film, images, size, asked.fit, self._encodes, self.kept)
         noise = self._noise(film, seen[0].condition, asked, len(repeated))
         sigmas = self._sigmas(asked, sampling, film.frames * backbone.tokens_per(*size))
         return [
@@ -437,7 +441,11 @@ class TwoFramePipeline(_Stock):
             )
 
     def _film(self, num_frames: int | None) -> Film:
-        return self.film if num_frames is None else Film.of(sum(self.film.given), whole("num_frames", num_frames))
+        if num_frames is None:
+            return self.film
+        if (frames := whole("num_frames", num_frames)) > MOST_FRAMES:
+            raise UserError(f"num_frames is {frames}, but at most {MOST_FRAMES:,} are drawn together; give fewer")
+        return Film.of(sum(self.film.given), frames)
 
     def _size(self, images: references.References, height: int | None, width: int | None) -> tuple[int, int]:
         reference = next((of_film[0] for of_film in images if of_film), None)

@@ -18,11 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dsd.generate.engine import Engine
 from dsd.serve import errors
-from dsd.serve.auth import LOCAL_ORIGINS, not_allowed
+from dsd.serve.auth import LOCAL_ORIGINS, WrongKeys, not_allowed
 from dsd.serve.desk import Desk
 from dsd.serve.images_api import router_of
 from dsd.serve.metrics import CONTENT_TYPE
-from dsd.serve.settings import Settings
+from dsd.serve.settings import HEALTH, Settings
 
 API = "/v1"
 _METHODS = ("GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH")
@@ -45,6 +45,8 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     errors.install(app)
     _add_health(app, desk)
     app.mount(API, api)
+    if settings.keys:
+        app.add_middleware(WrongKeys, per_minute=settings.limits.wrong_keys_per_minute)
     app.add_middleware(
         _Cors,
         allow_origins=settings.origins,
@@ -73,10 +75,9 @@ def _add_health(app: FastAPI, desk: Desk) -> None:
     async def metrics() -> Response:
         return Response(desk.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
-    for path in ("/health", "/healthz"):
-        app.add_api_route(path, health, methods=["GET", "HEAD"])
-    app.add_api_route("/readyz", ready, methods=["GET", "HEAD"])
-    app.add_api_route("/metrics", metrics, methods=["GET"])
+    answers = {"/health": health, "/healthz": health, "/readyz": ready, "/metrics": metrics}
+    for path in HEALTH:
+        app.add_api_route(path, answers[path], methods=["GET", "HEAD"])
 
 
 class _Cors(CORSMiddleware):
@@ -98,7 +99,7 @@ class _Counting:
             return await self._app(scope, receive, send)
         path, status = scope["path"], errors.CLIENT_LEFT
         in_api = path == API or path.startswith(f"{API}/")
-        if in_api and path.endswith("/"):
+        if path.endswith("/") and (in_api or path.rstrip("/") in HEALTH):
             scope["path"] = path = path.rstrip("/")
         number = uuid.uuid4().hex
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import ipaddress
 import os
@@ -11,9 +12,11 @@ from urllib.parse import urlsplit
 
 from fastapi import Request
 from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dsd.errors import UserError
 from dsd.serve.errors import ApiError
+from dsd.serve.limits import Rates
 from dsd.serve.settings import Settings
 
 KEY_VARIABLE = "DSD_API_KEY"
@@ -77,6 +80,40 @@ def number_of_key(given: str, keys: tuple[str, ...]) -> int | None:
     """Which of the keys was given; the time it takes tells nothing of them."""
     right = [hmac.compare_digest(given.encode(), key.encode()) for key in keys]
     return right.index(True) if any(right) else None
+
+
+class WrongKeys:
+    """Lets nobody guess keys: an address that sent too many wrong ones is told to wait, whatever it sends next.
+
+    Args:
+        app: What asks for a key: an API that answers 401, and the page's `LOGIN`.
+        per_minute: Wrong keys that are answered.
+    """
+
+    LOGIN = "/login"
+
+    def __init__(self, app: ASGIApp, per_minute: int) -> None:
+        self._app, self._rates = app, Rates(per_minute, "wrong API keys")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        is_login = scope["path"] == self.LOGIN and scope["method"] == "POST"
+        if not is_login and "authorization" not in Headers(scope=scope):
+            return await self._app(scope, receive, send)
+        address = (scope.get("client") or ("",))[0]
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] in ((400, 401) if is_login else (401,)):
+                with contextlib.suppress(ApiError):  # several came at once
+                    self._rates.take(address)
+            await send(message)
+
+        try:
+            self._rates.require(address)
+        except ApiError as error:
+            return await error.response()(scope, receive, send)
+        await self._app(scope, receive, counted)
 
 
 def require_origin(request: Request, settings: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ def _of_form(kind: type[Given], form: FormData) -> Body[Given]:
 def _of_json(kind: type[Given], body: bytes) -> Body[Given]:
     try:
         given: Any = pydantic_core.from_json(body, allow_inf_nan=False)
+        json.loads(body, object_pairs_hook=_require_once)
     except ValueError as error:
         raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from error
     if not isinstance(given, dict):
@@ -89,6 +91,14 @@ def _of_json(kind: type[Given], body: bytes) -> Body[Given]:
     pictures = _listed(given[sent[0]], sent[0]) if sent else []
     rest = {name: value for name, value in given.items() if name not in PICTURES}
     return Body(fields_of(kind, rest, strict=True), pictures)
+
+
+def _require_once(pairs: list[tuple[str, Any]]) -> None:
+    names: set[str] = set()
+    for name, _ in pairs:
+        if name in names:
+            raise refused(cut(name), f"{cut(name)} was given twice; give it once")
+        names.add(name)
 
 
 def _listed(value: Any, name: str) -> list[IO[bytes]]:
@@ -105,11 +115,12 @@ def _linked(value: Any, name: str) -> IO[bytes]:
             raise refused(name, f"{name} names a file_id, but no files are kept; send the picture itself")
         if isinstance(value, dict) and set(value) <= {key, "type", "detail"} and key in value:
             value = value[key]
-    if not isinstance(value, str) or not value.startswith("data:"):
-        what = "an address, but nothing is fetched" if str(value).startswith(("http:", "https:")) else "no picture"
+    if not isinstance(value, str) or value[:5].lower() != "data:":
+        is_address = str(value)[:6].lower().startswith(("http:", "https:"))
+        what = "an address, but nothing is fetched" if is_address else "no picture"
         raise refused(name, f'{name} is {what}; send a file, or a data URL such as "data:image/png;base64,..."')
     head, comma, data = value.partition(",")
-    if not comma or not head.endswith(";base64"):
+    if not comma or not head.lower().endswith(";base64"):
         raise refused(name, f'{name} is "{cut(head, 60)}", but a data URL must be "data:image/png;base64,..."')
     try:
         return io.BytesIO(base64.b64decode(data, validate=True))

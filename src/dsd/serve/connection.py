@@ -7,10 +7,11 @@ import json
 from typing import Any
 
 import h11
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from dsd.serve.errors import ApiError
-from dsd.serve.settings import Limits
+from dsd.serve.errors import ApiError, busy
+from dsd.serve.settings import HEALTH, Limits
 
 LINGER_SECONDS = 10.0
 """How long what still arrives of a refused body is thrown away, so that its sender reads the refusal."""
@@ -21,6 +22,20 @@ def protocol_of(limits: Limits) -> type[H11Protocol]:
     return type("Connection", (_Connection,), {"limits": limits})
 
 
+class _Crowded:
+    """What answers on a connection that is one too many: how the server is, and nothing else."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in HEALTH:
+            return await self._app(scope, receive, send)
+        refusal = busy("too many connections are open; try again", 2, status=503, code="server_busy").response()
+        refusal.headers["connection"] = "close"
+        await refusal(scope, receive, send)
+
+
 class _Connection(H11Protocol):
     limits: Limits
     _head: asyncio.TimerHandle | None = None
@@ -29,6 +44,11 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        if len(self.connections) > self.limits.connections:
+            self.app = _Crowded(self.app)
+        if len(self.connections) > 2 * self.limits.connections:  # who floods is not answered
+            self.transport.abort()
+            return
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

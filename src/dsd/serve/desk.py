@@ -116,6 +116,7 @@ class Desk:
             watch.cancel()
             if not drawn.done():
                 self.drop(job)
+                drawn.add_done_callback(lambda all_: all_.cancelled() or all_.exception())  # which nobody else asks for
                 drawn.cancel()
         return [self.picture(result) for result in drawn.result()]
 

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from dsd.errors import UserError
+from dsd.errors import UserError, cut
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ async def _mistake(_: Request, error: Exception) -> Response:
 async def _http(request: Request, error: Exception) -> Response:
     """What the framework itself refuses."""
     assert isinstance(error, HTTPException)
-    path, message, code = request.url.path, str(error.detail), None
+    path, message, code = cut(request.url.path), str(error.detail), None
     if error.status_code == HTTPStatus.NOT_FOUND:
         message, code = f"there is nothing at {path}; see /v1/docs for what is served", "unknown_url"
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:

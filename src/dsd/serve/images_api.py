@@ -38,11 +38,11 @@ def router_of(desk: Desk) -> APIRouter:
 
     router = APIRouter()
 
-    @router.get("/models", dependencies=[Depends(known)])
+    @router.api_route("/models", methods=["GET", "HEAD"], dependencies=[Depends(known)])
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_model(name) for name in settings.names]}
 
-    @router.get("/models/{name:path}", dependencies=[Depends(known)])
+    @router.api_route("/models/{name:path}", methods=["GET", "HEAD"], dependencies=[Depends(known)])
     async def model(name: str) -> dict[str, Any]:
         _require_model(name, desk)
         return _model(name)

@@ -66,6 +66,7 @@ def server_of(app: FastAPI, started: Callable[[], None] = lambda: None) -> Serve
     config = uvicorn.Config(
         app,
         http=protocol_of(desk.settings.limits),
+        ws="none",
         log_level="warning",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=LAST_SECONDS,

@@ -82,28 +82,43 @@ class _Bucket:
 
 
 class Rates:
-    """Requests a minute of each caller, as buckets that fill up again; a full bucket allows a burst."""
+    """What each caller may do in a minute, as buckets that fill up again; a full bucket allows a burst.
 
-    def __init__(self, per_minute: int | None) -> None:
-        self._per_minute = per_minute
+    Args:
+        per_minute: How often; None for any number.
+        what: Is counted, in words.
+    """
+
+    def __init__(self, per_minute: int | None, what: str = "requests") -> None:
+        self._per_minute, self._what = per_minute, what
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
-    def take(self, caller: str) -> None:
-        """Counts one request.
+    def require(self, caller: str) -> None:
+        """Finds out whether one more is left, without counting it.
 
         Raises:
             ApiError: 429, with the time until the next one.
         """
-        if self._per_minute is None:
-            return
+        if self._per_minute is not None and (left := self._bucket(caller, self._per_minute).left) < 1:
+            seconds = (1 - left) * 60 / self._per_minute
+            raise busy(f"more than {self._per_minute} {self._what} a minute were sent; wait a moment", seconds + 0.5)
+
+    def take(self, caller: str) -> None:
+        """Counts one.
+
+        Raises:
+            ApiError: 429, with the time until the next one.
+        """
+        self.require(caller)
+        if self._per_minute is not None:
+            self._bucket(caller, self._per_minute).left -= 1
+
+    def _bucket(self, caller: str, per_minute: int) -> _Bucket:
         now = time.monotonic()
-        bucket = self._buckets.pop(caller, None) or _Bucket(self._per_minute, now)
-        bucket.left = min(self._per_minute, bucket.left + (now - bucket.at) * self._per_minute / 60)
+        bucket = self._buckets.pop(caller, None) or _Bucket(per_minute, now)
+        bucket.left = min(per_minute, bucket.left + (now - bucket.at) * per_minute / 60)
         bucket.at = now
         self._buckets[caller] = bucket
         if len(self._buckets) > MOST_CALLERS:
             self._buckets.popitem(last=False)
-        if bucket.left < 1:
-            seconds = (1 - bucket.left) * 60 / self._per_minute
-            raise busy(f"more than {self._per_minute} requests a minute were sent; wait a moment", seconds + 0.5)
-        bucket.left -= 1
+        return bucket

@@ -12,6 +12,9 @@ from dsd.errors import UserError, cut
 LARGER_THAN_TRAINED = 4
 """How many times the pixels that the model was trained at may be drawn, unless told otherwise."""
 
+HEALTH = ("/health", "/healthz", "/readyz", "/metrics")
+"""What tells how the server is, to anybody and at once."""
+
 UNSAID_PIXELS = 1 << 20
 """How many pixels may be drawn by a model that does not say at what size it was trained."""
 
@@ -40,6 +43,10 @@ class Limits:
     """Pictures that may wait; further requests are refused (429) with a time to come back."""
     per_minute: int | None = None
     """Requests a minute for each API key (for each address where there is no key); any number when left out."""
+    wrong_keys_per_minute: int = 30
+    """Wrong API keys a minute that an address may try; then each key from there, right or wrong, is refused (429)."""
+    connections: int = 500
+    """Connections that may be open; requests on further ones are refused (503), those for health are answered."""
     header_seconds: float = 15
     """Time for a request's head to arrive."""
     body_seconds: float = 60
