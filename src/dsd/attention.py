@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
@@ -57,6 +58,7 @@ class Attended:
 
 SMALL = (Attended(2, 4, 304, 304, 32), Attended(1, 4, 80, 80, 128))
 """As of a small model, and of the heads of large ones; what is tried where nothing more is known."""
+_WITHIN: ContextVar[bool] = ContextVar("within right attention", default=False)
 _TOLERANCE = 0.05
 _SECONDS = 300
 _SCORES_AT_ONCE = 2**27
@@ -140,7 +142,7 @@ def _is_right_for(kernel: str, device: torch.device, dtype: torch.dtype, given: 
 def _attended(
     kernel: str, inputs: Iterable[torch.Tensor], towards: torch.Tensor | None, mask: torch.Tensor | None
 ) -> _Tensors:
-    more = {} if mask is None else {"attn_mask": mask}
+    more: dict[str, Any] = {} if mask is None else {"attn_mask": mask}
     if towards is None:
         with torch.no_grad(), sdpa_kernel(SDPBackend.__members__[kernel]):
             query, key, value = inputs
@@ -225,16 +227,20 @@ def only(kernels: Sequence[str]) -> Iterator[None]:
         "EFFICIENT_ATTENTION": torch.backends.cuda.mem_efficient_sdp_enabled(),
     }
     chosen = [SDPBackend.__members__[kernel] for kernel in kernels if allowed.get(kernel, True)]
-    with sdpa_kernel(chosen, set_priority=True):
-        yield
+    before = _WITHIN.set(True)
+    try:
+        with sdpa_kernel(chosen, set_priority=True):
+            yield
+    finally:
+        _WITHIN.reset(before)
 
 
 def in_right_attention(function: Callable[Given, Value]) -> Callable[Given, Value]:
-    """Decorates what trains: it runs in `right_attention` of the default device."""
+    """Decorates what trains: it runs in `right_attention` of the default device, unless it does already."""
 
     @wraps(function)
     def wrapped(*args: Given.args, **kwargs: Given.kwargs) -> Value:
-        with right_attention(default_device()):
+        with nullcontext() if _WITHIN.get() else right_attention(default_device()):
             return function(*args, **kwargs)
 
     return wrapped

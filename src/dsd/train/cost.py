@@ -1,24 +1,78 @@
-"""What a training run costs: an estimate to plan with, not a promise.
+"""What a training run costs: an estimate to plan with and to choose by, not a promise.
 
 Parameters and operations are counted on the model itself, on the meta device; activations are a rule of thumb, and a
-chat model's share of the curation is left out.
+chat model's share of the curation is left out. How fast a GPU works was measured on an H200 with FLUX.1-dev's shape: a
+sample takes its operations at 0.44 of the device's peak (0.55 of what large matrix products reach there), and a part of
+a batch takes the time to start the kernels of all blocks, which compiled blocks have few of.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 from dsd.backbones.cost import Shape
 from dsd.train.adapter import attach, attach_all
 from dsd.train.checkpointing import checkpoint_gradients
-from dsd.train.config import TrainConfig
+from dsd.train.config import Checkpointing, TrainConfig
 
+LEVELS: tuple[Checkpointing, ...] = get_args(Checkpointing)
+"""From what is quickest to what needs least memory."""
+_WORDS = {"off": "no checkpointing", "selective": "selective checkpointing", "full": "full checkpointing"}
 _FRAMES = 2
 _ACTIVATIONS_PER_BLOCK = 17
 """Values a transformer block keeps per token and channel (Korthikanti et al. 2022, arXiv 2205.05198, eq. 1, in which
-each takes two bytes, without the term of plain attention)."""
+each takes two bytes, without the term of plain attention); 16.5 of FLUX.1-dev, measured."""
 _KEPT = {"off": _ACTIVATIONS_PER_BLOCK, "selective": 8, "full": 1}
 """Likewise where some are computed again: queries, keys, values, results of attention and of both output layers."""
+_COMPILED = 0.8
+"""Share of ``off`` that a compiled block keeps, for it computes quick things again; measured likewise."""
+_SECONDS_PER_BLOCK = {False: 3.4e-3, True: 0.5e-3}
+"""To start the kernels of a block for both passes, as it is written and compiled; measured likewise."""
+_STATE = {"adamw": 8.0, "adamw8bit": 2.1, "muon": 4.0}
+"""Bytes of an optimizer's state, a parameter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A way to work through a process's share of a batch.
+
+    Attributes:
+        level: of gradient checkpointing.
+        samples: at once.
+        parts: that the share is worked through in.
+        needs: bytes of activations.
+    """
+
+    level: Checkpointing
+    samples: int
+    parts: int
+    needs: float
+
+    @property
+    def said(self) -> str:
+        """In words."""
+        return f"{_WORDS[self.level]}, {self.samples} sample{'s' if self.samples > 1 else ''} at once"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """How a GPU works through its share in some way.
+
+    Attributes:
+        choice: the way.
+        compiled: whether blocks are compiled.
+        operations: floating-point operations a sample.
+        seconds: a sample, without the optimizer's step.
+        memory: bytes at the peak.
+    """
+
+    choice: Choice
+    compiled: bool
+    operations: float
+    seconds: float
+    memory: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +83,93 @@ class Cost:
         trained_parameters: Weights that the optimizer moves.
         memory: Bytes on each device.
         operations: Floating-point operations of the whole run.
+        chosen: How a device works.
+        others: How it would work with other checkpointing, and compiled or not; for each as many samples at once as
+            fit.
     """
 
     trained_parameters: int
     memory: dict[str, float]
     operations: float
+    chosen: Predicted
+    others: tuple[Predicted, ...]
 
 
-def training_cost(config: TrainConfig, shape: Shape, *, frame: tuple[int, int], devices: int) -> Cost:
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """What is trained on.
+
+    Attributes:
+        speed: operations a second that the large products of a training step reach.
+        memory: bytes that one has; None where that decides nothing.
+    """
+
+    speed: float
+    memory: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activations:
+    """What the blocks of a transformer keep of a sample.
+
+    Attributes:
+        blocks: how many there are.
+        width: channels of a token.
+        tokens: of a sample, text and image.
+        value_bytes: of a value.
+    """
+
+    blocks: int
+    width: int
+    tokens: int
+    value_bytes: int
+
+    def of(self, level: Checkpointing, *, compiled: bool) -> float:
+        """Bytes a sample."""
+        kept = float(_KEPT[level] * self.blocks)
+        if level == "full":
+            kept += _ACTIVATIONS_PER_BLOCK  # of the block that is computed again
+        if level == "off" and compiled:
+            kept *= _COMPILED
+        return kept * self.tokens * self.width * self.value_bytes
+
+
+def is_compiled(config: TrainConfig, *, on_gpu: bool) -> bool:
+    """Whether blocks of a run are to be compiled."""
+    return config.compile == "on" or (config.compile == "auto" and on_gpu and config.mixed_precision == "bf16")
+
+
+def choices(config: TrainConfig, share: int, needs: Callable[[Checkpointing], float]) -> list[Choice]:
+    """The ways to work through a share that a config allows, from what is quickest to what needs least memory.
+
+    Args:
+        config: of the run.
+        share: samples of a step that a process works through.
+        needs: bytes of activations a sample.
+    """
+    levels = LEVELS if config.gradient_checkpointing == "auto" else (config.gradient_checkpointing,)
+    if config.gradient_accumulation == "auto":
+        parts = [count for count in range(1, share + 1) if share % count == 0]
+    else:
+        parts = [config.gradient_accumulation]
+    return [
+        Choice(level=level, samples=max(1, share // count), parts=count, needs=needs(level) * max(1, share // count))
+        for level in levels
+        for count in parts
+    ]
+
+
+def that_fits(found: list[Choice], room: float) -> Choice:
+    """The first choice that needs no more than there is, else the one that needs least."""
+    return next((one for one in found if one.needs <= room), min(found, key=lambda one: one.needs))
+
+
+def state_bytes(config: TrainConfig, trained: int) -> float:
+    """Bytes of gradients and of the optimizer's state."""
+    return trained * (4.0 + _STATE[config.optimizer])
+
+
+def training_cost(config: TrainConfig, shape: Shape, *, frame: tuple[int, int], devices: int, device: Device) -> Cost:
     """Estimates a training run.
 
     Args:
@@ -44,27 +177,57 @@ def training_cost(config: TrainConfig, shape: Shape, *, frame: tuple[int, int], 
         shape: Of its base; its transformer is widened and gets the adapter, so use it once.
         frame: (height, width) of a frame in pixels.
         devices: That share the batch.
+        device: What each is.
     """
     image_tokens = _FRAMES * shape.backbone.tokens_per(*frame)
-    text_tokens = config.max_sequence_length
-    frozen_bytes = 2 if config.mixed_precision == "bf16" else 4
-    total = shape.parameters
+    on_gpu = config.mixed_precision == "bf16"
+    frozen_bytes = 2 if on_gpu else 4
+    total, blocks = shape.parameters, shape.blocks
     trained = _trained(config, shape)
-    checkpoint_gradients(shape.backbone, config.gradient_checkpointing)
-    samples = max(1, config.batch_size // (config.gradient_accumulation * devices))
-    token_bytes = (image_tokens + text_tokens) * shape.width * frozen_bytes * samples
-    kept = _KEPT[config.gradient_checkpointing] * shape.blocks
-    if config.gradient_checkpointing == "full":
-        kept += _ACTIVATIONS_PER_BLOCK  # of the block that is computed again
+    kept = Activations(
+        blocks=blocks, width=shape.width, tokens=image_tokens + config.max_sequence_length, value_bytes=frozen_bytes
+    )
+    memory = {
+        "transformer": float(total - trained if config.full else total) * frozen_bytes,
+        "trained weights, gradients, optimizer": trained * (8.0 if config.ema_decay else 4.0)
+        + state_bytes(config, trained),
+    }
+    held = sum(memory.values())
+    room = float("inf") if device.memory is None else device.memory - held
+    operations = {level: _operations(shape, level, frame, config.max_sequence_length) for level in LEVELS}
+
+    def predicted(found: list[Choice], compiled: bool) -> Predicted:
+        choice = that_fits(found, room)
+        counted = operations[choice.level]
+        starts = _SECONDS_PER_BLOCK[compiled] * blocks * counted / operations["off"] if on_gpu else 0.0
+        return Predicted(
+            choice=choice, compiled=compiled, operations=counted,
+            seconds=counted / device.speed + starts / choice.samples, memory=held + choice.needs,
+        )  # fmt: skip
+
+    def allowed(compiled: bool) -> list[Choice]:
+        share = max(1, config.batch_size // devices)
+        return choices(config, share, lambda level: kept.of(level, compiled=compiled))
+
+    compiled = is_compiled(config, on_gpu=on_gpu)
+    chosen = predicted(allowed(compiled), compiled)
+    others = [
+        predicted([one for one in allowed(way) if one.level == level], way)
+        for way in ((True, False) if on_gpu else ())
+        for level in dict.fromkeys(one.level for one in allowed(way))
+    ]
     return Cost(
         trained_parameters=trained,
-        memory={
-            "transformer": (total - trained if config.full else total) * frozen_bytes,
-            "trained weights, gradients, optimizer": trained * 16.0 + (trained * 4.0 if config.ema_decay else 0.0),
-            "activations": float(kept * token_bytes),
-        },
-        operations=shape.training_operations(frame, _FRAMES, text_tokens) * config.batch_size * config.steps,
+        memory={**memory, "activations": chosen.choice.needs},
+        operations=chosen.operations * config.batch_size * config.steps,
+        chosen=chosen,
+        others=tuple(others),
     )
+
+
+def _operations(shape: Shape, level: Checkpointing, frame: tuple[int, int], text_tokens: int) -> float:
+    checkpoint_gradients(shape.backbone, level)
+    return shape.training_operations(frame, _FRAMES, text_tokens)
 
 
 def _trained(config: TrainConfig, shape: Shape) -> int:
