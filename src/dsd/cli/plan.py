@@ -85,7 +85,7 @@ def run(command: Any) -> None:
         return
     from dsd.backbones.cost import shape_of
     from dsd.log import duration
-    from dsd.train.cost import Device, training_cost
+    from dsd.train.cost import Device, counted, training_cost
 
     config = command.train
     shape = shape_of(config.base)
@@ -100,7 +100,8 @@ def run(command: Any) -> None:
         speed=command.tflops * 1e12 * command.utilization,
         memory=command.gpu_memory * 2**30 if config.mixed_precision == "bf16" else None,
     )
-    cost = training_cost(config, shape, frame=command.frame or _frame(config), devices=command.devices, device=device)
+    found = counted(config, shape, command.frame or _frame(config))
+    cost = training_cost(config, found, devices=command.devices, device=device)
     seconds = cost.chosen.seconds * config.batch_size * config.steps / command.devices
     rows = [
         *model,
@@ -117,8 +118,8 @@ def run(command: Any) -> None:
     print(f"assumed of the cache: {contents.said}" if command.data is None else f"counted: {contents.said}")
     print("the text cache is train.text_cache; trimmed is refused where the encoder's padding depends on the caption")
     print(
-        "estimates; activations are a rule of thumb, and times are what an H200 took, scaled to this peak; a star marks "
-        "what is chosen",
+        "estimates; activations are a rule of thumb, times are what an H200 took, scaled to this peak; a star marks what "
+        "is chosen",
         file=sys.stderr,
     )
 

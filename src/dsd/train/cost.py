@@ -26,6 +26,8 @@ _ACTIVATIONS_PER_BLOCK = 17
 each takes two bytes, without the term of plain attention); 16.5 of FLUX.1-dev, measured."""
 _KEPT = {"off": _ACTIVATIONS_PER_BLOCK, "selective": 8, "full": 1}
 """Likewise where some are computed again: queries, keys, values, results of attention and of both output layers."""
+_SELECTED = 0.385
+"""Share of a forward pass that ``selective`` computes again; counted of FLUX.1-dev."""
 _COMPILED = 0.8
 """Share of ``off`` that a compiled block keeps, for it computes quick things again; measured likewise."""
 _SECONDS_PER_BLOCK = {False: 3.4e-3, True: 0.5e-3}
@@ -169,45 +171,79 @@ def state_bytes(config: TrainConfig, trained: int) -> float:
     return trained * (4.0 + _STATE[config.optimizer])
 
 
-def training_cost(config: TrainConfig, shape: Shape, *, frame: tuple[int, int], devices: int, device: Device) -> Cost:
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """What is counted of a model that is made ready for training.
+
+    Attributes:
+        parameters: of the transformer.
+        trained: of them, or beside them.
+        operations: floating-point operations of both passes on a sample, by checkpointing.
+        activations: what blocks keep of a sample.
+    """
+
+    parameters: int
+    trained: int
+    operations: dict[Checkpointing, float]
+    activations: Activations
+
+
+def counted(config: TrainConfig, shape: Shape, frame: tuple[int, int]) -> Counted:
+    """Counts a model.
+
+    Args:
+        config: of the run.
+        shape: of its base; its transformer is widened and gets the adapter, so use it once.
+        frame: (height, width) of a frame in pixels.
+    """
+    total, text_tokens = shape.parameters, config.max_sequence_length
+    trained = _trained(config, shape)
+    checkpoint_gradients(shape.backbone, "off")
+    least = shape.training_operations(frame, _FRAMES, text_tokens)
+    again = shape.forward_operations(frame, _FRAMES, text_tokens)
+    return Counted(
+        parameters=total,
+        trained=trained,
+        operations={"off": least, "selective": least + _SELECTED * again, "full": least + again},
+        activations=Activations(
+            blocks=shape.blocks, width=shape.width,
+            tokens=_FRAMES * shape.backbone.tokens_per(*frame) + text_tokens,
+            value_bytes=2 if config.mixed_precision == "bf16" else 4,
+        ),
+    )  # fmt: skip
+
+
+def training_cost(config: TrainConfig, found: Counted, *, devices: int, device: Device) -> Cost:
     """Estimates a training run.
 
     Args:
         config: Of the run.
-        shape: Of its base; its transformer is widened and gets the adapter, so use it once.
-        frame: (height, width) of a frame in pixels.
+        found: What was counted of its model.
         devices: That share the batch.
         device: What each is.
     """
-    image_tokens = _FRAMES * shape.backbone.tokens_per(*frame)
     on_gpu = config.mixed_precision == "bf16"
-    frozen_bytes = 2 if on_gpu else 4
-    total, blocks = shape.parameters, shape.blocks
-    trained = _trained(config, shape)
-    kept = Activations(
-        blocks=blocks, width=shape.width, tokens=image_tokens + config.max_sequence_length, value_bytes=frozen_bytes
-    )
+    trained, kept = found.trained, found.activations
     memory = {
-        "transformer": float(total - trained if config.full else total) * frozen_bytes,
+        "transformer": float(found.parameters - trained if config.full else found.parameters) * kept.value_bytes,
         "trained weights, gradients, optimizer": trained * (8.0 if config.ema_decay else 4.0)
         + state_bytes(config, trained),
     }
     held = sum(memory.values())
     room = float("inf") if device.memory is None else device.memory - held
-    operations = {level: _operations(shape, level, frame, config.max_sequence_length) for level in LEVELS}
-
-    def predicted(found: list[Choice], compiled: bool) -> Predicted:
-        choice = that_fits(found, room)
-        counted = operations[choice.level]
-        starts = _SECONDS_PER_BLOCK[compiled] * blocks * counted / operations["off"] if on_gpu else 0.0
-        return Predicted(
-            choice=choice, compiled=compiled, operations=counted,
-            seconds=counted / device.speed + starts / choice.samples, memory=held + choice.needs,
-        )  # fmt: skip
 
     def allowed(compiled: bool) -> list[Choice]:
         share = max(1, config.batch_size // devices)
         return choices(config, share, lambda level: kept.of(level, compiled=compiled))
+
+    def predicted(ways: list[Choice], compiled: bool) -> Predicted:
+        choice = that_fits(ways, room)
+        operations = found.operations[choice.level]
+        starts = _SECONDS_PER_BLOCK[compiled] * kept.blocks * operations / found.operations["off"] if on_gpu else 0.0
+        return Predicted(
+            choice=choice, compiled=compiled, operations=operations,
+            seconds=operations / device.speed + starts / choice.samples, memory=held + choice.needs,
+        )  # fmt: skip
 
     compiled = is_compiled(config, on_gpu=on_gpu)
     chosen = predicted(allowed(compiled), compiled)
@@ -223,11 +259,6 @@ def training_cost(config: TrainConfig, shape: Shape, *, frame: tuple[int, int], 
         chosen=chosen,
         others=tuple(others),
     )
-
-
-def _operations(shape: Shape, level: Checkpointing, frame: tuple[int, int], text_tokens: int) -> float:
-    checkpoint_gradients(shape.backbone, level)
-    return shape.training_operations(frame, _FRAMES, text_tokens)
 
 
 def _trained(config: TrainConfig, shape: Shape) -> int:

@@ -81,12 +81,13 @@ def optimizer_of(config: TrainConfig, modules: dict[str, nn.Module], not_for_muo
     """
     return MuonAndAdamW(
         modules,
-        adamw_names=("",) if config.optimizer == "adamw" else not_for_muon,
+        adamw_names=not_for_muon if config.optimizer == "muon" else ("",),
         muon_lr=config.muon_learning_rate,
         adamw_lr=config.learning_rate,
         weight_decay=config.weight_decay,
-        adamw_weight_decay=config.weight_decay if config.optimizer == "adamw" else 1e-4,
-        betas=(0.9, 0.999) if config.optimizer == "adamw" else (0.9, 0.95),
+        adamw_weight_decay=1e-4 if config.optimizer == "muon" else config.weight_decay,
+        betas=(0.9, 0.95) if config.optimizer == "muon" else (0.9, 0.999),
+        in_eight_bits=config.optimizer == "adamw8bit",
     )
 
 
