@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from dsd.train.cache_cost import CacheCost, Contents
     from dsd.train.cost import Predicted
 
+_CARD = 85.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -37,8 +39,8 @@ class Plan:
     """Peak of one device in 10^12 operations a second (an H100 in bfloat16: 989)."""
     utilization: float = 0.44
     """The share of the peak that the products of a training step reach (measured on an H200: 0.44)."""
-    gpu_memory: float = 79.0
-    """GiB that one device has (an H100 79, an H200 139); decides what `auto` chooses."""
+    card: float | None = None
+    """Memory of one device in GB, by which `auto` chooses; that of an H100, 85, when left out (an H200: 150)."""
     frame: tuple[int, int] | None = None
     """(height, width) of a frame in pixels; the recipe's when left out."""
     pairs: int
@@ -98,7 +100,7 @@ def run(command: Any) -> None:
     caches = _caches(command, shape, contents)  # before the shape is trained on
     device = Device(
         speed=command.tflops * 1e12 * command.utilization,
-        memory=command.gpu_memory * 2**30 if config.mixed_precision == "bf16" else None,
+        memory=(command.card or _CARD) * 1e9 if config.mixed_precision == "bf16" else None,
     )
     found = counted(config, shape, command.frame or _frame(config))
     cost = training_cost(config, found, devices=command.devices, device=device)
@@ -118,7 +120,7 @@ def run(command: Any) -> None:
     print(f"assumed of the cache: {contents.said}" if command.data is None else f"counted: {contents.said}")
     print("the text cache is train.text_cache; trimmed is refused where the encoder's padding depends on the caption")
     print(
-        "estimates; activations are a rule of thumb, times are what an H200 took, scaled to this peak; a star marks what "
+        "estimates; activations are a rule of thumb, times are an H200's, scaled to this peak; a star marks what "
         "is chosen",
         file=sys.stderr,
     )

@@ -35,10 +35,17 @@ GIB = 2**30
 class Passes(Protocol):
     """What is fitted: a task that can make both passes on some samples without training on them."""
 
-    config: TrainConfig
-    backbone: StockBackbone
-    adapter: Adapter
-    accelerator: Accelerator
+    @property
+    def config(self) -> TrainConfig: ...
+
+    @property
+    def backbone(self) -> StockBackbone: ...
+
+    @property
+    def adapter(self) -> Adapter: ...
+
+    @property
+    def accelerator(self) -> Accelerator: ...
 
     def sizes(self) -> dict[int, int]:
         """Numbers of the sizes that are trained on, and the image tokens of a sample of each."""
