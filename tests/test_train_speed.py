@@ -20,7 +20,18 @@ from dsd.errors import UserError
 from dsd.recipes.published import flux_dev
 from dsd.train import compiled, fitting
 from dsd.train.config import TrainConfig
-from dsd.train.cost import Activations, Choice, Cost, Counted, Device, choices, is_compiled, that_fits, training_cost
+from dsd.train.cost import (
+    Activations,
+    Choice,
+    Cost,
+    Counted,
+    Device,
+    choices,
+    is_compiled,
+    most_at_once,
+    that_fits,
+    training_cost,
+)
 from dsd.train.optim import MuonAndAdamW
 from dsd.train.task import TwoFrameTask
 
@@ -49,6 +60,12 @@ def test_auto_takes_as_little_checkpointing_and_as_few_parts_as_fit(room: float,
     assert (choice.level, choice.samples, choice.samples * choice.parts) == (level, samples, 20)
 
 
+def test_no_more_are_taken_at_once_than_keep_a_gpu_busy() -> None:
+    found = choices(auto(batch_size=40), 40, NEEDS.__getitem__, most_at_once(2560))
+    assert found[0].samples == 10 and found[-1].samples == 1
+    assert most_at_once(10**6) == 1
+
+
 def test_what_is_not_auto_stays_as_it_was_told() -> None:
     fixed = small_config(gradient_checkpointing="selective", gradient_accumulation=2)
     assert choices(fixed, 4, NEEDS.__getitem__) == [Choice(level="selective", samples=2, parts=2, needs=12.0)]
@@ -70,6 +87,36 @@ def test_what_does_not_fit_when_it_is_tried_gives_way_to_what_needs_less() -> No
     assert tried == [("off", 4), ("off", 2), ("off", 1), ("selective", 1)], "nothing that needs more is tried after"
     with pytest.raises(UserError, match="does not suffice for full checkpointing, 1 sample at once"):
         fitting.first_that_runs(found, lambda one: None)
+
+
+class Crowded(TwoFrameTask):
+    """Of which more than two samples at once do not fit, whatever was counted."""
+
+    asked: list[int]
+
+    def example(self, size: int, count: int, first: int = 0) -> torch.Tensor:
+        self.asked.append(count)
+        if count > 2:
+            raise torch.OutOfMemoryError
+        return super().example(size, count, first)
+
+
+def test_memory_decides_and_what_was_chosen_is_said_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = task_in(tmp_path, auto(batch_size=8))
+    task.__class__, task.asked = Crowded, []  # pyright: ignore
+    before = {name: value.clone() for name, value in task.tensors().items()}
+    allowed = choices(task.config, 8, lambda level: GIB * NEEDS[level])
+    fitted = fitting.fit_in(task, allowed, False, fitting.Memory(free=64 * GIB, total=80 * GIB))
+    assert (fitted.choice.level, fitted.choice.samples, len(task.parts)) == ("off", 2, 4)
+    assert task.asked[:2] == [4, 2], "8 need more than there is, 4 ran out of memory"
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no checkpointing, 2 samples at once, blocks as written: needs 36.0 of 80.0 GiB" in said
+    assert "(no checkpointing, 8 samples at once: 96.0)" in said
+    assert all(torch.equal(task.tensors()[name], value) for name, value in before.items())
+    assert all(one.grad is None for one in task.adapter.parameters.values())
+    assert fitted.attention.given[0].batch == 2
 
 
 def test_on_a_cpu_auto_is_what_it_was_bit_for_bit(tmp_path: Path) -> None:

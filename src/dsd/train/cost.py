@@ -32,6 +32,10 @@ _COMPILED = 0.8
 """Share of ``off`` that a compiled block keeps, for it computes quick things again; measured likewise."""
 _SECONDS_PER_BLOCK = {False: 3.4e-3, True: 0.5e-3}
 """To start the kernels of a block for both passes, as it is written and compiled; measured likewise."""
+USABLE = 0.94
+"""Share of the memory that is planned with; the rest is for what libraries take and for fragments."""
+_TOKENS_AT_ONCE = 2**15
+"""With so many a GPU is busy; more at once win nothing."""
 _STATE = {"adamw": 8.0, "adamw8bit": 2.1, "muon": 4.0}
 """Bytes of an optimizer's state, a parameter."""
 
@@ -141,17 +145,25 @@ def is_compiled(config: TrainConfig, *, on_gpu: bool) -> bool:
     return config.compile == "on" or (config.compile == "auto" and on_gpu and config.mixed_precision == "bf16")
 
 
-def choices(config: TrainConfig, share: int, needs: Callable[[Checkpointing], float]) -> list[Choice]:
+def most_at_once(tokens: int) -> int:
+    """Samples of so many tokens of which a GPU needs no more at once."""
+    return max(1, _TOKENS_AT_ONCE // tokens)
+
+
+def choices(
+    config: TrainConfig, share: int, needs: Callable[[Checkpointing], float], most: int | None = None
+) -> list[Choice]:
     """The ways to work through a share that a config allows, from what is quickest to what needs least memory.
 
     Args:
         config: of the run.
         share: samples of a step that a process works through.
         needs: bytes of activations a sample.
+        most: samples at once, where the config leaves them open.
     """
     levels = LEVELS if config.gradient_checkpointing == "auto" else (config.gradient_checkpointing,)
     if config.gradient_accumulation == "auto":
-        parts = [count for count in range(1, share + 1) if share % count == 0]
+        parts = [count for count in range(1, share + 1) if share % count == 0 and share // count <= (most or share)]
     else:
         parts = [config.gradient_accumulation]
     return [
@@ -230,11 +242,12 @@ def training_cost(config: TrainConfig, found: Counted, *, devices: int, device: 
         + state_bytes(config, trained),
     }
     held = sum(memory.values())
-    room = float("inf") if device.memory is None else device.memory - held
+    room = float("inf") if device.memory is None else USABLE * device.memory - held
+    most = most_at_once(kept.tokens) if on_gpu else None
 
     def allowed(compiled: bool) -> list[Choice]:
         share = max(1, config.batch_size // devices)
-        return choices(config, share, lambda level: kept.of(level, compiled=compiled))
+        return choices(config, share, lambda level: kept.of(level, compiled=compiled), most)
 
     def predicted(ways: list[Choice], compiled: bool) -> Predicted:
         choice = that_fits(ways, room)

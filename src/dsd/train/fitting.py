@@ -5,6 +5,7 @@ Nothing of this is trained with: both passes are made on a few samples, and thei
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,10 +24,8 @@ from dsd.log import console
 from dsd.train.adapter import Adapter
 from dsd.train.checkpointing import checkpoint_gradients, compile_and_checkpoint
 from dsd.train.config import TrainConfig
-from dsd.train.cost import Activations, Choice, choices, is_compiled, state_bytes, that_fits
+from dsd.train.cost import USABLE, Activations, Choice, choices, is_compiled, most_at_once, state_bytes, that_fits
 
-_USABLE = 0.94
-"""Share of the free memory that is planned with; the rest is for what libraries take and for fragments."""
 _TOLERANCE = {"bf16": 0.1, "no": 1e-3}
 """How far gradients of compiled blocks may be from those of blocks as they are written, as a share of their norm."""
 GIB = 2**30
@@ -61,6 +60,25 @@ class Passes(Protocol):
 
 
 @dataclass(frozen=True)
+class Memory:
+    """A GPU's memory in bytes.
+
+    Attributes:
+        free: that this process can still take.
+        total: that there is.
+    """
+
+    free: float
+    total: float
+
+    @staticmethod
+    def of(device: torch.device) -> Memory:
+        """As it is now."""
+        free, total = torch.cuda.mem_get_info(device)
+        return Memory(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device), total)
+
+
+@dataclass(frozen=True)
 class Fit:
     """What was chosen.
 
@@ -88,27 +106,39 @@ def fit(task: Passes, share: int) -> Fit:
     config, device = task.config, task.accelerator.device
     compiles, on_gpu = is_compiled(config, on_gpu=device.type == "cuda"), device.type == "cuda"
     kept = _activations(task)
-    allowed = choices(config, share, lambda level: kept.of(level, compiled=compiles))
+    most = most_at_once(kept.tokens) if on_gpu else None
+    allowed = choices(config, share, lambda level: kept.of(level, compiled=compiles), most)
     if not on_gpu:
         choice = allowed[0]
         checkpoint_gradients(task.backbone, choice.level)
         trusts = compiles and compile_trusted(task, choice)
         task.work_in(choice.parts)
         return Fit(choice, trusts, TRAINS)
-    free = room(device)
-    reserve = state_bytes(config, sum(one.numel() for one in task.adapter.parameters.values()))
-    start = allowed.index(that_fits(allowed, _USABLE * free - reserve))
-    start = _most(task, start)
+    return fit_in(task, allowed, compiles, Memory.of(device))
+
+
+def fit_in(task: Passes, allowed: list[Choice], compiles: bool, memory: Memory) -> Fit:
+    """Chooses what fits into memory, tries it, steps down where it does not fit after all, and says what it is.
+
+    Args:
+        task: built; nothing has been trained yet.
+        allowed: to choose from, the quickest first.
+        compiles: whether blocks are to be compiled.
+        memory: that there is.
+    """
+    reserve = state_bytes(task.config, sum(one.numel() for one in task.adapter.parameters.values()))
+    start = _most(task, allowed.index(that_fits(allowed, USABLE * memory.free - reserve)))
     choice, trusts = first_that_runs(allowed[start:], lambda one: _tried(task, one, compiles, reserve))
     task.work_in(choice.parts)
-    held = torch.cuda.mem_get_info(device)[1] - free
-    _say(
-        task,
-        f"{choice.said}, blocks {'compiled' if trusts else 'as written'}: needs "
-        f"{(held + reserve + choice.needs) / GIB:.1f} of {(held + free) / GIB:.1f} GiB"
-        + ("" if choice is allowed[0] else f"; {allowed[0].said} would need "
-           f"{(held + reserve + allowed[0].needs) / GIB:.1f}"),
-    )  # fmt: skip
+
+    def needs(one: Choice) -> str:
+        return f"{(memory.total - memory.free + reserve + one.needs) / GIB:.1f}"
+
+    words = f"{choice.said}, blocks {'compiled' if trusts else 'as written'}: "
+    words += f"needs {needs(choice)} of {memory.total / GIB:.1f} GiB"
+    if choice is not allowed[0]:
+        words += f" ({allowed[0].said}: {needs(allowed[0])})"
+    _say(task, words)
     return Fit(choice, trusts, attention_of(task, choice))
 
 
@@ -136,11 +166,6 @@ def first_that_runs(found: Sequence[Choice], runs: Callable[[Choice], bool | Non
         "--train.gradient-checkpointing auto and --train.gradient-accumulation auto, a smaller rank, smaller frames, "
         "or a larger GPU"
     )
-
-
-def room(device: torch.device) -> float:
-    """Bytes of a GPU's memory that this process can still take."""
-    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def compile_trusted(task: Passes, choice: Choice, **options: object) -> bool:
@@ -226,7 +251,9 @@ def _tried(task: Passes, choice: Choice, compiles: bool, reserve: float) -> bool
             del held
         except torch.OutOfMemoryError:
             fits = False
-    torch.cuda.empty_cache()
+    if not fits:
+        gc.collect()
+        torch.cuda.empty_cache()
     if _most(task, int(not fits)):
         return None
     if trusts and _most(task, int(not trusts)):
