@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import tiny
@@ -92,7 +92,7 @@ def test_what_does_not_fit_when_it_is_tried_gives_way_to_what_needs_less() -> No
 class Crowded(TwoFrameTask):
     """Of which more than two samples at once do not fit, whatever was counted."""
 
-    asked: list[int]
+    asked: ClassVar[list[int]] = []
 
     def example(self, size: int, count: int, first: int = 0) -> torch.Tensor:
         self.asked.append(count)
@@ -105,12 +105,13 @@ def test_memory_decides_and_what_was_chosen_is_said_before_anything_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = task_in(tmp_path, auto(batch_size=8))
-    task.__class__, task.asked = Crowded, []  # pyright: ignore
+    task.__class__ = Crowded
+    Crowded.asked.clear()
     before = {name: value.clone() for name, value in task.tensors().items()}
     allowed = choices(task.config, 8, lambda level: GIB * NEEDS[level])
     fitted = fitting.fit_in(task, allowed, False, fitting.Memory(free=64 * GIB, total=80 * GIB))
     assert (fitted.choice.level, fitted.choice.samples, len(task.parts)) == ("off", 2, 4)
-    assert task.asked[:2] == [4, 2], "8 need more than there is, 4 ran out of memory"
+    assert [count for count in Crowded.asked if count > 1] == [4, 2], "8 need more than there is, 4 ran out of memory"
     said = " ".join(capsys.readouterr().err.split())
     assert "no checkpointing, 2 samples at once, blocks as written: needs 36.0 of 80.0 GiB" in said
     assert "(no checkpointing, 8 samples at once: 96.0)" in said
