@@ -22,7 +22,7 @@ from dsd.cli.main import main
 from dsd.errors import UserError
 from dsd.generate.jobs import Job
 from dsd.generate.orders import draw
-from dsd.train.cost import training_cost
+from dsd.train.cost import counted
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_costs_are_counted_from_the_real_layers():
 def test_a_larger_rank_costs_more_and_a_full_fine_tune_most():
     def trained(**settings) -> int:
         config = small_config(max_sequence_length=8, **settings)
-        return training_cost(config, shape_of(tiny.schnell()), frame=(32, 32), devices=1).trained_parameters
+        return counted(config, shape_of(tiny.schnell()), (32, 32)).trained
 
     assert trained(rank=2) < trained(rank=4) < trained(full=True)
 
@@ -183,6 +183,7 @@ def test_plan_prints_memory_and_time(capsys):
     assert main(["plan", "tiny", "--train.base", tiny.schnell(), "--frame", "32", "32"]) == 0
     out = capsys.readouterr().out
     assert "memory of a device" in out and "time" in out
+    assert "* no checkpointing, 32 samples at once, not compiled" in out
     assert main(["plan", "tiny", "--train.base", "someone/unknown"]) == 2
 
 

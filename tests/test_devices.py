@@ -149,7 +149,54 @@ def test_kernels_that_are_wrong_are_left_out_and_plain_attention_never_is(capsys
 def test_a_kernel_is_tried_in_a_process_of_its_own_and_one_that_cannot_run_is_wrong() -> None:
     if torch.cuda.is_available():
         pytest.skip("says nothing where there is a GPU")
-    assert not attention.tried_apart("FLASH_ATTENTION")
+    assert not attention.TRAINS("FLASH_ATTENTION")
+
+
+def test_what_attention_is_given_is_seen_without_computing_it_and_tried_in_that_shape(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query, key = torch.randn(3, 2, 40, 16), torch.randn(3, 2, 48, 16)
+    with attention.Seen() as seen, torch.autocast("cpu", torch.bfloat16):
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, value=key)
+        torch.nn.functional.scaled_dot_product_attention(query, key, key, torch.ones(40, 48, dtype=torch.bool))
+        torch.nn.functional.scaled_dot_product_attention(query, key, key)
+    assert out.shape == query.shape and out.dtype == torch.bfloat16 and not out.any()
+    given = (attention.Attended(3, 2, 40, 48, 16), attention.Attended(3, 2, 40, 48, 16, masked=True))
+    assert tuple(seen.all) == given
+    assert attention.is_right("MATH", "cpu", torch.bfloat16, given=given)
+    asked: list[list[str]] = []
+
+    class Ended:
+        returncode = 0
+
+    def run(command: list[str], **_: object) -> Ended:
+        asked.append(command)
+        if "CUDNN_ATTENTION" in command:
+            Ended.returncode = -11  # as of a process that an illegal memory access ended
+        else:
+            Ended.returncode = 0
+        return Ended()
+
+    monkeypatch.setattr(attention.subprocess, "run", run)
+    tried = attention.Apart(given, "bfloat16")
+    assert attention.right_kernels(tried) == ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH")
+    assert len(asked) == 3 and attention.right_kernels(attention.Apart(given, "bfloat16")) and len(asked) == 3, "cached"
+    said = capsys.readouterr().err
+    assert "3 x 40 tokens, 2 heads of 16, bfloat16): FLASH_ATTENTION, without CUDNN_ATTENTION" in said
+    judged: list[object] = []
+    monkeypatch.setattr(attention, "is_right", lambda *given, **named: judged.append((given, named)) or True)
+    assert attention._main(asked[0][-2:]) == 0
+    assert judged == [(("CUDNN_ATTENTION", "cuda", torch.bfloat16), {"given": list(given), "backward": True})]
+
+
+def test_kernels_that_were_left_out_stay_left_out_within() -> None:
+    with attention.only(("FLASH_ATTENTION", "MATH")):
+        with attention.only(("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH")):
+            assert torch.backends.cuda.flash_sdp_enabled()
+            assert not torch.backends.cuda.cudnn_sdp_enabled()
+            assert not torch.backends.cuda.mem_efficient_sdp_enabled()
+        assert torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()
 
 
 class _Sum(loop.Task):

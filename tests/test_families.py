@@ -24,7 +24,7 @@ from dsd.frames import Film
 from dsd.generate.text_to_image import TextToImage
 from dsd.generate.two_frame import TwoFramePipeline
 from dsd.sampling import Sampling
-from dsd.train.cost import training_cost
+from dsd.train.cost import counted
 from dsd.train.trainer import train
 
 PROMPTS = ["a red cat at the beach", "a blue dog in the snow"]
@@ -193,7 +193,7 @@ def test_costs_are_counted_on_the_meta_device(base: str) -> None:
     assert 1.3 * one < two < 3 * one
     config = small_config(base=base)
     costs = [
-        training_cost(replace(config, **changes), shape_of(base), frame=(32, 32), devices=1).trained_parameters
+        counted(replace(config, **changes), shape_of(base), (32, 32)).trained
         for changes in ({"rank": 2}, {"rank": 4}, {"full": True})
     ]
     assert costs[0] < costs[1] < costs[2]

@@ -77,6 +77,10 @@ def test_what_pairs_share_and_their_sizes_are_counted_in_the_data(text: TextCach
 def test_the_paper_s_cache_is_named_under_each_choice(capsys: Any) -> None:
     assert main(["plan", "flux-dev", "--gpu-hour-price", "2.5"]) == 0
     out = capsys.readouterr().out
+    assert re.search(r"\n\* no checkpointing, 2 samples at once, compiled +219 ms and 8\.904e\+13 operations a", out)
+    assert re.search(
+        r"\nfull checkpointing, \d+ samples at once, compiled +\d+ ms and 1\.(29\d|3|30\d)e\+14 operations a", out
+    )
     assert re.search(r"cache, text whole +1\.89 TB of disk for 400,000 pairs, .* to encode \(price: ", out)
     assert re.search(r"cache, text trimmed +4\d\d GB of disk", out)
     assert re.search(r"cache, text live +21\d GB of disk .* more while training .* memory on each device", out)

@@ -101,6 +101,11 @@ class StockBackbone:
         return _present(self.pipeline.vae, "vae")
 
     @property
+    def blocks(self) -> list[nn.Module]:
+        """The transformer's blocks, in the order in which they are called."""
+        return [block for name in self.layers.blocks for block in self.transformer.get_submodule(name)]
+
+    @property
     def device(self) -> torch.device:
         """Where the networks compute, also when the pipeline offloads them in between."""
         return self.pipeline._execution_device if self._held is None else self._held[0]

@@ -22,6 +22,9 @@ from dsd.train.config import TrainConfig
 if TYPE_CHECKING:
     from dsd.backbones.cost import Shape
     from dsd.train.cache_cost import CacheCost, Contents
+    from dsd.train.cost import Predicted
+
+_CARD = 85.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +37,10 @@ class Plan:
     """How many accelerators share the batch."""
     tflops: float
     """Peak of one device in 10^12 operations a second (an H100 in bfloat16: 989)."""
-    utilization: float = 0.4
-    """The share of the peak that training reaches."""
+    utilization: float = 0.44
+    """The share of the peak that the products of a training step reach (measured on an H200: 0.44)."""
+    card: float | None = None
+    """Memory of one device in GB, by which `auto` chooses; that of an H100, 85, when left out (an H200: 150)."""
     frame: tuple[int, int] | None = None
     """(height, width) of a frame in pixels; the recipe's when left out."""
     pairs: int
@@ -82,7 +87,7 @@ def run(command: Any) -> None:
         return
     from dsd.backbones.cost import shape_of
     from dsd.log import duration
-    from dsd.train.cost import training_cost
+    from dsd.train.cost import Device, counted, training_cost
 
     config = command.train
     shape = shape_of(config.base)
@@ -93,22 +98,41 @@ def run(command: Any) -> None:
     ]
     contents = _contents(command)
     caches = _caches(command, shape, contents)  # before the shape is trained on
-    cost = training_cost(config, shape, frame=command.frame or _frame(config), devices=command.devices)
-    seconds = cost.operations / (command.devices * command.tflops * 1e12 * command.utilization)
+    device = Device(
+        speed=command.tflops * 1e12 * command.utilization,
+        memory=(command.card or _CARD) * 1e9 if config.mixed_precision == "bf16" else None,
+    )
+    found = counted(config, shape, command.frame or _frame(config))
+    cost = training_cost(config, found, devices=command.devices, device=device)
+    seconds = cost.chosen.seconds * config.batch_size * config.steps / command.devices
     rows = [
         *model,
         ("trained", f"{cost.trained_parameters / 1e6:,.1f} M parameters"),
         *((f"memory: {name}", bytes_in_words(value)) for name, value in cost.memory.items()),
         ("memory of a device", bytes_in_words(sum(cost.memory.values()))),
         ("arithmetic", f"{cost.operations:.3g} operations"),
+        *((said_of(one, one == cost.chosen), _figures(one)) for one in cost.others or (cost.chosen,)),
         ("time", f"{duration(seconds)} on {command.devices} device(s){_price(command, seconds)}"),
         *((f"cache, text {name}", words) for name, words in caches.items()),
     ]
     for name, value in rows:
-        print(f"{name:<46} {value}")
+        print(f"{name:<58} {value}")
     print(f"assumed of the cache: {contents.said}" if command.data is None else f"counted: {contents.said}")
     print("the text cache is train.text_cache; trimmed is refused where the encoder's padding depends on the caption")
-    print("estimates; activations are a rule of thumb", file=sys.stderr)
+    print(
+        "estimates; activations are a rule of thumb, times are an H200's, scaled to this peak; a star marks what "
+        "is chosen",
+        file=sys.stderr,
+    )
+
+
+def said_of(way: Predicted, chosen: bool) -> str:
+    """A way to work through a batch in words; a star marks the chosen one."""
+    return f"{'* ' if chosen else ''}{way.choice.said}, {'compiled' if way.compiled else 'not compiled'}"
+
+
+def _figures(way: Predicted) -> str:
+    return f"{1000 * way.seconds:,.3g} ms and {way.operations:.4g} operations a sample, {way.memory / 2**30:.1f} GiB"
 
 
 def _contents(command: Plan) -> Contents:

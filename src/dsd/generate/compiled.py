@@ -84,8 +84,7 @@ def facts_of(pipeline: Any, device: torch.device) -> Facts:
 
 def blocks_of(pipeline: Any) -> list[nn.Module]:
     """The transformer's blocks, in the order in which they are called."""
-    backbone = pipeline.backbone
-    return [block for name in backbone.layers.blocks for block in backbone.transformer.get_submodule(name)]
+    return pipeline.backbone.blocks
 
 
 def compile_blocks(pipeline: Any, device: torch.device, asked: str, cache: Path | None = None) -> list[str]:
@@ -109,7 +108,7 @@ def compile_blocks(pipeline: Any, device: torch.device, asked: str, cache: Path 
     blocks = blocks_of(pipeline)
     if all(block._compiled_call_impl is not None for block in blocks):
         return ["Blocks are compiled already."]
-    path = (cache or cache_folder()) / f"{key(pipeline, device)}.compiled"
+    path = (cache or cache_folder()) / f"{key(pipeline.backbone.transformer, device)}.compiled"
     said = load_cache(path)
     for block in blocks:
         block.compile(**OPTIONS)
@@ -127,17 +126,19 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsd"
 
 
-def key(pipeline: Any, device: torch.device) -> str:
-    """Names what compiled code depends on: versions, the device, and the transformer's shape and precision."""
-    transformer = pipeline.backbone.transformer
+def key(transformer: Any, device: torch.device, *more: Any) -> str:
+    """Names what compiled code depends on: versions, the device, the transformer's shape and precision, and more."""
     config = {name: value for name, value in transformer.config.items() if not name.startswith("_")}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    facts = [torch.__version__, version("dsd"), name, str(transformer.dtype), type(transformer).__name__, config]
+    facts = [torch.__version__, version("dsd"), name, str(transformer.dtype), type(transformer).__name__, config, *more]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def load_cache(path: Path) -> str:
     """Reads what an earlier process compiled; a file that is damaged is left aside and written anew.
+
+    Args:
+        path: Of the file.
 
     Returns:
         What there was, in a sentence.
@@ -175,6 +176,10 @@ class Kept:
     def saving(self) -> Iterator[None]:
         """What the end of a picture runs in."""
         yield
+        self.save()
+
+    def save(self) -> None:
+        """Writes what was compiled, if anything was since the last time."""
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         if graphs == self.graphs or not self.is_writable:
             return

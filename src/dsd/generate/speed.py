@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from dsd.attention import right_attention
+from dsd.attention import DRAWS, right_attention
 from dsd.errors import UserError
 from dsd.generate import autoencoder, compiled, fast, layers, step_cache
 from dsd.generate.around import around
@@ -54,7 +54,7 @@ def speed_up(
     backbone = pipeline.backbone
     done = layers.hasten(backbone.transformer, backbone.layers.rotary) + autoencoder.hasten(pipeline, device)
     if device.type == "cuda":
-        around(pipeline, "advance", "attention", lambda: right_attention(device, backward=False))
+        around(pipeline, "advance", "attention", lambda: right_attention(device, DRAWS))
         done.append("Attention runs in the kernels that this GPU gets right.")
     refused = fast.refusal(pipeline) if level == "turbo" else None
     if level != "lossless" and refused is None:

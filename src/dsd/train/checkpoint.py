@@ -23,6 +23,7 @@ from torch import Tensor
 from dsd.errors import UserError, cut, reason_of
 from dsd.files import DamagedFile, atomic_folder, read_json, sha256_of_parts
 from dsd.log import console
+from dsd.train import eight_bits
 from dsd.weights import all_finite
 
 FOLDER = "checkpoints"
@@ -253,7 +254,8 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str
     return {
         f"{prefix}.{number}.{name}": torch.as_tensor(value)
         for number, values in state.items()
-        for name, value in values.items()
+        for whole, moment in values.items()
+        for name, value in eight_bits.flat(whole, moment).items()
         if value is not None
     }
 
@@ -265,6 +267,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
         if key.startswith(prefix + "."):
             number, name = key[len(prefix) + 1 :].split(".", 1)
             state.setdefault(int(number), {})[name] = value
+    if eight_bits.is_in_eight_bits(optimizer):
+        state = eight_bits.restored(optimizer, state)
     whole = optimizer.state_dict()
     optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
 

@@ -13,6 +13,9 @@ _MOST = 1e30
 """What float32 can still be multiplied by."""
 LoraTargets = Literal["attention", "all-linear"]
 Checkpointing = Literal["off", "selective", "full"]
+Auto = Literal["auto"]
+Compile = Literal["auto", "on", "off"]
+OptimizerName = Literal["adamw", "adamw8bit", "muon"]
 TrackerName = Literal["tensorboard", "wandb"]
 
 
@@ -29,10 +32,15 @@ class TrainConfig:
         lora_targets: ``attention`` (the published model), ``all-linear``, or ends of module names.
         steps: optimizer steps in all; the learning rate's course depends on it.
         batch_size: pairs an optimizer step, over all processes (the paper: 160).
-        gradient_accumulation: parts that each process works through its share of the batch in.
+        gradient_accumulation: parts that each process works through its share of the batch in; ``auto`` as few as a
+            GPU's free memory allows, and one on a CPU.
         gradient_checkpointing: what blocks compute again in the backward pass, to save memory: ``selective`` all that
-            is quick and the wide middle of feed-forwards, ``full`` everything; see `dsd.train.checkpointing`.
-        optimizer: ``adamw`` (the paper), or ``muon`` for the matrices and AdamW for the rest.
+            is quick and the wide middle of feed-forwards, ``full`` everything; see `dsd.train.checkpointing`. ``auto``
+            is the least of them that fits into a GPU's free memory, and ``off`` on a CPU.
+        compile: whether blocks are compiled; ``auto`` on a GPU in mixed precision. What is compiled is compared with
+            what is written before it is trained with.
+        optimizer: ``adamw`` (the paper), ``adamw8bit``, whose state takes a quarter of the memory (torchao's; needs
+            the extra ``speed``), or ``muon`` for the matrices and AdamW for the rest.
         learning_rate: of AdamW at its highest.
         muon_learning_rate: of Muon at its highest; unused by ``adamw``.
         warmup: steps of linear warm-up.
@@ -80,9 +88,10 @@ class TrainConfig:
     lora_targets: LoraTargets | tuple[str, ...]
     steps: int = how_it_runs()
     batch_size: int
-    gradient_accumulation: int = how_it_runs(1)
-    gradient_checkpointing: Checkpointing = how_it_runs("off")
-    optimizer: Literal["adamw", "muon"]
+    gradient_accumulation: int | Auto = how_it_runs(1)
+    gradient_checkpointing: Checkpointing | Auto = how_it_runs("off")
+    compile: Compile = how_it_runs("auto")
+    optimizer: OptimizerName
     learning_rate: float
     muon_learning_rate: float = 0.02
     warmup: int
@@ -113,7 +122,7 @@ class TrainConfig:
         for name in ("text_dropout", "image_dropout", "decay_from", "ema_decay"):
             _require(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "from 0 to 1")
         for name in (
-            "rank", "steps", "batch_size", "gradient_accumulation", "warmup", "max_sequence_length",
+            "rank", "steps", "batch_size", "warmup", "max_sequence_length",
             "sample_every", "sampled", "checkpoint_every",
         ):  # fmt: skip
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
@@ -133,7 +142,9 @@ class TrainConfig:
             _require("frame_size", self.frame_size, min(self.frame_size) >= 1, "a height and a width of at least 1")
         require_seeds("train.seed", self.seed)
         _require("ema_decay", self.ema_decay, self.ema_decay < 1, "below 1")
-        if self.batch_size % self.gradient_accumulation:
+        parts = 1 if self.gradient_accumulation == "auto" else self.gradient_accumulation
+        _require("gradient_accumulation", parts, parts >= 1, "at least 1")
+        if self.batch_size % parts:
             raise UserError(
                 f"batch_size {self.batch_size} does not divide into gradient_accumulation = "
                 f"{self.gradient_accumulation} equal parts; choose a divisor of the batch"

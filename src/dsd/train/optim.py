@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dsd.train import checkpoint
+from dsd.train import checkpoint, eight_bits
 
 
 def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
@@ -83,6 +84,10 @@ class MuonAndAdamW:
         adamw_weight_decay: of AdamW's parameters.
         betas: of AdamW.
         clip: norm that AdamW's gradients are clipped to (Muon's updates have a norm of their own).
+        in_eight_bits: whether AdamW's state takes a byte a value.
+
+    Raises:
+        UserError: it shall be in eight bits, and what does that is not installed.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class MuonAndAdamW:
         adamw_weight_decay: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.95),
         clip: float = 1.0,
+        in_eight_bits: bool = False,
     ) -> None:
         named = [(f"{m}.{n}", p) for m, module in modules.items() for n, p in module.named_parameters()]
         trainable = [(n, p) for n, p in named if p.requires_grad]
@@ -104,14 +110,8 @@ class MuonAndAdamW:
         self.matrices = [p for n, p in trainable if is_matrix[n]]
         self.muon_lr, self.adamw_lr, self.clip = muon_lr, adamw_lr, clip
         self.muon = Muon(self.matrices, lr=muon_lr, weight_decay=weight_decay) if self.matrices else None
-        on_gpu = bool(self.rest) and all(p.is_cuda for p in self.rest)
-        self.adamw = (
-            torch.optim.AdamW(
-                self.rest, lr=adamw_lr, betas=betas, weight_decay=adamw_weight_decay, fused=on_gpu or None
-            )
-            if self.rest
-            else None
-        )
+        settings: dict[str, Any] = {"lr": adamw_lr, "betas": betas, "weight_decay": adamw_weight_decay}
+        self.adamw = _adamw(self.rest, settings, in_eight_bits) if self.rest else None
 
     def step(self, loss: Tensor, factor: float) -> Tensor:
         """Back-propagates a loss and takes a step with both learning rates times ``factor``; see `update`."""
@@ -124,14 +124,15 @@ class MuonAndAdamW:
         Returns:
             The norm of all gradients, before those of AdamW are clipped.
         """
-        norm = nn.utils.get_total_norm([p.grad for p in (*self.matrices, *self.rest) if p.grad is not None])
+        matrices, rest = ([p.grad for p in part if p.grad is not None] for part in (self.matrices, self.rest))
+        norm = nn.utils.get_total_norm([*matrices, *rest])
         if self.muon is not None:
             self.muon.param_groups[0]["lr"] = self.muon_lr * factor
             self.muon.step()
             self.muon.zero_grad()
         if self.adamw is not None:
-            self.adamw.param_groups[0]["lr"] = self.adamw_lr * factor
-            nn.utils.clip_grad_norm_(self.rest, self.clip)
+            _set_rate(self.adamw, self.adamw_lr * factor)
+            nn.utils.clip_grads_with_norm_(self.rest, self.clip, nn.utils.get_total_norm(rest) if matrices else norm)
             self.adamw.step()
             self.adamw.zero_grad()
         return norm
@@ -148,3 +149,19 @@ class MuonAndAdamW:
             checkpoint.restore_optimizer(self.muon, tensors, "muon")
         if self.adamw is not None:
             checkpoint.restore_optimizer(self.adamw, tensors, "adamw")
+
+
+def _adamw(parameters: list[nn.Parameter], settings: dict[str, Any], in_eight_bits: bool) -> torch.optim.Optimizer:
+    if in_eight_bits:
+        return eight_bits.adamw(parameters, **settings)
+    on_gpu = all(p.is_cuda for p in parameters)
+    return torch.optim.AdamW(parameters, **settings, fused=on_gpu or None)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the learning rate, which some optimizers keep in a tensor."""
+    group = optimizer.param_groups[0]
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate

@@ -22,6 +22,7 @@ from dsd.log import console
 from dsd.train.adapter import Adapter
 from dsd.train.ahead import Ahead
 from dsd.train.batches import Batch, Batches
+from dsd.train.compiled import as_written
 from dsd.train.config import TrainConfig
 from dsd.train.ema import Ema
 from dsd.train.loop import learning_rate_factor, step_generator
@@ -82,12 +83,13 @@ def optimizer_of(config: TrainConfig, modules: dict[str, nn.Module], not_for_muo
     """
     return MuonAndAdamW(
         modules,
-        adamw_names=("",) if config.optimizer == "adamw" else not_for_muon,
+        adamw_names=not_for_muon if config.optimizer == "muon" else ("",),
         muon_lr=config.muon_learning_rate,
         adamw_lr=config.learning_rate,
         weight_decay=config.weight_decay,
-        adamw_weight_decay=config.weight_decay if config.optimizer == "adamw" else 1e-4,
-        betas=(0.9, 0.999) if config.optimizer == "adamw" else (0.9, 0.95),
+        adamw_weight_decay=1e-4 if config.optimizer == "muon" else config.weight_decay,
+        betas=(0.9, 0.95) if config.optimizer == "muon" else (0.9, 0.999),
+        in_eight_bits=config.optimizer == "adamw8bit",
     )
 
 
@@ -142,7 +144,7 @@ class TwoFrameTask:
         self.config, self.backbone, self.adapter, self.cache = config, backbone, adapter, cache
         self.accelerator, self.device, self.folder = accelerator, accelerator.device, folder
         self.rows = split_by_grid(cache.grids, config.held_out, shown=config.sampled, says=accelerator.is_main_process)
-        self.parts = _parts(config, accelerator)
+        self.parts = _parts(config, accelerator, 1 if config.gradient_accumulation == "auto" else None)
         self.optimizer = optimizer_of(config, {"transformer": adapter.transformer}, backbone.layers.not_matrices)
         self.ema = Ema(adapter.parameters, config.ema_decay)
         if not cache.has_text:
@@ -175,6 +177,25 @@ class TwoFrameTask:
         self.ema.update(step)
         return {**sums, "learning_rate_factor": factor, GRADIENT_NORM: norm}
 
+    def work_in(self, parts: int) -> None:
+        """Sets in how many parts this process works through its share of a batch; before the first step."""
+        self.parts = _parts(self.config, self.accelerator, parts)
+        self._ahead = Ahead(self._part, self.config.steps * len(self.parts))
+
+    def sizes(self) -> dict[int, int]:
+        """Numbers of the sizes that are trained on, and the image tokens of a sample of each."""
+        frames = self.objective.film.frames
+        return {size: frames * self.backbone.tokens_per(*self.cache.sizes[size]) for size in self.batches.rows}
+
+    def example(self, size: int, count: int, first: int = 0) -> Tensor:
+        """The loss on ``count`` samples of a size, from one on; no step, and the same whenever it is asked for."""
+        objective, rows = self.objectives[size], self.batches.rows[size]
+        drawn = draw(objective, self.config.batch_size, step_generator(self.config.seed + 2, 0))
+        chosen = [rows[number % len(rows)] for number in range(first, first + count)]
+        with self._autocast():
+            samples, random = self._samples(chosen), drawn.take(slice(first, first + count), self.device)
+            return losses(self.backbone, objective, samples, random)["loss"]
+
     @in_right_attention
     def operations(self) -> float:
         """Floating-point operations of an optimizer step in this process, as torch counts them on one sample.
@@ -184,7 +205,7 @@ class TwoFrameTask:
         size, rows = next(iter(self._by_size(self.rows.shown)))
         objective, samples = self.objectives[size], self._samples(rows[:1])
         drawn = draw(objective, 1, step_generator(self.config.seed + 2, 0)).take(slice(None), self.device)
-        with FlopCounterMode(display=False) as counter, self._autocast():
+        with as_written(), FlopCounterMode(display=False) as counter, self._autocast():
             losses(self.backbone, objective, samples, drawn)["loss"].backward()
         for parameter in self.adapter.parameters.values():
             parameter.grad = None
@@ -321,14 +342,17 @@ class TwoFrameTask:
         return mean
 
 
-def _parts(config: TrainConfig, accelerator: Accelerator) -> list[slice]:
-    """This process's parts of an effective batch."""
-    count = accelerator.num_processes * config.gradient_accumulation
+def _parts(config: TrainConfig, accelerator: Accelerator, parts: int | None = None) -> list[slice]:
+    """This process's parts of an effective batch, as many as are given or as the config says."""
+    if parts is None:
+        assert config.gradient_accumulation != "auto"
+        parts = config.gradient_accumulation
+    count = accelerator.num_processes * parts
     size, rest = divmod(config.batch_size, count)
     if rest:
         raise UserError(
             f"batch_size {config.batch_size} does not divide among {accelerator.num_processes} processes x "
-            f"{config.gradient_accumulation} gradient_accumulation; choose a multiple of {count}"
+            f"{parts} gradient_accumulation; choose a multiple of {count}"
         )
-    first = accelerator.process_index * config.gradient_accumulation
-    return [slice((first + k) * size, (first + k + 1) * size) for k in range(config.gradient_accumulation)]
+    first = accelerator.process_index * parts
+    return [slice((first + k) * size, (first + k + 1) * size) for k in range(parts)]

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from dsd import runs
+from dsd.attention import right_attention
 from dsd.backbones.adapter import (
     AdapterMetadata,
     is_full,
@@ -41,7 +42,7 @@ from dsd.locks import held
 from dsd.log import console
 from dsd.models import revision_or_name
 from dsd.train import adapter as adapters
-from dsd.train import checkpoint, environment, loop
+from dsd.train import checkpoint, environment, fitting, loop
 from dsd.train.checkpointing import checkpoint_gradients
 from dsd.train.config import TrainConfig
 from dsd.train.meter import Meter
@@ -98,18 +99,20 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
     if accelerator.is_main_process:
         runs.claim(out, config, sources)
         environment.record(out / "environment.json")
-    loop.run(
-        task,
-        folder=out,
-        steps=config.steps,
-        checkpoint_every=config.checkpoint_every,
-        evaluate_every=config.sample_every,
-        description="training the student",
-        writes=accelerator.is_main_process,
-        of=of,
-        meter=Meter(config.batch_size, task.operations(), accelerator.device),
-        track=lambda done: Trackers(config.trackers, out, config, done),
-    )
+    fitted = fitting.fit(task, config.batch_size // accelerator.num_processes)
+    with right_attention(accelerator.device, fitted.attention):
+        loop.run(
+            task,
+            folder=out,
+            steps=config.steps,
+            checkpoint_every=config.checkpoint_every,
+            evaluate_every=config.sample_every,
+            description="training the student",
+            writes=accelerator.is_main_process,
+            of=of,
+            meter=Meter(config.batch_size, task.operations(), accelerator.device),
+            track=lambda done: Trackers(config.trackers, out, config, done),
+        )
     if accelerator.is_main_process:
         export(task, out / ADAPTER)
     accelerator.wait_for_everyone()
