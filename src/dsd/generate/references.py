@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from dsd.backbones.stock import StockBackbone, apart, side_by_side
 from dsd.errors import UserError
 from dsd.frames import Film
 from dsd.generate.asked import listed
+from dsd.generate.shown import Shown
 from dsd.images import Fit, fit, load_image, to_tensor
 
 References = list[list[Image.Image]]
@@ -67,15 +67,13 @@ def read(films: Sequence[Sequence[Any]]) -> References:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Seen:
+class Seen(Shown):
     """What a model is told of a film's references.
 
     Attributes:
-        condition: The latents of the given frames, and a black frame's in place of each to draw; zeros without any.
         notes: What was done to references to make them fit, in words.
     """
 
-    condition: Float[Tensor, "f c h w"]
     notes: tuple[str, ...]
 
 
@@ -86,6 +84,7 @@ def seen(
     size: tuple[int, int],
     how: Fit = "crop",
     encodes: Literal["frames", "canvas"] = "frames",
+    **more: Any,
 ) -> list[Seen]:
     """Encodes the references of films, equal ones once.
 
@@ -96,6 +95,7 @@ def seen(
         size: (height, width) of a frame in pixels.
         how: What is done to pictures of other proportions.
         encodes: What is one picture to the autoencoder: a frame, as `dsd` trains, or the whole canvas.
+        **more: For the pass of the references of a cached film; see `StockBackbone.reference`.
     """
     unique = {id(picture): picture for of_film in references for picture in of_film}
     fitted = {key: fit(picture, size, how) for key, picture in unique.items()}
@@ -107,7 +107,9 @@ def seen(
         if key not in found:
             pictures = [fitted[one][0] for one in key]
             notes = tuple(fitted[one][1] for one in key if fitted[one][1])
-            found[key] = Seen(condition=encode(pictures), notes=notes)
+            condition = encode(pictures)
+            kept = backbone.reference(condition[None], **more) if film.is_cached and pictures else None
+            found[key] = Seen(condition=condition, reference=kept, notes=notes)
     return [found[tuple(map(id, of_film))] for of_film in references]
 
 
@@ -117,7 +119,7 @@ def _frames(backbone: StockBackbone, film: Film, black: Tensor) -> Callable[[Seq
 
     def encode(pictures: Sequence[Image.Image]) -> Tensor:
         if not pictures:
-            return torch.zeros_like(empty).repeat(film.frames, 1, 1, 1)
+            return torch.zeros_like(empty).repeat(sum(film.given) if film.is_cached else film.frames, 1, 1, 1)
         return film.condition(backbone.encode(to_tensor(pictures))[None], empty)[0]
 
     return encode
