@@ -333,9 +333,18 @@ class StockBackbone:
         Args:
             given: Latents of the frames.
             **more: For the transformer; see `velocity`.
+
+        Raises:
+            UserError: A cache of steps left out some of the pass.
         """
         recording = Recording()
-        self.transformer(**self.given_arguments(given), **_told(more, recording), return_dict=False)
+        with self.cache_context(KEPT):
+            self.transformer(**self.given_arguments(given), **_told(more, recording), return_dict=False)
+        if len(recording.layers) != len(self.transformer.attn_processors):
+            raise UserError(
+                "a cache of steps that is enabled in the transformer left out blocks of the reference's pass, of which "
+                "a cached model needs all; call disable_cache() on the transformer"
+            )
         return Reference.of(recording, len(given))
 
     def given_arguments(self, given: Float[Tensor, "b r c h w"]) -> dict[str, Any]:
