@@ -39,8 +39,11 @@ def adapter(family: str, references: int = 1) -> Path:
     updates = {}
     for path, layer in load_backbone(tiny.FAMILIES[family](), text=False, vae=False).transformer.named_modules():
         if isinstance(layer, nn.Linear) and path.endswith(("attn.to_q", "attn.to_k", "to_qkv_mlp_proj")):
-            sides = ((2, layer.in_features), (layer.out_features, 2))
-            updates[path] = LowRank(*(torch.randn(side, generator=generator) * 0.3 for side in sides))
+            down, up = (
+                torch.randn(side, generator=generator) * 0.3
+                for side in ((2, layer.in_features), (layer.out_features, 2))
+            )
+            updates[path] = LowRank(down, up)
     said = tiny.metadata(
         tiny.FAMILIES[family](), family=family, frame_size=SIZE, film=Film.of(references, 1, flavour="cached"),
         sampling=Sampling(steps=3, text_scale=1.6, image_scale=1.3),

@@ -62,6 +62,7 @@ class Table:
 
 Command = EvaluateInWorld | Table
 _ALL = "all"
+_PAPER = ("main", "ablations", "budget")
 _ROWS = {"main": main_rows, "ablations": ablation_rows, "flavours": flavour_rows, "budget": budget_rows}
 
 
@@ -76,7 +77,7 @@ def variants() -> dict[str, tuple[str, Command]]:
         "ablations": ("the paper's ablations", _of("ablations")),
         "flavours": ("how a student is shown the reference: on the canvas, or cached", _of("flavours")),
         "budget": ("how much identity each stage loses, and what the judge is worth", _of("budget")),
-        _ALL: ("all of them, one after the other", _of(_ALL)),
+        _ALL: ("the paper's three, one after the other", _of(_ALL)),
     }
 
 
@@ -147,7 +148,7 @@ def _table(command: Table) -> None:
 
 
 def _names(command: Table) -> list[str]:
-    return list(_ROWS) if command.table == _ALL else [command.table]
+    return list(_PAPER) if command.table == _ALL else [command.table]
 
 
 def _drawn_world(command: EvaluateInWorld) -> None:

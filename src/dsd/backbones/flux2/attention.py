@@ -28,7 +28,7 @@ class Flux2KeepingAttnProcessor(Flux2KVAttnProcessor):
         super().__init__()
         self.number = number
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         attn: Any,
         hidden_states: Tensor,
@@ -55,7 +55,7 @@ class Flux2KeepingParallelSelfAttnProcessor(Flux2KVParallelSelfAttnProcessor):
         super().__init__()
         self.number = number
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         attn: Any,
         hidden_states: Tensor,
