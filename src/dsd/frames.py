@@ -18,6 +18,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from dsd.sampling import Flavour
+
 Span = tuple[int, int]
 
 GUTTER_REACH = 0.12  # of a panel, at either side of the expected cut, in which a gutter is looked for
@@ -105,22 +107,27 @@ class Film:
     Attributes:
         given: For each frame, whether it is a reference (True) or to be drawn (False); the last one is to be drawn.
         weights: For each frame, its weight in the loss; only ratios matter.
+        flavour: How the model is shown what is given; only frames that are denoised count in the loss.
     """
 
     given: tuple[bool, ...]
     weights: tuple[float, ...]
+    flavour: Flavour = "canvas"
 
     def __post_init__(self) -> None:
         if not self.given or len(self.given) != len(self.weights) or self.given[-1]:
             raise ValueError(f"a film needs one weight a frame, and its last frame is drawn, got {self}")
         if not (min(self.weights) >= 0 and 0 < sum(self.weights) < inf):  # so that it holds of NaN too
             raise ValueError(f"frame weights are positive numbers, got {self.weights}")
+        if self.flavour == "cached" and (not any(self.given) or any(self._of_given(self.weights))):
+            raise ValueError(f"a cached film has a given frame, and given frames weigh nothing, got {self}")
 
     @classmethod
-    def of(cls, references: int, targets: int, reference_weight: float = 1.0) -> Film:
-        """References, and then the frames to draw."""
+    def of(cls, references: int, targets: int, reference_weight: float = 1.0, flavour: Flavour = "canvas") -> Film:
+        """References, and then the frames to draw; cached references have no weight, whatever is said."""
         given = (True,) * references + (False,) * targets
-        return cls(given=given, weights=(reference_weight,) * references + (1.0,) * targets)
+        weight = 0.0 if flavour == "cached" else reference_weight
+        return cls(given=given, weights=(weight,) * references + (1.0,) * targets, flavour=flavour)
 
     @classmethod
     def two_frame(cls, reference_weight: float = 1.0) -> Film:
@@ -132,6 +139,24 @@ class Film:
         """How many frames there are."""
         return len(self.given)
 
+    @property
+    def is_cached(self) -> bool:
+        """Whether given frames are clean tokens that are not denoised."""
+        return self.flavour == "cached"
+
+    @property
+    def denoised_given(self) -> tuple[bool, ...]:
+        """For each frame that is denoised, whether it is given: all frames of a canvas, cached those to draw."""
+        return tuple(given for given in self.given if not (given and self.is_cached))
+
+    def denoised(self, frames: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b d c h w"]:
+        """The frames that are denoised, in their order."""
+        return self.targets(frames) if self.is_cached else frames
+
+    def drawn(self, denoised: Float[Tensor, "b d c h w"]) -> Float[Tensor, "b t c h w"]:
+        """Of the frames that are denoised, those that were not given."""
+        return denoised if self.is_cached else self.targets(denoised)
+
     def targets(self, frames: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b t c h w"]:
         """The frames that were not given, in their order."""
         return frames[:, [number for number, given in enumerate(self.given) if not given]]
@@ -139,7 +164,7 @@ class Film:
     def condition(
         self, references: Float[Tensor, "b r c h w"], empty: Float[Tensor, "#b c h w"]
     ) -> Float[Tensor, "b f c h w"]:
-        """What the model is told: the given frames, and `empty` in place of each frame to draw.
+        """What the model is told: the given frames, and on a canvas `empty` in place of each frame to draw.
 
         Args:
             references: The given frames in their order.
@@ -147,6 +172,8 @@ class Film:
         """
         if references.shape[1] != sum(self.given):
             raise ValueError(f"give the {sum(self.given)} given frames, got {references.shape[1]}")
+        if self.is_cached:
+            return references
         rest, count = iter(references.unbind(1)), len(references)
         return torch.stack([next(rest) if given else empty.expand(count, -1, -1, -1) for given in self.given], dim=1)
 
@@ -159,8 +186,8 @@ class Film:
         like: Float[Tensor, "#b c h w"],
         generators: Sequence[torch.Generator] | torch.Generator | None,
         count: int,
-    ) -> Float[Tensor, "b f c h w"]:
-        """Standard normal noise of ``count`` films.
+    ) -> Float[Tensor, "b d c h w"]:
+        """Standard normal noise of the frames of ``count`` films that are denoised.
 
         It is drawn as one picture of all frames side by side, as the stock pipelines of such a canvas draw theirs.
 
@@ -170,18 +197,23 @@ class Film:
             count: Of films.
         """
         _, channels, height, width = like.shape
-        shape = (channels, height, self.frames * width)
+        frames = len(self.denoised_given)
+        shape = (channels, height, frames * width)
         if isinstance(generators, Sequence):
             canvas = torch.cat([torch.randn(1, *shape, generator=one, device=one.device) for one in generators])
         else:
             device = None if generators is None else generators.device
             canvas = torch.randn(count, *shape, generator=generators, device=device)
-        return rearrange(canvas, "b c h (f w) -> b f c h w", f=self.frames).to(like)
+        return rearrange(canvas, "b c h (f w) -> b f c h w", f=frames).to(like)
 
-    def loss_weights(self, device: torch.device | str = "cpu") -> Float[Tensor, "1 f 1 1 1"]:
-        """The weight of each frame, with mean 1."""
-        weights = torch.tensor(self.weights, device=device)
+    def loss_weights(self, device: torch.device | str = "cpu") -> Float[Tensor, "1 d 1 1 1"]:
+        """The weight of each frame that is denoised, with mean 1."""
+        of_drawn = [weight for weight, given in zip(self.weights, self.given, strict=True) if not given]
+        weights = torch.tensor(of_drawn if self.is_cached else self.weights, device=device)
         return (weights / weights.mean()).view(1, -1, 1, 1, 1)
+
+    def _of_given(self, values: Sequence[float]) -> list[float]:
+        return [value for value, given in zip(values, self.given, strict=True) if given]
 
 
 def _cuts(lines: np.ndarray, count: int, kind: str) -> list[Span]:

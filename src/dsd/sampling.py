@@ -7,9 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
+from typing import Literal
 
 from dsd.errors import UserError
 
+Flavour = Literal["canvas", "cached"]
+"""How a model is shown given frames. ``canvas``, the paper: they are drawn anew beside the others, and told as further
+channels of all. ``cached``: they are clean tokens that the others attend to and that attend to themselves alone, so
+that their keys and values are computed once a picture (as in EasyControl, arXiv 2503.07027)."""
 MOST_STEPS = 10_000
 """More would not end, and a damaged file may say so."""
 

@@ -52,7 +52,7 @@ class AdapterMetadata:
         base: Name of the model it changes.
         base_revision: Revision of that model.
         rank: Of the LoRA; 0 for a full fine-tune.
-        film: The frames it was trained on.
+        film: The frames it was trained on, and in which flavour it is shown those that are given.
         max_sequence_length: Text tokens it was trained with; generation pads to the same.
         frame_size: (height, width) in pixels of a training frame, the default size of pictures.
         guidance: Embedded guidance it was trained with, None for models without.
@@ -246,7 +246,7 @@ def load_adapter(folder: Path | str) -> tuple[dict[str, LowRank], AdapterMetadat
 
 
 def apply_adapter(backbone: StockBackbone, folder: Path | str) -> AdapterMetadata:
-    """Widens a backbone and adds an adapter to its weights in place (fused: sampling costs nothing extra).
+    """Prepares a backbone and adds an adapter to its weights in place (fused: sampling costs nothing extra).
 
     Args:
         backbone: The base that the adapter was trained on, or one of the same shape.
@@ -259,7 +259,7 @@ def apply_adapter(backbone: StockBackbone, folder: Path | str) -> AdapterMetadat
     require_family(metadata, backbone.family, folder)
     if not is_full(folder):
         require_plain(backbone)
-    backbone.widen()
+    backbone.prepare(metadata.film.flavour)
     if is_full(folder):
         _load_full(backbone.transformer, Path(folder) / FULL_FOLDER)
     else:
@@ -286,7 +286,7 @@ def require_plain(backbone: StockBackbone) -> None:
     Raises:
         UserError: The model takes a reference picture already.
     """
-    if backbone.is_widened:
+    if backbone.takes_references:
         raise UserError(
             "the base takes a reference picture already, and an adapter would be added to it a second time; leave out "
             "the adapter, or give the text-to-image model that it was trained on"
@@ -333,7 +333,7 @@ def _require_sight(updates: Mapping[str, LowRank], metadata: AdapterMetadata, pa
     if family not in FAMILIES:
         raise UserError(f'"{path.parent}" is for models of the family "{family}"; {did_you_mean(family, FAMILIES)}')
     layer = layers_of(family).patch_embedding
-    if layer not in updates:
+    if layer not in updates and not metadata.film.is_cached:
         raise UserError(
             f'"{path}" cannot see a reference: it has no change of the patch embedding {layer}; copy the file again, '
             "whole, or train it again"

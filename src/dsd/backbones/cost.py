@@ -121,22 +121,29 @@ class Shape:
     def training_operations(self, frame: tuple[int, int], frames: int, text_tokens: int) -> float:
         """Floating-point operations of a forward and a backward pass for one sample, as torch counts them.
 
-        What is recomputed and which gradients are needed is counted as the transformer is: widened, with its adapter
-        and its gradient checkpointing.
+        What is recomputed and which gradients are needed is counted as the transformer is: prepared for its flavour,
+        with its adapter and its gradient checkpointing.
 
         Args:
             frame: (height, width) of a frame in pixels.
-            frames: How many frames.
+            frames: How many frames, of which the last one is drawn.
             text_tokens: Of the prompt.
         """
         latents, text = self._inputs(frame, frames, text_tokens)
 
         def run() -> None:
-            sigma = torch.empty(1, device=_META)
-            self.backbone.velocity(latents, sigma, text, condition=latents, guidance=1.0).sum().backward()
+            self._velocity(latents, text).sum().backward()
             self.backbone.transformer.zero_grad()
 
         return _counted(self.backbone, run)
+
+    def _velocity(self, latents: torch.Tensor, text: Text) -> torch.Tensor:
+        """Of one sample, the reference's own pass with it where there is one."""
+        backbone, sigma = self.backbone, torch.empty(1, device=_META)
+        if backbone.is_cached:
+            reference = backbone.reference(latents[:, :-1])
+            return backbone.velocity(latents[:, -1:], sigma, text, guidance=1.0, reference=reference)
+        return backbone.velocity(latents, sigma, text, condition=latents, guidance=1.0)
 
     def _inputs(self, frame: tuple[int, int], frames: int, text_tokens: int) -> tuple[torch.Tensor, Text]:
         """Latents and text of one sample."""

@@ -6,6 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -13,9 +14,11 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from dsd.backbones.cached import KEPT, Recording, Reference
 from dsd.backbones.protocol import Layers, Text
 from dsd.errors import UserError
 from dsd.flow import ResolutionShift
+from dsd.sampling import Flavour
 from dsd.weights import config_of, load_pipeline
 
 MOST_TEXT_TOKENS = 512
@@ -36,6 +39,8 @@ class StockBackbone:
         optional_text: Those of them that it draws without.
         patch: Height and width in latents of one token.
         control_pipeline: The family's stock pipeline that reads an adapter by `load_lora_weights`, where there is one.
+        keeping: For each list of blocks, the attention processor that keeps keys and values (`dsd.backbones.cached`);
+            none of families that cannot be cached.
     """
 
     family: str
@@ -46,6 +51,7 @@ class StockBackbone:
     optional_text: tuple[str, ...] = ()
     patch: int = 2
     control_pipeline: Any = None
+    keeping: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, pipeline: Any, vae_config: Mapping[str, Any]) -> None:
         self.pipeline = pipeline
@@ -148,6 +154,45 @@ class StockBackbone:
     def is_widened(self) -> bool:
         """Whether the patch embedding takes a condition beside the noisy latents."""
         return self.transformer.config["in_channels"] == 2 * self._plain_channels
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether it attends to what is kept of given frames; see `dsd.backbones.cached`."""
+        kinds = tuple(self.keeping.values())
+        return bool(kinds) and all(isinstance(one, kinds) for one in self.transformer.attn_processors.values())
+
+    @property
+    def takes_references(self) -> bool:
+        """Whether it was made one that is shown given frames, in whatever flavour."""
+        return self.is_widened or self.is_cached
+
+    @classmethod
+    def require(cls, flavour: Flavour) -> None:
+        """Makes sure that models of the family can be shown given frames so.
+
+        Raises:
+            UserError: They cannot.
+        """
+        if flavour == "cached" and not cls.keeping:
+            raise UserError(
+                f'the flavour cached is not available for models of the family "{cls.family}"; set train.flavour to '
+                "canvas"
+            )
+
+    def prepare(self, flavour: Flavour) -> None:
+        """Makes it a model that is shown given frames; one that is already stays as it is.
+
+        Raises:
+            UserError: Models of the family cannot be shown them so.
+        """
+        self.require(flavour)
+        if flavour == "canvas":
+            self.widen()
+            return
+        transformer = self.transformer
+        kinds = {name: kind for name in transformer.attn_processors for blocks, kind in self.keeping.items()
+                 if name.startswith(f"{blocks}.")}  # fmt: skip
+        transformer.set_attn_processor({name: kind(number) for number, (name, kind) in enumerate(kinds.items())})
 
     def tokens_per(self, height: int, width: int) -> int:
         """Image tokens of one frame of so many pixels."""
@@ -273,6 +318,8 @@ class StockBackbone:
         text: Text,
         condition: Float[Tensor, "b f c h w"] | None = None,
         guidance: float | Float[Tensor, " b"] | None = None,
+        *,
+        reference: Reference | None = None,
         **more: Any,
     ) -> Float[Tensor, "b f c h w"]:
         """One evaluation of the transformer.
@@ -285,9 +332,40 @@ class StockBackbone:
                 (all zeros).
             guidance: The embedded guidance of a guidance-distilled model, which needs it, one or one each; others
                 ignore it.
+            reference: What `reference` kept of given frames, of each row; only for a cached model, where None is "no
+                image".
             **more: For the transformer, such as ``joint_attention_kwargs``.
         """
+        if reference is not None:
+            more = _told(more, reference)
         return self.evaluated(self.arguments(latents, sigma, text, condition, guidance), latents, **more)
+
+    def reference(self, given: Float[Tensor, "b r c h w"], **more: Any) -> Reference:
+        """What a cached model keeps of given frames: one pass of their clean tokens, which see themselves alone.
+
+        They stand where a canvas has them, before the frames to draw; those are where the family's text-to-image model
+        draws, so that without a reference this is that model.
+
+        Args:
+            given: Latents of the frames.
+            **more: For the transformer; see `velocity`.
+
+        Raises:
+            UserError: A cache of steps left out some of the pass.
+        """
+        recording = Recording()
+        with self.cache_context(KEPT):
+            self.transformer(**self.given_arguments(given), **_told(more, recording), return_dict=False)
+        if len(recording.layers) != len(self.transformer.attn_processors):
+            raise UserError(
+                "a cache of steps that is enabled in the transformer left out blocks of the reference's pass, of which "
+                "a cached model needs all; call disable_cache() on the transformer"
+            )
+        return Reference.of(recording, len(given))
+
+    def given_arguments(self, given: Float[Tensor, "b r c h w"]) -> dict[str, Any]:
+        """What `reference` hands to the transformer: tokens at noise level 0 without text."""
+        raise NotImplementedError(f"the family {self.family} cannot be cached")
 
     @abstractmethod
     def arguments(
@@ -400,6 +478,11 @@ def side_by_side(frames: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b c h f*w
 def apart(canvas: Float[Tensor, "b c h f*w"], frames: int) -> Float[Tensor, "b f c h w"]:
     """The inverse of `side_by_side`; a view."""
     return rearrange(canvas, "b c h (f w) -> b f c h w", f=frames)
+
+
+def _told(more: Mapping[str, Any], kept: Recording | Reference) -> dict[str, Any]:
+    """Further arguments of a transformer, of which attention layers are told what is kept."""
+    return {**more, "joint_attention_kwargs": {**(more.get("joint_attention_kwargs") or {}), KEPT: kept}}
 
 
 def _present(component: Any, name: str) -> Any:

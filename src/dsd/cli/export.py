@@ -66,6 +66,7 @@ class _Trained:
 def run(command: Export) -> None:
     from dsd.backbones.adapter import load_metadata, require_family
     from dsd.backbones.registry import family_of
+    from dsd.errors import UserError
     from dsd.files import atomic_folder, require_apart, require_replaceable
     from dsd.log import quiet_libraries
     from dsd.models import resolve
@@ -73,6 +74,11 @@ def run(command: Export) -> None:
     quiet_libraries()
     folder = Path(resolve(command.adapter))
     metadata = load_metadata(folder)
+    if metadata.film.is_cached:
+        raise UserError(
+            f'the adapter "{folder}" is of the flavour cached, which neither stock diffusers nor ComfyUI can show a '
+            "reference to; draw with dsd, or train one with train.flavour canvas"
+        )
     require_apart(command.out, folder, "the adapter's folder")
     require_replaceable(command.out, NOTE)  # before anything is read
     if command.base is not None:

@@ -49,11 +49,14 @@ def plan(command: Train) -> list[str]:
     config = command.train
     targets = config.lora_targets if isinstance(config.lora_targets, str) else ", ".join(config.lora_targets)
     what = "all weights" if config.full else f"a LoRA of rank {config.rank} ({targets})"
+    loss = f"the reference frame weighing {config.reference_weight:g} in the loss"
+    if config.flavour == "cached":
+        loss = "the reference being seen by its cached keys and values and having no loss"
     sentences = [
         f"read the examples of {command.data}" + ("" if Path(command.data).exists() else " (not there yet)"),
         f"encode pictures and captions once with {config.base} and keep the latents",
         f"train {what} for {config.steps:,} steps of {config.batch_size} pairs with {config.optimizer} at "
-        f"{config.learning_rate:g}, the reference frame weighing {config.reference_weight:g} in the loss",
+        f"{config.learning_rate:g}, {loss}",
         f"write a checkpoint each {config.checkpoint_every:,} and a sample sheet each {config.sample_every:,} steps",
         f"write the adapter to {command.out / 'adapter'}",
     ]

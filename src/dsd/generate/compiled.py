@@ -40,12 +40,14 @@ class Facts:
         has_lora: Whether there are LoRA layers that are not fused.
         is_quantised: Whether a quantiser of diffusers loaded the weights.
         is_offloaded: Whether weights are elsewhere between steps.
+        is_cached: Whether attention keeps keys and values of references.
     """
 
     device: str
     has_lora: bool = False
     is_quantised: bool = False
     is_offloaded: bool = False
+    is_cached: bool = False
 
 
 def why_not(facts: Facts, asked: str) -> str | None:
@@ -63,6 +65,8 @@ def why_not(facts: Facts, asked: str) -> str | None:
         return "Blocks are not compiled, for the weights were quantised when they were loaded."
     if facts.is_offloaded:
         return "Blocks are not compiled, for the pipeline is offloaded; they would be compiled anew at each move."
+    if facts.is_cached:
+        return "Blocks are not compiled, for each keeps its own keys and values of references (the flavour cached)."
     if asked == "auto" and facts.device != "cuda":
         return 'Blocks are not compiled on a CPU, where it takes a minute and wins little; compile="on" does.'
     return None
@@ -79,6 +83,7 @@ def facts_of(pipeline: Any, device: torch.device) -> Facts:
         has_lora=any(isinstance(module, BaseTunerLayer) for module in transformer.modules()),
         is_quantised=getattr(transformer, "hf_quantizer", None) is not None,
         is_offloaded=offloaded,
+        is_cached=pipeline.backbone.is_cached,
     )
 
 

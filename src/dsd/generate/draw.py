@@ -86,6 +86,15 @@ class Rows:
     names: tuple[tuple[int, bool, bool], ...]
     owners: tuple[Drawing, ...]
 
+    def take(self, places: Sequence[int]) -> Rows:
+        """Some of the rows."""
+        index = list(places)
+        return Rows(
+            latents=self.latents[index], sigma=self.sigma[index], text=self.text.take(index), keep=self.keep[index],
+            of=tuple(self.of[place] for place in index), names=tuple(self.names[place] for place in index),
+            owners=tuple(self.owners[place] for place in index),
+        )  # fmt: skip
+
     def seen(self, conditions: Sequence[Float[Tensor, " *film"]] | Tensor) -> Float[Tensor, "n *film"]:
         """The condition of each row: all zeros where no picture is shown, as the published model was trained.
 

@@ -65,6 +65,8 @@ def loaded(
         _adapt(pipeline, backbone.from_pipeline(pipeline), folder, fuse=fuse)
     if metadata is None and (Path(resolve(base)) / METADATA_FILE).is_file():
         metadata = load_metadata(resolve(base))
+    if metadata is not None and metadata.film.is_cached:
+        backbone.from_pipeline(pipeline).prepare("cached")  # processors are no weights, and come with none
     return pipeline, metadata
 
 
@@ -73,9 +75,9 @@ def _adapt(pipeline: Any, backbone: Any, folder: str, *, fuse: bool) -> None:
     if fuse:
         apply_adapter(backbone, folder)
         return
-    load_adapter(folder)  # refuses what diffusers would take
+    _, metadata = load_adapter(folder)  # refuses what diffusers would take
     require_plain(backbone)
-    backbone.widen()
+    backbone.prepare(metadata.film.flavour)
     pipeline.load_lora_weights(folder, weight_name=WEIGHTS_FILE)
 
 

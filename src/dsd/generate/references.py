@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from dsd.backbones.stock import StockBackbone, apart, side_by_side
 from dsd.errors import UserError
 from dsd.frames import Film
 from dsd.generate.asked import listed
+from dsd.generate.shown import Shown
 from dsd.images import Fit, fit, load_image, to_tensor
 
 References = list[list[Image.Image]]
@@ -94,15 +94,13 @@ def black(size: tuple[int, int]) -> Float[Tensor, "1 3 h w"]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Seen:
+class Seen(Shown):
     """What a model is told of a film's references.
 
     Attributes:
-        condition: The latents of the given frames, and a black frame's in place of each to draw; zeros without any.
         notes: What was done to references to make them fit, in words.
     """
 
-    condition: Float[Tensor, "f c h w"]
     notes: tuple[str, ...]
 
 
@@ -114,6 +112,7 @@ def seen(
     how: Fit = "crop",
     encodes: Literal["frames", "canvas"] = "frames",
     kept: Black | None = None,
+    **more: Any,
 ) -> list[Seen]:
     """Encodes the references of films, equal ones once.
 
@@ -125,6 +124,7 @@ def seen(
         how: What is done to pictures of other proportions.
         encodes: What is one picture to the autoencoder: a frame, as `dsd` trains, or the whole canvas.
         kept: Of drawings before.
+        **more: For the pass of the references of a cached film; see `StockBackbone.reference`.
     """
     kept = kept or Black()
     unique = {id(picture): picture for of_film in references for picture in of_film}
@@ -136,7 +136,9 @@ def seen(
         if key not in found:
             pictures = [fitted[one][0] for one in key]
             notes = tuple(fitted[one][1] for one in key if fitted[one][1])
-            found[key] = Seen(condition=encode(pictures), notes=notes)
+            condition = encode(pictures)
+            passed = backbone.reference(condition[None], **more) if film.is_cached and pictures else None
+            found[key] = Seen(condition=condition, reference=passed, notes=notes)
     return [found[tuple(map(id, of_film))] for of_film in references]
 
 
@@ -146,7 +148,7 @@ def _frames(
     """Encodes frames one by one."""
     empty = kept.of(backbone, size)
     if not pictures:
-        return torch.zeros_like(empty).repeat(film.frames, 1, 1, 1)
+        return torch.zeros_like(empty).repeat(sum(film.given) if film.is_cached else film.frames, 1, 1, 1)
     return film.condition(backbone.encode(to_tensor(pictures))[None], empty)[0]
 
 

@@ -86,7 +86,12 @@ def _card(pipeline: Any) -> str:
     backbone, adapter = pipeline.backbone, pipeline.adapter
     control = backbone.control_pipeline
     base = "" if adapter is None or ":" in adapter.base else f"base_model: {adapter.base}\n"
-    if not backbone.is_widened:
+    if backbone.is_cached:
+        use = (
+            f"Stock diffusers opens it as a `{backbone.pipeline_class.__name__}` and draws with it after words alone: "
+            "it is of the flavour cached, whose references are shown by keys and values that attention keeps."
+        )
+    elif not backbone.is_widened:
         use = f"A plain `{backbone.pipeline_class.__name__}`."
     elif control is not None:
         use = (

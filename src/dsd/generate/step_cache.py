@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dsd.backbones.cached import Reference
 from dsd.backbones.stock import StockBackbone
 from dsd.errors import UserError
 from dsd.generate.draw import Drawing, Rows, current_rows
@@ -228,7 +229,7 @@ def _first(cache: StepCache, backbone: StockBackbone, block: Block, **given: Any
     if rows is None or film is None or len(image) != len(rows.owners):
         return output
     sides = (side // backbone.patch for side in rows.latents.shape[-2:])
-    targets = backbone.target_tokens(film.given, *sides).to(image.device)
+    targets = backbone.target_tokens(film.denoised_given, *sides).to(image.device)
     first = image[:, targets] - given["hidden_states"][:, targets]
     computed = cache.changed(rows, first)
     index = torch.tensor(computed, dtype=torch.long, device=image.device)
@@ -260,6 +261,8 @@ def _some(value: Any, step: _Step) -> Any:
     """The computed rows of whatever a block is given: a tensor with a row each, or a nest of such."""
     if isinstance(value, Tensor):
         return value[step.index] if value.ndim > 1 and len(value) == len(step.rows.owners) else value
+    if isinstance(value, Reference):
+        return value.take(step.computed)
     if isinstance(value, dict):
         return {name: _some(one, step) for name, one in value.items()}
     if isinstance(value, list | tuple):

@@ -38,7 +38,8 @@ from dsd.generate.asked import (
     real,
     whole,
 )
-from dsd.generate.draw import Drawing, Rows, advance
+from dsd.generate.draw import Drawing, advance
+from dsd.generate.shown import Shown, velocity_of
 from dsd.images import FITS, MAX_PIXELS, Fit, to_pil
 from dsd.sampling import Sampling
 
@@ -77,14 +78,14 @@ class FilmDrawing(Drawing):
     Attributes:
         film: Its frames.
         backbone: That it was begun with.
-        condition: What the model is told of the given ones.
+        shown: What the model is told of the given ones.
         attention: What attention layers are told.
         notes: What was done to its references, in words.
     """
 
     film: Film
     backbone: StockBackbone
-    condition: Float[Tensor, "f c h w"]
+    shown: Shown
     attention: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
@@ -239,7 +240,8 @@ class TwoFramePipeline(_Stock):
             num_images_per_prompt: Pictures of each prompt; those of one prompt follow one another.
             generator: Randomness: one for the whole batch, or one a picture, and then a picture does not depend on
                 what else is in the batch.
-            latents: The noise to start from, (b, f, c, h, w).
+            latents: The noise to start from, (b, f, c, h, w); of a cached model f is the frames to draw alone, here and
+                below.
             prompt_embeds: Encoded prompts in place of `prompt`, (b, tokens, d).
             pooled_prompt_embeds: Their pooled vectors (b, p), for families that have them.
             negative_prompt_embeds: In place of `negative_prompt`.
@@ -326,13 +328,14 @@ class TwoFramePipeline(_Stock):
         backbone = self.backbone.held()
         text, no_text = words.read(backbone, asked, plan.own, plan.prompts, plan.encoded, self.max_text_tokens)
 
-        seen = references.seen(backbone, film, images, size, asked.fit, self._encodes, self.kept)
+        more = {} if plan.own.attention is None else {"joint_attention_kwargs": dict(plan.own.attention)}
+        seen = references.seen(backbone, film, images, size, asked.fit, self._encodes, self.kept, **more)
         noise = self._noise(film, seen[0].condition, asked, len(repeated))
-        sigmas = self._sigmas(asked, sampling, film.frames * backbone.tokens_per(*size))
+        sigmas = self._sigmas(asked, sampling, len(film.denoised_given) * backbone.tokens_per(*size))
         return [
             FilmDrawing(
                 latents=noise[place], text=text.take([n]), no_text=no_text.take([n]), sampling=sampling, sigmas=sigmas,
-                sees=bool(images[n]), film=film, backbone=backbone, condition=seen[n].condition,
+                sees=bool(images[n]), film=film, backbone=backbone, shown=seen[n],
                 attention=plan.own.attention, notes=seen[n].notes,
             )
             for place, n in enumerate(repeated)
@@ -345,20 +348,11 @@ class TwoFramePipeline(_Stock):
         Args:
             drawings: Unfinished; of any callers, at any step.
         """
-        backbone = drawings[0].backbone
-        conditions = [drawing.condition for drawing in drawings]
-
-        def velocity(rows: Rows) -> Tensor:
-            asked = [drawings[place] for place in rows.of]
-            values = torch.tensor([one.sampling.guidance for one in asked])
-            guidance = values if backbone.takes_guidance else None
-            more = {} if asked[0].attention is None else {"joint_attention_kwargs": dict(asked[0].attention)}
-            with backbone.cache_context("rows"):
-                return backbone.velocity(
-                    rows.latents, rows.sigma, rows.text, rows.seen(conditions), guidance, **more
-                )  # fmt: skip
-
-        advance(velocity, drawings)
+        attention = drawings[0].attention
+        more = {} if attention is None else {"joint_attention_kwargs": dict(attention)}
+        guidance = [drawing.sampling.guidance for drawing in drawings]
+        shown = [drawing.shown for drawing in drawings]
+        advance(velocity_of(drawings[0].backbone, shown, guidance, **more), drawings)
 
     @torch.no_grad()
     def finish(self, drawings: Sequence[FilmDrawing], output_type: OutputType = "pil") -> Any:
@@ -383,7 +377,7 @@ class TwoFramePipeline(_Stock):
     def condition(
         self, image: References, height: int | None = None, width: int | None = None
     ) -> Float[Tensor, "b f c h w"]:
-        """What the model is told of references: their latents, and a black frame's in place of the frame to draw.
+        """What the model is told of references: their latents, and on a canvas a black frame's for the frame to draw.
 
         Frames are encoded one by one, as in training, or together where the adapter was trained so.
 
@@ -427,7 +421,7 @@ class TwoFramePipeline(_Stock):
         )  # fmt: skip
 
     def _check(self) -> None:
-        if not self.backbone.is_widened:
+        if not self.backbone.takes_references:
             raise UserError(
                 "this model takes no reference picture, it is a plain text-to-image model; give an adapter folder, as "
                 'in TwoFramePipeline.from_pretrained(base, adapter="runs/x/adapter")'
@@ -445,7 +439,7 @@ class TwoFramePipeline(_Stock):
             return self.film
         if (frames := whole("num_frames", num_frames)) > MOST_FRAMES:
             raise UserError(f"num_frames is {frames}, but at most {MOST_FRAMES:,} are drawn together; give fewer")
-        return Film.of(sum(self.film.given), frames)
+        return Film.of(sum(self.film.given), frames, flavour=self.film.flavour)
 
     def _size(self, images: references.References, height: int | None, width: int | None) -> tuple[int, int]:
         reference = next((of_film[0] for of_film in images if of_film), None)
@@ -527,7 +521,7 @@ class TwoFramePipeline(_Stock):
     def _noise(self, film: Film, condition: Tensor, asked: Asked, count: int) -> Tensor:
         if asked.latents is None:
             return film.noise(condition[:1], asked.generator, count)
-        wanted = (count, film.frames, *condition.shape[1:])
+        wanted = (count, len(film.denoised_given), *condition.shape[1:])
         if not isinstance(asked.latents, Tensor):
             raise UserError(f"latents is a {type(asked.latents).__name__}, but must be a tensor of the shape {wanted}")
         if tuple(asked.latents.shape) != wanted:
@@ -538,7 +532,7 @@ class TwoFramePipeline(_Stock):
         return asked.latents.to(condition)
 
     def _shown(self, film: Film, latents: Tensor, output_type: OutputType) -> Any:
-        targets = film.targets(latents)
+        targets = film.drawn(latents)
         pictures = self.backbone.decode(targets.flatten(0, 1))
         count = targets.shape[1]
         if output_type == "pil":

@@ -1,8 +1,8 @@
 """What is trained of a transformer: LoRA (peft) on its layers and the widened patch embedding, or all of it.
 
 A layer no wider than the rank is trained as it is: a LoRA of full rank is the weight itself, at a lower cost. The
-patch embedding always is. Everything is exported in diffusers' control-LoRA format, where such a layer is an exact
-LoRA of full rank.
+widened patch embedding always is. Everything is exported in diffusers' control-LoRA format, where such a layer is an
+exact LoRA of full rank.
 """
 
 from __future__ import annotations
@@ -61,21 +61,30 @@ class Adapter:
         return {name: update.to(dtype) for name, update in found.items()}
 
 
-def attach(transformer: nn.Module, layers: Layers, *, rank: int, targets: str | tuple[str, ...], seed: int) -> Adapter:
+def attach(
+    transformer: nn.Module,
+    layers: Layers,
+    *,
+    rank: int,
+    targets: str | tuple[str, ...],
+    seed: int,
+    patch_embedding: bool = True,
+) -> Adapter:
     """Freezes a transformer and makes its adapter trainable, in float32.
 
     Args:
-        transformer: with a widened patch embedding.
+        transformer: prepared for its flavour.
         layers: where things are in it.
         rank: of the LoRA; its scale is 1 (alpha = rank).
         targets: ``attention``, ``all-linear``, or ends of module names.
         seed: of the LoRA's initial values.
+        patch_embedding: whether it is trained too, as one that was widened has to be.
 
     Returns:
         The adapter, which changes nothing yet.
     """
     transformer.requires_grad_(False)
-    names = (*target_names(transformer, layers, targets), layers.patch_embedding)
+    names = (*target_names(transformer, layers, targets), *([layers.patch_embedding] if patch_embedding else []))
     chosen = {name: transformer.get_submodule(name) for name in names}
     whole = {
         name: layer

@@ -7,7 +7,7 @@ from typing import Literal
 
 from dsd.config import how_it_runs, require_seeds
 from dsd.errors import UserError
-from dsd.sampling import Sampling
+from dsd.sampling import Flavour, Sampling
 
 _MOST = 1e30
 """What float32 can still be multiplied by."""
@@ -28,6 +28,8 @@ class TrainConfig:
     Attributes:
         base: text-to-image model that becomes the student: ``embedded:NAME``, a folder or a hub id.
         full: train all weights; no adapter.
+        flavour: how the student is shown the reference: ``canvas``, the paper, or ``cached``, whose keys and values are
+            computed once a picture and not in every step; see `dsd.sampling.Flavour`.
         rank: of the LoRA. Layers no wider than this are trained whole and exported as an exact LoRA.
         lora_targets: ``attention`` (the published model), ``all-linear``, or ends of module names.
         steps: optimizer steps in all; the learning rate's course depends on it.
@@ -46,7 +48,7 @@ class TrainConfig:
         warmup: steps of linear warm-up.
         decay_from: share of the run after which the rate falls linearly; 1 keeps it constant.
         weight_decay: decoupled; on the matrices that carry the training.
-        reference_weight: loss weight of the reference frame, where the target frame has 1.
+        reference_weight: loss weight of the reference frame, where the target frame has 1; a cached one has no loss.
         text_dropout: share of samples that see the empty text.
         image_dropout: share of samples that see no reference (an all-zero condition).
         ema_decay: of the averaged weights, which are the result; 0 for none.
@@ -84,6 +86,7 @@ class TrainConfig:
 
     base: str
     full: bool = False
+    flavour: Flavour = "canvas"
     rank: int
     lora_targets: LoraTargets | tuple[str, ...]
     steps: int = how_it_runs()
@@ -131,6 +134,11 @@ class TrainConfig:
         _require("held_out", self.held_out, self.held_out >= 0, "at least 0")
         for name in ("reference_weight", "weight_decay", "guidance"):
             _require(name, getattr(self, name), 0 <= getattr(self, name) <= _MOST, f"from 0 to {_MOST:g}")
+        if self.flavour == "cached" and self.reference_weight != 1:
+            raise UserError(
+                f"train.reference_weight is {self.reference_weight:g}, but a cached reference is not denoised and has "
+                "no loss; leave it out, or set train.flavour to canvas"
+            )
         for size in self.buckets:
             _require("buckets", self.buckets, min(size) >= 1, "heights and widths of at least 1")
         if self.frame_size is not None and self.buckets:

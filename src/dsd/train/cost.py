@@ -276,9 +276,12 @@ def training_cost(config: TrainConfig, found: Counted, *, devices: int, device: 
 
 def _trained(config: TrainConfig, shape: Shape) -> int:
     backbone = shape.backbone
-    backbone.widen()
+    backbone.prepare(config.flavour)
     if config.full:
         adapter = attach_all(backbone.transformer)
     else:
-        adapter = attach(backbone.transformer, backbone.layers, rank=config.rank, targets=config.lora_targets, seed=0)
+        adapter = attach(
+            backbone.transformer, backbone.layers, rank=config.rank, targets=config.lora_targets, seed=0,
+            patch_embedding=config.flavour == "canvas",
+        )  # fmt: skip
     return sum(parameter.numel() for parameter in adapter.parameters.values())

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dsd.backbones.stock import StockBackbone
 from dsd.data.latents import Samples
-from dsd.generate.draw import Rows, draw
+from dsd.generate.draw import draw
+from dsd.generate.shown import Shown, velocity_of
 from dsd.images import contact_sheet, to_pil
 from dsd.sampling import Sampling
 from dsd.train.step import Objective
@@ -24,7 +25,7 @@ def draw_targets(
     """Latents (b, t, c, h, w) of the frames to draw, from each sample's references and caption as a user would.
 
     Args:
-        backbone: widened.
+        backbone: prepared for the film's flavour.
         objective: what is learned.
         samples: with references and captions.
         sampling: as the finished student is to be drawn with.
@@ -32,14 +33,14 @@ def draw_targets(
     """
     film = objective.film
     condition = film.condition(film.references(samples.frames), objective.empty_frame)
-
-    def velocity(rows: Rows) -> Tensor:
-        seen = rows.seen(condition)
-        return backbone.velocity(rows.latents, rows.sigma, rows.text, condition=seen, guidance=sampling.guidance)
-
+    kept = backbone.reference(condition) if film.is_cached else None
+    shown = [
+        Shown(condition=one, reference=None if kept is None else kept.take([n])) for n, one in enumerate(condition)
+    ]
+    velocity = velocity_of(backbone, shown, [sampling.guidance] * len(shown))
     noise = film.noise(samples.frames[:, 0], torch.Generator().manual_seed(seed), len(samples.frames))
     latents = draw(velocity, noise, samples.text, objective.empty_text, sampling, objective.shift)
-    return film.targets(latents)
+    return film.drawn(latents)
 
 
 @dataclass(frozen=True)

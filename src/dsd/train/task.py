@@ -121,11 +121,11 @@ class _Part:
 
 
 class TwoFrameTask:
-    """Two-frame training of a widened backbone on a cache.
+    """Two-frame training of a prepared backbone on a cache.
 
     Args:
         config: settings.
-        backbone: widened, with its adapter attached.
+        backbone: prepared for the config's flavour, with its adapter attached.
         adapter: what is trained of it.
         cache: latents and texts of the pairs.
         accelerator: device and processes.
@@ -280,7 +280,7 @@ class TwoFrameTask:
     def _objective(self, size: int, empty_text: Text) -> Objective:
         """What is learned from pairs of a size."""
         config, cache, backbone = self.config, self.cache, self.backbone
-        film = Film.of(cache.references, cache.targets, config.reference_weight)
+        film = Film.of(cache.references, cache.targets, config.reference_weight, config.flavour)
         return Objective(
             film=film,
             empty_frame=cache.empty_frames[size].float().to(self.device),
@@ -288,7 +288,9 @@ class TwoFrameTask:
             text_dropout=config.text_dropout,
             image_dropout=config.image_dropout,
             sigma_density=config.sigma_density,
-            shift=backbone.shift(film.frames * backbone.tokens_per(*cache.sizes[size]), config.sampling.steps),
+            shift=backbone.shift(
+                len(film.denoised_given) * backbone.tokens_per(*cache.sizes[size]), config.sampling.steps
+            ),
             guidance=config.guidance,
         )
 

@@ -20,7 +20,7 @@ from dsd.backbones.adapter import (
     save_adapter,
     save_full,
 )
-from dsd.backbones.registry import load_backbone
+from dsd.backbones.registry import backbone_class, family_of, load_backbone
 from dsd.backbones.stock import StockBackbone
 from dsd.data.latents import (
     SHARD_SAMPLES,
@@ -85,6 +85,7 @@ def train(
 
 
 def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accelerator: Accelerator) -> None:
+    backbone_class(family_of(config.base)).require(config.flavour)
     sources = {"base": revision_or_name(config.base), "data": source.fingerprint}
     of = sources | runs.deciding(config, "train")
     if accelerator.is_main_process:
@@ -174,14 +175,15 @@ def require_no_more_steps(out: Path, done: int, config: TrainConfig) -> None:
 
 
 def attach(config: TrainConfig, backbone: StockBackbone) -> adapters.Adapter:
-    """Widens the backbone's patch embedding and makes trainable what the config says."""
-    backbone.widen()
+    """Prepares the backbone for the config's flavour and makes trainable what the config says."""
+    backbone.prepare(config.flavour)
     checkpoint_gradients(backbone, config.gradient_checkpointing)
     if config.full:
         return adapters.attach_all(backbone.transformer)
     return adapters.attach(
-        backbone.transformer, backbone.layers, rank=config.rank, targets=config.lora_targets, seed=config.seed
-    )
+        backbone.transformer, backbone.layers, rank=config.rank, targets=config.lora_targets, seed=config.seed,
+        patch_embedding=config.flavour == "canvas",
+    )  # fmt: skip
 
 
 def export(task: TwoFrameTask, folder: Path) -> None:

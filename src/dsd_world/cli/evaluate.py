@@ -12,7 +12,7 @@ import tyro
 from dsd.cli.compared import methods
 from dsd.cli.evaluate import Evaluate, evaluate, evaluate_of, plan_of_measuring, rows_of
 from dsd_world.recipe import tiny
-from dsd_world.tables.config import TablesConfig, ablation_rows, budget_rows, main_rows, quick
+from dsd_world.tables.config import TablesConfig, ablation_rows, budget_rows, flavour_rows, main_rows, quick
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,8 @@ class Table:
 
 Command = EvaluateInWorld | Table
 _ALL = "all"
-_ROWS = {"main": main_rows, "ablations": ablation_rows, "budget": budget_rows}
+_PAPER = ("main", "ablations", "budget")
+_ROWS = {"main": main_rows, "ablations": ablation_rows, "flavours": flavour_rows, "budget": budget_rows}
 
 
 def variants() -> dict[str, tuple[str, Command]]:
@@ -74,8 +75,9 @@ def variants() -> dict[str, tuple[str, Command]]:
         "tiny": (recipe.summary, command),
         "main": ("the paper's comparison with other methods", _of("main")),
         "ablations": ("the paper's ablations", _of("ablations")),
+        "flavours": ("how a student is shown the reference: on the canvas, or cached", _of("flavours")),
         "budget": ("how much identity each stage loses, and what the judge is worth", _of("budget")),
-        _ALL: ("all three, one after the other", _of(_ALL)),
+        _ALL: ("the paper's three, one after the other", _of(_ALL)),
     }
 
 
@@ -108,13 +110,16 @@ def _plan_of(command: Table, name: str) -> list[str]:
     config = command.config
     budget = config.train if name == "main" else config.ablation_train
     seeds = config.seeds if name == "main" else config.ablation_seeds
-    rows = [row.name for row in _ROWS[name](config)]
+    made = _ROWS[name](config)
+    rows = [row.name for row in made]
+    curated = f"curate {config.curate.units * config.curate.unit_size:,} captions with {config.curate.teacher} and "
+    curated += config.curate.judge
+    drawn = f"draw {config.ablation_pairs:,} pairs of the world"
     written = f"write table.json, table.csv, table.md and index.html to {command.folder / name}"
     if command.so_far:
         return [f"read what {command.folder} holds of {', '.join(rows)}", written]
     return [
-        f"curate {config.curate.units * config.curate.unit_size:,} captions with {config.curate.teacher} and "
-        f"{config.curate.judge}",
+        drawn if all(row.source == "drawn" for row in made) else curated,
         f"train what is trained for {budget.steps:,} steps of {budget.batch_size} pairs, with seeds "
         f"{', '.join(map(str, seeds))}",
         f"draw {config.subjects} held-out individuals x 4 prompts with {', '.join(rows)}",
@@ -143,7 +148,7 @@ def _table(command: Table) -> None:
 
 
 def _names(command: Table) -> list[str]:
-    return list(_ROWS) if command.table == _ALL else [command.table]
+    return list(_PAPER) if command.table == _ALL else [command.table]
 
 
 def _drawn_world(command: EvaluateInWorld) -> None:

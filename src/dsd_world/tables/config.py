@@ -45,7 +45,7 @@ class Row:
     method: str
     source: Source = "judged"
     pairs: int | None = None
-    changes: dict[str, float] = field(default_factory=dict)
+    changes: dict[str, float | str] = field(default_factory=dict)
     steps: int | None = None
     scales: tuple[float, float] | None = None
     varies: bool = True
@@ -134,6 +134,15 @@ def ablation_rows(config: TablesConfig) -> list[Row]:
         Row(name="IP-Adapter", method="ip-adapter-on-pairs", pairs=count, scales=_SCALES["ip-adapter-plus"]),
         Row(name="a quarter of the pairs", method="student", pairs=count // 4),
         Row(name="a sixteenth of the pairs", method="student", pairs=count // 16),
+    ]
+
+
+def flavour_rows(config: TablesConfig) -> list[Row]:
+    """How a student may be shown the reference, on the same pairs that the world draws and in equally many steps."""
+    count = config.ablation_pairs
+    return [
+        Row(name="canvas", method="student", source="drawn", pairs=count),
+        Row(name="cached", method="student", source="drawn", pairs=count, changes={"flavour": "cached"}),
     ]
 
 

@@ -137,7 +137,9 @@ class Ingredients:
         """Names what is drawn with by all that decides it but the seed: rows that share it share its training."""
         if not self._trained(row):
             return row.method
-        changes = "".join(f"-{name}={value:g}" for name, value in row.changes.items())
+        changes = "".join(
+            f"-{name}={value if isinstance(value, str) else f'{value:g}'}" for name, value in row.changes.items()
+        )
         return f"{row.method}-{row.source}-{row.pairs or 'all'}x{budget.steps}{changes}"
 
     def drawn_key(self, row: Row, budget: TrainConfig) -> str:

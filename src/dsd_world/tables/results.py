@@ -32,7 +32,7 @@ of pictures that tiny-clip finds nearest to their own prompt among eight; copy i
 reference as the truth is, and 1 for the reference itself. A claim holds when its whole paired interval lies on its
 side and p, corrected for all claims of the table (Holm), is below 0.05; the win rate is the share of individuals on
 which it holds. Seconds and memory are those of one individual after the other when nothing else runs."""
-_TITLES = {"main": "Main table", "ablations": "Ablations", "budget": "Error budget"}
+_TITLES = {"main": "Main table", "ablations": "Ablations", "flavours": "Flavours", "budget": "Error budget"}
 
 
 def write_results(out: Path, path: Path, command: str) -> None:

@@ -1,4 +1,4 @@
-"""`dsd evaluate main | ablations | budget`: the tables of the drawn world. To resume, run the same command again."""
+"""`dsd evaluate main | ablations | flavours | budget`: tables of the drawn world. To resume, run the command again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dsd.train.config import TrainConfig
 from dsd_world.benchmark import identity_encoder
 from dsd_world.fixed import OTHER_KINDS, OTHER_PATTERNS
 from dsd_world.tables import error_budget, side_by_side
-from dsd_world.tables.config import Row, TablesConfig, ablation_rows, budget_rows, main_rows
+from dsd_world.tables.config import Row, TablesConfig, ablation_rows, budget_rows, flavour_rows, main_rows
 from dsd_world.tables.ingredients import Ingredients
 from dsd_world.tables.measured import Measured, find, measure, with_costs
 
@@ -82,6 +82,14 @@ ABLATIONS = (
     _than_full("a sixteenth of the pairs: less identity", "a sixteenth of the pairs", "identity"),
 )  # fmt: skip
 """What the paper's section 4.3 finds, and what the design of the method rests on."""
+FLAVOURS = (
+    Claim(text="cached: less identity", method="cached", against="canvas", metric="identity", less=True),
+    Claim(
+        text="cached: less prompt following", method="cached", against="canvas", metric="prompt_following", less=True
+    ),
+    Claim(text="cached: fewer seconds", method="cached", against="canvas", metric="seconds_per_image", less=True),
+)
+"""What a cached reference costs and wins."""
 BUDGET = (
     _loses("the autoencoder loses identity", "truth through the autoencoder", "truth"),
     _loses(
@@ -137,6 +145,15 @@ TABLES = {
         budget=lambda config: config.ablation_train,
         seeds=lambda config: config.ablation_seeds,
         claims=ABLATIONS,
+    ),
+    "flavours": Table(
+        title="Flavours",
+        introduction="The reference denoised beside the target, as in the paper, or cached as keys and values.",
+        rows=flavour_rows,
+        budget=lambda config: config.ablation_train,
+        seeds=lambda config: config.ablation_seeds,
+        claims=FLAVOURS,
+        costs=True,
     ),
     "budget": Table(
         title="Error budget",

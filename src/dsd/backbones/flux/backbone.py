@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from dsd.backbones import cached
+from dsd.backbones.flux.attention import FluxKeepingAttnProcessor
 from dsd.backbones.flux.layers import LAYERS
 from dsd.backbones.protocol import Text
 from dsd.backbones.stock import StockBackbone, apart, side_by_side
@@ -38,6 +41,7 @@ class FluxBackbone(StockBackbone):
     text_components = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     patch = PATCH
     control_pipeline = FluxControlPipeline
+    keeping = MappingProxyType(dict.fromkeys(LAYERS.blocks, FluxKeepingAttnProcessor))
 
     def _encoded(self, prompts: list[list[str]], max_tokens: int) -> Text:
         """T5 tokens (FLUX has no text mask) and the pooled CLIP vector."""
@@ -77,6 +81,22 @@ class FluxBackbone(StockBackbone):
             "img_ids": image_ids,
         }
 
+    def given_arguments(self, given: Float[Tensor, "b r c h w"]) -> dict[str, Any]:
+        """See the base class; columns count down from those of the frames to draw, as side by side on a canvas."""
+        dtype, canvas, config = self.dtype, side_by_side(given), self.transformer.config
+        rows, columns = (side // PATCH for side in canvas.shape[-2:])
+        image_ids, text_ids = _positions(rows, columns, 0, given.device, dtype, -columns)
+        where = {"device": given.device, "dtype": dtype}
+        return {
+            "hidden_states": pack(canvas).to(dtype),
+            "timestep": torch.zeros(len(given), **where),
+            "guidance": self.embedded_guidance(cached.GUIDANCE, given),
+            "pooled_projections": torch.zeros(len(given), config.pooled_projection_dim, **where),
+            "encoder_hidden_states": torch.zeros(len(given), 0, config.joint_attention_dim, **where),
+            "txt_ids": text_ids,
+            "img_ids": image_ids,
+        }
+
     def control_tokens(self, condition: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b tokens channels"]:
         """What stock `FluxControlPipeline` takes as `control_image` and uses as it is, for it has three dimensions.
 
@@ -91,10 +111,11 @@ class FluxBackbone(StockBackbone):
 
 @lru_cache(maxsize=32)
 def _positions(
-    rows: int, columns: int, text_tokens: int, device: torch.device, dtype: torch.dtype
+    rows: int, columns: int, text_tokens: int, device: torch.device, dtype: torch.dtype, first_column: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Position ids of image and text tokens, as in the stock pipelines."""
     image_ids = FluxPipeline._prepare_latent_image_ids(1, rows, columns, device, dtype)
+    image_ids[:, 2] += first_column
     return image_ids, torch.zeros(text_tokens, 3, device=device, dtype=dtype)
 
 

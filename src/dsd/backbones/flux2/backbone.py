@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dsd.backbones import cached
+from dsd.backbones.flux2.attention import Flux2KeepingAttnProcessor, Flux2KeepingParallelSelfAttnProcessor
 from dsd.backbones.flux2.layers import LAYERS
 from dsd.backbones.protocol import Text
 from dsd.backbones.stock import StockBackbone
@@ -34,6 +37,9 @@ class Flux2Backbone(StockBackbone):
     vae_class = AutoencoderKLFlux2
     text_components = ("text_encoder", "tokenizer")
     patch = 1
+    keeping = MappingProxyType(
+        dict(zip(LAYERS.blocks, (Flux2KeepingAttnProcessor, Flux2KeepingParallelSelfAttnProcessor), strict=True))
+    )
 
     @property
     def latent_channels(self) -> int:
@@ -84,7 +90,8 @@ class Flux2Backbone(StockBackbone):
         """What `velocity` hands to the transformer.
 
         The last frame stands at time 0, where the model draws, and the frames before it where it looks for references:
-        at 10, 20 and so on.
+        at 10, 20 and so on. Of a cached model references have those places, and frames before the last stand at -10,
+        -20 and so on.
         """
         dtype = self.dtype
         latents, condition = self.with_condition(latents, condition)
@@ -92,12 +99,29 @@ class Flux2Backbone(StockBackbone):
         if condition is not None:
             tokens = torch.cat([tokens, _in_sequence(condition)], dim=-1)
         _, frames, _, rows, columns = latents.shape
-        image_ids, text_ids = _positions(frames, rows, columns, text.tokens.shape[1], latents.device)
+        step = -_TIME_STEP if self.is_cached else _TIME_STEP
+        times = (*(step * (frame + 1) for frame in range(frames - 1)), 0)
+        image_ids, text_ids = _positions(times, rows, columns, text.tokens.shape[1], latents.device)
         return {
             "hidden_states": tokens.to(dtype),
             "timestep": sigma.to(dtype),
             "guidance": self.embedded_guidance(guidance, latents),
             "encoder_hidden_states": text.tokens.to(dtype),
+            "txt_ids": text_ids,
+            "img_ids": image_ids,
+        }
+
+    def given_arguments(self, given: Float[Tensor, "b r c h w"]) -> dict[str, Any]:
+        """See the base class; references stand at the times where the model looks for them."""
+        _, frames, _, rows, columns = given.shape
+        times = tuple(_TIME_STEP * (frame + 1) for frame in range(frames))
+        image_ids, text_ids = _positions(times, rows, columns, 0, given.device)
+        where, width = {"device": given.device, "dtype": self.dtype}, self.transformer.config.joint_attention_dim
+        return {
+            "hidden_states": _in_sequence(given).to(self.dtype),
+            "timestep": torch.zeros(len(given), **where),
+            "guidance": self.embedded_guidance(cached.GUIDANCE, given),
+            "encoder_hidden_states": torch.zeros(len(given), 0, width, **where),
             "txt_ids": text_ids,
             "img_ids": image_ids,
         }
@@ -122,11 +146,12 @@ def _in_sequence(frames: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def _positions(frames: int, rows: int, columns: int, text_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _positions(
+    times: tuple[int, ...], rows: int, columns: int, text_tokens: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Position ids (time, row, column, text) of image and text tokens, as in the stock pipeline."""
-    times = torch.tensor([*(_TIME_STEP * (frame + 1) for frame in range(frames - 1)), 0])
     zero = torch.arange(1)
-    image_ids = torch.cartesian_prod(times, torch.arange(rows), torch.arange(columns), zero)
+    image_ids = torch.cartesian_prod(torch.tensor(times), torch.arange(rows), torch.arange(columns), zero)
     text_ids = torch.cartesian_prod(zero, zero, zero, torch.arange(text_tokens))
     return image_ids.to(device), text_ids.to(device)
 
