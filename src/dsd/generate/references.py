@@ -78,7 +78,7 @@ class Black:
         self._most = most
         self._kept: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
 
-    def of(self, backbone: StockBackbone, size: tuple[int, int]) -> Float[Tensor, "1 c h w"]:
+    def of(self, backbone: StockBackbone, size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
         """Those of a size (height, width) in pixels; encoded where they are not kept."""
         if size not in self._kept:
             self._kept[size] = backbone.encode(black(size))
@@ -88,7 +88,7 @@ class Black:
         return self._kept[size]
 
 
-def black(size: tuple[int, int]) -> Float[Tensor, "1 3 h w"]:
+def black(size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
     """A black frame of so many pixels."""
     return torch.full((1, 3, *size), -1.0)
 
