@@ -14,6 +14,7 @@ _MOST = 1e30
 LoraTargets = Literal["attention", "all-linear"]
 Checkpointing = Literal["off", "selective", "full"]
 TrackerName = Literal["tensorboard", "wandb"]
+Parallel = Literal["auto", "ddp", "fsdp"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,8 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints.
         trackers: that show figures and sample sheets while it runs: ``tensorboard`` (``tensorboard --logdir OUT``), and
             ``wandb`` where it is installed.
+        parallel: what several processes hold of the model: ``ddp`` each all of it, ``fsdp`` each its shards, gathered a
+            block at a time; ``auto`` is ``ddp``. See `dsd.train.parallel`.
         mixed_precision: ``bf16`` keeps frozen weights in bfloat16 and computes under autocast.
         seed: of everything random.
     """
@@ -97,6 +100,7 @@ class TrainConfig:
     sampling: Sampling = how_it_runs()
     checkpoint_every: int = how_it_runs()
     trackers: tuple[TrackerName, ...] = how_it_runs(("tensorboard",))
+    parallel: Parallel = how_it_runs("auto")
     mixed_precision: Literal["no", "bf16"] = "no"
     seed: int = 0
 
@@ -124,6 +128,11 @@ class TrainConfig:
             _require("frame_size", self.frame_size, min(self.frame_size) >= 1, "a height and a width of at least 1")
         require_seeds("train.seed", self.seed)
         _require("ema_decay", self.ema_decay, self.ema_decay < 1, "below 1")
+        if self.parallel == "fsdp" and self.optimizer == "muon":
+            raise UserError(
+                "train.parallel is 'fsdp' and train.optimizer is 'muon', which needs matrices whole where fsdp leaves "
+                "each process some rows of them; give train.parallel ddp, or train.optimizer adamw"
+            )
         if self.batch_size % self.gradient_accumulation:
             raise UserError(
                 f"batch_size {self.batch_size} does not divide into gradient_accumulation = "

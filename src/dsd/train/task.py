@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +28,9 @@ from dsd.train.ema import Ema
 from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.metrics import GRADIENT_NORM
 from dsd.train.optim import MuonAndAdamW
+from dsd.train.parallel import Averaged, Model, is_sharded
 from dsd.train.samples import SheetPart, sheet_of
+from dsd.train.shards import whole
 from dsd.train.step import Draw, Objective, draw, losses
 
 _HELD_OUT_AT_ONCE = 32
@@ -148,6 +151,7 @@ class TwoFrameTask:
         empty_text = cache.empty_text.to(self.device)
         self.objectives = [self._objective(size, empty_text) for size in range(len(cache.sizes))]
         self.batches = Batches.of(self.rows.training, cache.size, config.batch_size, config.seed)
+        self._losses = Averaged(backbone, self._example)
         self._drawn: tuple[int, Batch, Draw] | None = None
         self._ahead = Ahead(self._part, config.steps * len(self.parts))
 
@@ -158,19 +162,19 @@ class TwoFrameTask:
         for number in range(len(self.parts)):
             part = self._ahead.take(step * len(self.parts) + number)
             samples, drawn = self._on_device(part)
-            with self._autocast():
-                found = losses(self.backbone, self.objectives[part.size], samples, drawn)
-            (found["loss"] / len(self.parts)).backward()
+            with self._losses.part(last=number + 1 == len(self.parts)):
+                with self._autocast():
+                    found = self._losses(self.objectives[part.size], samples, drawn)
+                (found["loss"] / len(self.parts)).backward()
             sums = {
                 name: sums.get(name, torch.zeros_like(value)) + value.detach() / len(self.parts)
                 for name, value in found.items()
             }
-        self._average_gradients()
-        sums = {name: self._average(value) for name, value in sums.items()}
+        means = self._average(torch.stack(list(sums.values())))
         factor = learning_rate_factor(step, config.steps, warmup=config.warmup, decay_from=config.decay_from)
-        norm = self.optimizer.update(factor)
+        norm = whole(self.optimizer.update(factor))
         self.ema.update(step)
-        return {**sums, "learning_rate_factor": factor, GRADIENT_NORM: norm}
+        return {**dict(zip(sums, means, strict=True)), "learning_rate_factor": factor, GRADIENT_NORM: norm}
 
     @in_right_attention
     def operations(self) -> float:
@@ -178,14 +182,24 @@ class TwoFrameTask:
 
         The counting itself takes other kernels, so it is no step that is trained on.
         """
-        size, rows = next(iter(self._by_size(self.rows.shown)))
-        objective, samples = self.objectives[size], self._samples(rows[:1])
-        drawn = draw(objective, 1, step_generator(self.config.seed + 2, 0)).take(slice(None), self.device)
-        with FlopCounterMode(display=False) as counter, self._autocast():
-            losses(self.backbone, objective, samples, drawn)["loss"].backward()
+        with FlopCounterMode(display=False) as counter:
+            self._example(partial(losses, self.backbone)).backward()
         for parameter in self.adapter.parameters.values():
             parameter.grad = None
         return counter.get_total_flops() * self.config.batch_size / self.accelerator.num_processes
+
+    def _example(self, model: Model) -> Tensor:
+        """The loss on one sample, which is not trained on."""
+        size, rows = next(iter(self._by_size(self.rows.shown)))
+        objective, samples = self.objectives[size], self._samples(rows[:1])
+        drawn = draw(objective, 1, step_generator(self.config.seed + 2, 0)).take(slice(None), self.device)
+        with self._autocast():
+            return model(objective, samples, drawn)["loss"]
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a part of the weights, so that all have to evaluate and to save."""
+        return is_sharded(self.backbone.transformer)
 
     def tensors(self) -> dict[str, Tensor]:
         """Trained weights, their averages and the optimizer's state; the frozen base is known by its revision."""
@@ -197,7 +211,10 @@ class TwoFrameTask:
         self.optimizer.restore(tensors)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """The averaged weights on the held-out pairs: their loss at fixed noise, and a sample sheet."""
+        """The averaged weights on the held-out pairs: their loss at fixed noise, and a sample sheet.
+
+        All processes that hold shards of the weights evaluate, and the first one writes; else the first one alone.
+        """
         with self.ema.in_place(), self._autocast():
             figures = self._held_out_losses()
             parts = [
@@ -205,7 +222,8 @@ class TwoFrameTask:
                 for size, rows in self._by_size(self.rows.shown)
             ]
             sheet = sheet_of(parts, self.backbone, self.config.sampling, self.config.seed)
-        write_atomic(make_folder(self.folder / "samples") / f"step-{step:07d}.png", encode_png(sheet))
+        if self.accelerator.is_main_process:
+            write_atomic(make_folder(self.folder / "samples") / f"step-{step:07d}.png", encode_png(sheet))
         return figures
 
     @torch.no_grad()
@@ -279,11 +297,6 @@ class TwoFrameTask:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision == "bf16")
-
-    def _average_gradients(self) -> None:
-        for parameter in self.adapter.parameters.values():
-            if parameter.grad is not None:
-                parameter.grad = self._average(parameter.grad)
 
     def _average(self, value: Tensor) -> Tensor:
         """The mean over all processes."""
