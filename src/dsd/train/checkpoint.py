@@ -9,15 +9,11 @@ another run, is told and passed over for the newest good one.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -25,42 +21,30 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dsd.errors import UserError, cut, reason_of
-from dsd.files import DamagedFile, atomic_folder, read_json, sha256_of_parts, writing
+from dsd.files import DamagedFile, atomic_folder, writing
 from dsd.log import console
+from dsd.train.checkpoint_state import (
+    DAMAGED,
+    OF_SHARDS,
+    SCHEMA,
+    STATE,
+    TENSORS,
+    State,
+    Unusable,
+    describe,
+    read_state,
+    require_same_bytes,
+    usable,
+)
 from dsd.train.shards import mesh_of, own, shapes_in
 from dsd.train.shards import read as read_shards
 from dsd.train.shards import write as write_shards
-from dsd.train.stopping import is_first, of_all, of_first, place, together
+from dsd.train.stopping import is_first, of_all, of_first, together
 from dsd.weights import all_finite
 
 FOLDER = "checkpoints"
 """Of a run's checkpoints, in its folder."""
-SCHEMA, OF_SHARDS = 2, 3
-"""Of the folders of one file of tensors, and of several; those of schema 1 had no digests."""
-TENSORS, STATE = "state.safetensors", "state.json"
-_FILES = "*.safetensors"
 _FOLDER = re.compile(r"step-(\d{7,})")
-_DAMAGED = "it is no whole checkpoint"
-
-
-class Unusable(UserError):
-    """A checkpoint that training cannot go on from."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """What ``state.json`` says of a checkpoint.
-
-    Attributes:
-        step: number of finished steps.
-        of: what decides the run that it is of (settings, revisions of data and base), by name.
-        files: of tensors, by name: the size of each in bytes, and the digests of its parts; see
-            `dsd.files.sha256_of_parts`.
-    """
-
-    step: int
-    of: Mapping[str, str]
-    files: Mapping[str, tuple[int, list[str]]]
 
 
 def step_folders(folder: Path) -> list[tuple[int, Path]]:
@@ -111,7 +95,7 @@ def save(
         with writing(path):
             write_shards(temporary, kept) if are_shards else save_file(kept, str(temporary / TENSORS))
         if is_first() or not are_shards:
-            _describe(temporary, OF_SHARDS if are_shards else SCHEMA, step, of or {})
+            describe(temporary, OF_SHARDS if are_shards else SCHEMA, step, of or {})
     if is_first() or not are_shards:
         older = [one for number, one in step_folders(folder) if number <= step]  # later ones were of no use
         for old in older[:-keep]:
@@ -127,16 +111,6 @@ def _one_folder(path: Path) -> Iterator[Path]:
             own = stack.enter_context(atomic_folder(path, known_by=STATE)) if is_first() else path
         with together():  # the folder takes its name once all have written
             yield of_first(own)
-
-
-def _describe(folder: Path, schema: int, step: int, of: Mapping[str, str]) -> None:
-    found = {file.name: (file.stat().st_size, sha256_of_parts(file)) for file in sorted(folder.glob(_FILES))}
-    content: dict[str, Any] = {"schema": schema, "step": step, "of": dict(of)}
-    if schema == SCHEMA:
-        content["size"], content["sha256"] = found[TENSORS]
-    else:
-        content["files"] = found
-    (folder / STATE).write_text(json.dumps(content | {"digest": _digest(content)}, indent=2) + "\n")
 
 
 def require_finite(tensors: Mapping[str, Tensor], consequence: str) -> None:
@@ -182,7 +156,7 @@ def latest(
     for step, path in reversed(of_first(step_folders(folder))):
         tensors: dict[str, Tensor] = {}
         try:
-            tensors, found = _load(path, _usable(path, step, of or {}), like or {}), None
+            tensors, found = _load(path, usable(path, step, of or {}), like or {}), None
         except Unusable as error:
             found = str(error)
         wrong = [one for one in of_all(found) if one is not None]
@@ -210,48 +184,13 @@ def require_usable(folder: Path, of: Mapping[str, str]) -> None:
     passed: list[Unusable] = []
     for step, path in reversed(step_folders(folder)):
         try:
-            _usable(path, step, of)
+            usable(path, step, of)
         except Unusable as error:
             passed.append(error)
             continue
         return
     if passed:
         raise _none_is_good(folder, passed)
-
-
-def read_state(path: Path) -> State:
-    """What a checkpoint says of itself.
-
-    Raises:
-        DamagedFile: it is damaged, or of another schema.
-    """
-
-    def read(content: Any) -> State:
-        digest, schema = content.pop("digest", None), content.pop("schema")
-        if schema not in (SCHEMA, OF_SHARDS) or digest != _digest({"schema": schema, **content}):
-            raise ValueError(f"it is not what a checkpoint of schema {SCHEMA} or {OF_SHARDS} says")
-        files = content["files"] if schema == OF_SHARDS else {TENSORS: (content["size"], content["sha256"])}
-        return State(step=content["step"], of=content["of"], files=files)
-
-    return read_json(path / STATE, read, _DAMAGED)
-
-
-def _usable(path: Path, step: int, of: Mapping[str, str]) -> State:
-    """What a checkpoint says of itself, if it is of this run.
-
-    Raises:
-        Unusable: it is damaged, or of another run.
-    """
-    try:
-        state = read_state(path)
-    except UserError as error:
-        raise Unusable(str(error)) from error
-    if state.step != step:
-        raise Unusable(f'"{path}" is a checkpoint of step {state.step} under another name')
-    for name, now in of.items():
-        if state.of.get(name, now) != now:
-            raise Unusable(f'"{path}" is a checkpoint of a run with {name} = {state.of[name]} (now {now})')
-    return state
 
 
 def _load(path: Path, state: State, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -263,7 +202,7 @@ def _load(path: Path, state: State, like: Mapping[str, Tensor]) -> dict[str, Ten
     mesh = mesh_of(like.values())
     is_one = list(state.files) == [TENSORS]
     try:
-        _require_same_bytes(path, state)
+        require_same_bytes(path, state)
         shapes = shapes_in(path)
         for name, tensor in like.items():
             if name not in shapes or shapes[name] != tensor.shape:
@@ -275,30 +214,12 @@ def _load(path: Path, state: State, like: Mapping[str, Tensor]) -> dict[str, Ten
         return load_file(str(path / TENSORS)) if is_one and mesh is None else read_shards(path, mesh)
     except (OSError, SafetensorError) as error:
         where = path / TENSORS if is_one else path
-        raise Unusable(f'"{where}" cannot be read ({cut(reason_of(error))}); {_DAMAGED}') from error
-
-
-def _require_same_bytes(path: Path, state: State) -> None:
-    """Looks at all bytes; processes that train together share the files out.
-
-    Raises:
-        Unusable: some are not those that were written.
-        OSError: some cannot be read.
-    """
-    number, count = place()
-    for name, (size, digests) in list(state.files.items())[number::count]:
-        file = path / name
-        if file.stat().st_size != size or sha256_of_parts(file) != digests:
-            raise Unusable(f'"{file}" is damaged (it has other bytes than were written); {_DAMAGED}')
+        raise Unusable(f'"{where}" cannot be read ({cut(reason_of(error))}); {DAMAGED}') from error
 
 
 def _none_is_good(folder: Path, passed: Sequence[Unusable]) -> UserError:
     others = f" (and {len(passed) - 1} more of no use)" if len(passed) > 1 else ""
     return UserError(f'{passed[0]}{others}; delete "{folder}" to begin anew, or give another folder')
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -173,7 +173,7 @@ class _Keeper:
         shares: bool,
     ) -> None:
         self._task, self._folder, self._of, self._score, self._writes = task, folder, of, score, writes
-        self._takes_part = writes or shares
+        self._shares, self._takes_part = shares, writes or shares
         self._since: dict[str, list[float | Tensor]] = {}
         self._meter = meter
         self.trackers: Trackers | None = None
@@ -206,13 +206,14 @@ class _Keeper:
     def evaluate(self, done: int, stop: Termination) -> dict[str, float]:
         """Held-out figures. Where SIGTERM ends them, the state is kept, and the next start makes them anew."""
         figures: dict[str, float] = {}
-        with together():
+        with nullcontext() if self._shares else together():  # shards are gathered in it
             try:
                 with stop.at_once():
                     figures = self._task.evaluate(done) if self._takes_part else {}
             except Terminated:
                 self.save(done)
                 raise
+        with together():
             if self._writes:
                 self._show(done)
         self._keep_if_best(done, figures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from dsd.train.parallel import Averaged, Model, is_sharded
 from dsd.train.samples import SheetPart, sheet_of
 from dsd.train.shards import whole
 from dsd.train.step import Draw, Objective, draw, losses
+from dsd.train.stopping import together
 
 _HELD_OUT_AT_ONCE = 32
 _SHOWN = 8
@@ -222,8 +224,9 @@ class TwoFrameTask:
                 for size, rows in self._by_size(self.rows.shown)
             ]
             sheet = sheet_of(parts, self.backbone, self.config.sampling, self.config.seed)
-        if self.accelerator.is_main_process:
-            write_atomic(make_folder(self.folder / "samples") / f"step-{step:07d}.png", encode_png(sheet))
+        with together() if self.is_sharded else nullcontext():
+            if self.accelerator.is_main_process:
+                write_atomic(make_folder(self.folder / "samples") / f"step-{step:07d}.png", encode_png(sheet))
         return figures
 
     @torch.no_grad()

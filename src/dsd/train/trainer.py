@@ -78,7 +78,7 @@ def train(
     Raises:
         UserError: the folder holds a run of another config or other data, or the data does not fit.
     """
-    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)])
+    accelerator = joined()
     finished = out / ADAPTER
     with Termination(at_once=True), one_voice(), ExitStack() as stack:
         with together(at_once=True):
@@ -91,6 +91,11 @@ def train(
                 stack.enter_context(held(out))
         _train(config, source, out, latents or out / "latents", accelerator)
     return finished
+
+
+def joined() -> Accelerator:
+    """Device and processes of a run, which know of each other once all have called it."""
+    return Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)])
 
 
 def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accelerator: Accelerator) -> None:
