@@ -9,6 +9,8 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -70,6 +72,24 @@ def script(folder: Path) -> None:
         except (UserError, FailedElsewhere) as error:
             told[name] = [type(error).__name__, str(error)]
     (folder / f"told-{rank}.json").write_text(json.dumps(told))
+    lose_data_between_gradients(folder, rank)
+
+
+def lose_data_between_gradients(folder: Path, rank: int) -> None:
+    """The second process finds its latents gone in the midst of a step, and the launcher ends the first."""
+    config, latents = replace(config_of(parallel="fsdp"), steps=100_000), folder / "fsdp" / "latents"
+    if rank == 1:
+        latents = Path(shutil.copytree(latents, folder / "own-latents"))
+        state = folder / "loses-data" / "checkpoints" / "step-0000002"
+
+        def vanish() -> None:
+            while not state.exists():
+                time.sleep(0.01)
+            for shard in latents.glob("shard-*.safetensors"):
+                shard.unlink()
+
+        threading.Thread(target=vanish, daemon=True).start()
+    train(config, simple_pairs(), folder / "loses-data", latents=latents)
 
 
 @contextmanager
@@ -138,7 +158,8 @@ def two(one: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]
     done = subprocess.run(
         [*LAUNCH, __file__, str(folder)], env=environment, capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert (folder / "told-1.json").exists(), done.stderr[-3000:]
+    assert done.returncode and "can no longer be read" in done.stderr  # see `lose_data_between_gradients`
     return folder, done.stderr
 
 
