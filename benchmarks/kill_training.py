@@ -1,18 +1,26 @@
 """Kills a training run at random moments, resumes it, and compares it with an undisturbed run, bit for bit.
 
     python benchmarks/kill_training.py --kills 10
+    python benchmarks/kill_training.py --kills 5 --processes 2 --parallel fsdp
 
-The moments spread over the whole run: encoding, steps, checkpoints, sample sheets and the export.
+The moments spread over the whole run: encoding, steps, checkpoints, sample sheets and the export. Of several processes
+that train together one is killed, and a moment later the others, as a launcher does.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
+import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Literal
 
 import killing
 import torch
@@ -22,6 +30,7 @@ from killing import file_bytes
 import dsd.backbones.flux.backbone  # noqa: F401  (before "ready", or most kills would land in this import)
 from dsd.config import from_json, to_json
 from dsd.sampling import Sampling
+from dsd.train import shards
 from dsd.train.config import TrainConfig
 from dsd.train.trainer import train
 from dsd_world.drawn_pairs import drawn_pairs
@@ -39,6 +48,8 @@ class Settings:
         kills: how often the run is killed.
         steps: of the run; a checkpoint is written each five.
         pairs: drawn pairs that it trains on.
+        processes: that train together.
+        parallel: what each of several holds of the model.
         threads: of torch, the same in every process.
         seed: of the moments.
     """
@@ -47,6 +58,8 @@ class Settings:
     kills: int = 10
     steps: int = 60
     pairs: int = 64
+    processes: int = 1
+    parallel: Literal["ddp", "fsdp"] = "ddp"
     threads: int = torch.get_num_threads()
     seed: int = 0
 
@@ -62,26 +75,101 @@ class Settings:
             sample_every=20,
             sampling=Sampling(steps=4),
             held_out=2,
+            parallel=self.parallel,
+            optimizer="adamw" if self.parallel == "fsdp" else tiny().train.optimizer,
         )
 
 
 def run_here(settings: Settings, folder: Path) -> float:
-    """Starts or resumes the run in this process; returns its seconds."""
-    torch.set_num_threads(settings.threads)
+    """Starts or resumes the run in this process, or in several; returns its seconds."""
     began = time.perf_counter()
-    train(settings.config, drawn_pairs(settings.pairs), folder)
+    if settings.processes == 1:
+        _train(settings, folder)
+    else:
+        ended(together(settings.processes, _train, settings, folder))
     return time.perf_counter() - began
 
 
 def run_killed(settings: Settings, folder: Path, seconds: float, *, wait_for: Path | None = None) -> bool:
-    """Starts or resumes the run in a process of its own and kills it; see `killing.run_killed`."""
+    """Starts or resumes the run in processes of its own and kills them; see `killing.run_killed`."""
+    if settings.processes > 1:
+        processes = together(settings.processes, _train, settings, folder)
+        while wait_for is not None and not wait_for.exists() and all(one.is_alive() for one in processes):
+            time.sleep(0.001)
+        chosen = random.Random(repr(seconds)).choice(processes)
+        chosen.join(seconds)
+        if chosen.is_alive():
+            chosen.kill()
+            chosen.join(0.05)
+            for process in processes:
+                process.kill()
+                process.join()
+            return True
+        ended(processes)
+        return False
     return killing.run_killed(__file__, to_json(settings), folder, seconds, wait_for=wait_for)
 
 
+def _train(settings: Settings, folder: Path) -> None:
+    torch.set_num_threads(settings.threads)
+    train(settings.config, drawn_pairs(settings.pairs), folder)
+
+
+def together(count: int, work: Callable[..., None], *arguments: object) -> list[BaseProcess]:
+    """Starts processes that train together on this machine's CPU; all are copies of one that has imported everything.
+
+    Args:
+        count: of the processes.
+        work: of each; a function of a module.
+        *arguments: that it is called with.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [context.Process(target=_one, args=(number, count, port, work, arguments)) for number in range(count)]
+    for process in processes:
+        process.start()
+    return list(processes)
+
+
+def ended(processes: Sequence[BaseProcess]) -> None:
+    """Waits for processes that train together.
+
+    Raises:
+        RuntimeError: one of them failed.
+    """
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise RuntimeError(f"the run failed with status {[process.exitcode for process in processes]}")
+
+
+def _one(number: int, count: int, port: int, work: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    os.environ |= {
+        "RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
+    }  # fmt: skip
+    work(*arguments)
+
+
 def differences(one: Path, other: Path) -> list[str]:
-    """Files of two finished runs that are not byte for byte the same, or are missing on a side."""
+    """Files of two finished runs that are not byte for byte the same, or are missing on a side.
+
+    Those of shards are compared by their tensors, for the order of what their headers say is random.
+    """
     files = {str(path.relative_to(root)) for root in (one, other) for glob in COMPARED for path in root.glob(glob)}
-    return sorted(name for name in files if file_bytes(one / name) != file_bytes(other / name))
+    differing = sorted(name for name in files if file_bytes(one / name) != file_bytes(other / name))
+    return [name for name in differing if not _hold_same_shards((one / name).parent, (other / name).parent)]
+
+
+def _hold_same_shards(one: Path, other: Path) -> bool:
+    names, others = ([path.name for path in sorted(folder.glob("*"))] for folder in (one, other))
+    if names != others or not any(name.startswith("shard-") for name in names):
+        return False
+    mine, theirs = shards.read(one, None), shards.read(other, None)
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], value) for name, value in theirs.items())
 
 
 def _steps_done(folder: Path) -> int:

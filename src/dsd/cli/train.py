@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,12 +69,13 @@ def plan(command: Train) -> list[str]:
 
 
 def run(command: Train) -> None:
-    source = open_source(command.data, command.columns, skip_bad_rows=command.skip_bad_rows)
-    if source.whole is not None and command.out.resolve().is_relative_to(source.whole.resolve()):
-        raise UserError(
-            f'--out "{command.out}" lies inside --data "{command.data}", of which any file may be data; give a folder '
-            "outside"
-        )
+    with _as_one():
+        source = open_source(command.data, command.columns, skip_bad_rows=command.skip_bad_rows)
+        if source.whole is not None and command.out.resolve().is_relative_to(source.whole.resolve()):
+            raise UserError(
+                f'--out "{command.out}" lies inside --data "{command.data}", of which any file may be data; give a '
+                "folder outside"
+            )
     from accelerate import PartialState
 
     from dsd.log import quiet_libraries
@@ -81,3 +85,18 @@ def run(command: Train) -> None:
     adapter = train(command.train, source, command.out)
     if PartialState().is_main_process:
         print(adapter)
+
+
+@contextmanager
+def _as_one() -> Iterator[None]:
+    """Of several processes that a launcher started, one says what is wrong, and all end; one alone needs no torch."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        yield
+        return
+    from dsd.train.parallel import one_voice
+    from dsd.train.stopping import together
+    from dsd.train.trainer import joined
+
+    joined()
+    with one_voice(), together():
+        yield

@@ -18,6 +18,7 @@ from dsd.backbones.adapter import LowRank
 from dsd.backbones.protocol import Layers
 from dsd.config import did_you_mean
 from dsd.errors import UserError
+from dsd.train.shards import whole
 
 _NAME = "default"
 
@@ -32,11 +33,11 @@ class WholeLayer:
 
     def update(self) -> LowRank:
         """The exact change of full rank that leads from the base to the trained layer."""
-        weight = (self.layer.weight - self.base_weight).detach()
+        weight = whole(self.layer.weight.detach()) - self.base_weight
         if self.base_bias is None:
             return LowRank.exact(weight)
         assert self.layer.bias is not None
-        return LowRank.exact(weight, (self.layer.bias - self.base_bias).detach())
+        return LowRank.exact(weight, whole(self.layer.bias.detach()) - self.base_bias)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,10 @@ class Adapter:
     whole: dict[str, WholeLayer]
 
     def updates(self, dtype: torch.dtype = torch.float32) -> dict[str, LowRank]:
-        """The trained change of each layer, as `dsd.backbones.adapter.save_adapter` takes it."""
+        """The trained change of each layer, as `dsd.backbones.adapter.save_adapter` takes it.
+
+        All processes that hold shards of the weights have to ask.
+        """
         low_rank = {name: _peft_update(self.transformer.get_submodule(name)) for name in self.low_rank}
         found = low_rank | {name: layer.update() for name, layer in self.whole.items()}
         return {name: update.to(dtype) for name, update in found.items()}
@@ -140,7 +144,8 @@ def target_names(transformer: nn.Module, layers: Layers, targets: str | tuple[st
 
 def _peft_update(layer: Any) -> LowRank:
     scale, down, up = layer.scaling[_NAME], layer.lora_A[_NAME].weight, layer.lora_B[_NAME]
-    return LowRank(down.detach(), up.weight.detach() * scale, None if up.bias is None else up.bias.detach() * scale)
+    bias = None if up.bias is None else whole(up.bias.detach()) * scale
+    return LowRank(whole(down.detach()), whole(up.weight.detach()) * scale, bias)
 
 
 def _ends(name: str, end: str) -> bool:

@@ -1,4 +1,7 @@
-"""Checkpoints: every tensor that must survive, in one safetensors file a step, written atomically.
+"""Checkpoints: every tensor that must survive, in safetensors files, a folder a step, written atomically.
+
+Tensors that are whole stand in one file, which one process writes; of shards each process writes its own. Either kind
+is read whole, or as shards among any number of processes.
 
 Beside the tensors stands what they are the state of, and the digests of all bytes: a checkpoint that is damaged, or of
 another run, is told and passed over for the newest good one.
@@ -6,14 +9,11 @@ another run, is told and passed over for the newest good one.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,39 +21,31 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dsd.errors import UserError, cut, reason_of
-from dsd.files import DamagedFile, atomic_folder, read_json, sha256_of_parts
+from dsd.files import DamagedFile, atomic_folder, writing
 from dsd.log import console
 from dsd.train import eight_bits
+from dsd.train.checkpoint_state import (
+    DAMAGED,
+    OF_SHARDS,
+    SCHEMA,
+    STATE,
+    TENSORS,
+    State,
+    Unusable,
+    describe,
+    read_state,
+    require_same_bytes,
+    usable,
+)
+from dsd.train.shards import mesh_of, own, shapes_in
+from dsd.train.shards import read as read_shards
+from dsd.train.shards import write as write_shards
+from dsd.train.stopping import is_first, of_all, of_first, together
 from dsd.weights import all_finite
 
 FOLDER = "checkpoints"
 """Of a run's checkpoints, in its folder."""
-SCHEMA = 2
-"""Of the folders; those of schema 1 had no digests."""
-TENSORS, STATE = "state.safetensors", "state.json"
 _FOLDER = re.compile(r"step-(\d{7,})")
-_DAMAGED = "it is no whole checkpoint"
-
-
-class Unusable(UserError):
-    """A checkpoint that training cannot go on from."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """What ``state.json`` says of a checkpoint.
-
-    Attributes:
-        step: number of finished steps.
-        of: what decides the run that it is of (settings, revisions of data and base), by name.
-        size: of the file of tensors, in bytes.
-        sha256: of its parts; see `dsd.files.sha256_of_parts`.
-    """
-
-    step: int
-    of: Mapping[str, str]
-    size: int
-    sha256: list[str]
 
 
 def step_folders(folder: Path) -> list[tuple[int, Path]]:
@@ -78,6 +70,8 @@ def save(
 ) -> Path:
     """Writes the checkpoint of a step; the older ones beyond ``keep`` are removed afterwards.
 
+    All processes that hold shards of the tensors have to call it.
+
     Args:
         folder: where the ``step-0001000`` folders live.
         step: number of finished steps.
@@ -92,22 +86,32 @@ def save(
         UserError: a tensor has values that are no finite numbers, or the place cannot be written to.
     """
     path = folder / f"step-{step:07d}"
-    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    require_finite(whole, f'no checkpoint of step {step} is written to "{folder}"')
-    if path.exists() and not (path / STATE).is_file():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with atomic_folder(path, known_by=STATE) as temporary:
-        file = temporary / TENSORS
-        save_file(whole, str(file))
-        content = {
-            "schema": SCHEMA, "step": step, "of": dict(of or {}), "size": file.stat().st_size,
-            "sha256": sha256_of_parts(file),
-        }  # fmt: skip
-        (temporary / STATE).write_text(json.dumps(content | {"digest": _digest(content)}, indent=2) + "\n")
-    older = [one for number, one in step_folders(folder) if number <= step]  # later ones were of no use
-    for old in older[:-keep]:
-        shutil.rmtree(old)
+    kept = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    are_shards = mesh_of(kept.values()) is not None
+    with together() if are_shards else nullcontext():
+        require_finite(kept, f'no checkpoint of step {step} is written to "{folder}"')
+        if (is_first() or not are_shards) and path.exists() and not (path / STATE).is_file():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with _one_folder(path) if are_shards else atomic_folder(path, known_by=STATE) as temporary:
+        with writing(path):
+            write_shards(temporary, kept) if are_shards else save_file(kept, str(temporary / TENSORS))
+        if is_first() or not are_shards:
+            describe(temporary, OF_SHARDS if are_shards else SCHEMA, step, of or {})
+    if is_first() or not are_shards:
+        older = [one for number, one in step_folders(folder) if number <= step]  # later ones were of no use
+        for old in older[:-keep]:
+            shutil.rmtree(old)
     return path
+
+
+@contextmanager
+def _one_folder(path: Path) -> Iterator[Path]:
+    """As `atomic_folder`, for all processes that train together to write into."""
+    with together(), ExitStack() as stack:
+        with together():
+            own = stack.enter_context(atomic_folder(path, known_by=STATE)) if is_first() else path
+        with together():  # the folder takes its name once all have written
+            yield of_first(own)
 
 
 def require_finite(tensors: Mapping[str, Tensor], consequence: str) -> None:
@@ -121,7 +125,7 @@ def require_finite(tensors: Mapping[str, Tensor], consequence: str) -> None:
         UserError: a tensor has values that are no finite numbers.
     """
     for name, tensor in tensors.items():
-        if not all_finite(tensor):
+        if not all_finite(own(tensor)):
             raise UserError(
                 f"training has diverged: {name} holds values that are no finite numbers, so {consequence}; go on from "
                 "the last good checkpoint in float32, or train at a lower learning rate in another folder"
@@ -137,23 +141,30 @@ def latest(
 ) -> tuple[int, dict[str, Tensor]] | None:
     """The newest good checkpoint as (finished steps, tensors on the CPU); None when there is none at all.
 
+    Processes that train together all call it, and all pass over what is damaged for one of them.
+
     Args:
         folder: where the ``step-0001000`` folders live.
         of: what decides this run, by name; a checkpoint that says otherwise is of another one.
-        like: tensors that have to be among those of a checkpoint, in these shapes.
+        like: tensors that have to be among those of a checkpoint, in these shapes; where these are shards, so are those
+            that are given, on their device.
         says: print which ones are passed over; False on all processes of a parallel run but the first.
 
     Raises:
         UserError: there are some, but none is good.
     """
     passed: list[Unusable] = []
-    for step, path in reversed(step_folders(folder)):
+    for step, path in reversed(of_first(step_folders(folder))):
+        tensors: dict[str, Tensor] = {}
         try:
-            tensors = _load(path, _usable(path, step, of or {}), like or {})
+            tensors, found = _load(path, usable(path, step, of or {}), like or {}), None
         except Unusable as error:
-            passed.append(error)
+            found = str(error)
+        wrong = [one for one in of_all(found) if one is not None]
+        if wrong:
+            passed.append(Unusable(wrong[0]))
             continue
-        for error in passed if says else ():
+        for error in passed if says and is_first() else ():
             console.print(f'warning: {error}; "{path}" is gone on from instead', soft_wrap=True, markup=False)
         return step, tensors
     if passed:
@@ -174,7 +185,7 @@ def require_usable(folder: Path, of: Mapping[str, str]) -> None:
     passed: list[Unusable] = []
     for step, path in reversed(step_folders(folder)):
         try:
-            _usable(path, step, of)
+            usable(path, step, of)
         except Unusable as error:
             passed.append(error)
             continue
@@ -183,69 +194,33 @@ def require_usable(folder: Path, of: Mapping[str, str]) -> None:
         raise _none_is_good(folder, passed)
 
 
-def read_state(path: Path) -> State:
-    """What a checkpoint says of itself.
-
-    Raises:
-        DamagedFile: it is damaged, or of another schema.
-    """
-
-    def read(content: Any) -> State:
-        digest = content.pop("digest", None)
-        if content.pop("schema") != SCHEMA or digest != _digest({"schema": SCHEMA, **content}):
-            raise ValueError(f"it is not what a checkpoint of schema {SCHEMA} says")
-        return State(**content)
-
-    return read_json(path / STATE, read, _DAMAGED)
-
-
-def _usable(path: Path, step: int, of: Mapping[str, str]) -> State:
-    """What a checkpoint says of itself, if it is of this run.
-
-    Raises:
-        Unusable: it is damaged, or of another run.
-    """
-    try:
-        state = read_state(path)
-    except UserError as error:
-        raise Unusable(str(error)) from error
-    if state.step != step:
-        raise Unusable(f'"{path}" is a checkpoint of step {state.step} under another name')
-    for name, now in of.items():
-        if state.of.get(name, now) != now:
-            raise Unusable(f'"{path}" is a checkpoint of a run with {name} = {state.of[name]} (now {now})')
-    return state
-
-
 def _load(path: Path, state: State, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a checkpoint.
 
     Raises:
         Unusable: they are damaged, or of another shape.
     """
-    file = path / TENSORS
+    mesh = mesh_of(like.values())
+    is_one = list(state.files) == [TENSORS]
     try:
-        if file.stat().st_size != state.size or sha256_of_parts(file) != state.sha256:
-            raise Unusable(f'"{file}" is damaged (it has other bytes than were written); {_DAMAGED}')
-        tensors = load_file(str(file))
+        require_same_bytes(path, state)
+        shapes = shapes_in(path)
+        for name, tensor in like.items():
+            if name not in shapes or shapes[name] != tensor.shape:
+                found = f"has the shape {tuple(shapes[name])}" if name in shapes else "is missing"
+                where = path / TENSORS if is_one else path
+                raise Unusable(
+                    f'"{where}" does not fit what is trained: {name} {found}, where {tuple(tensor.shape)} is wanted'
+                )
+        return load_file(str(path / TENSORS)) if is_one and mesh is None else read_shards(path, mesh)
     except (OSError, SafetensorError) as error:
-        raise Unusable(f'"{file}" cannot be read ({cut(reason_of(error))}); {_DAMAGED}') from error
-    for name, tensor in like.items():
-        if name not in tensors or tensors[name].shape != tensor.shape:
-            found = f"has the shape {tuple(tensors[name].shape)}" if name in tensors else "is missing"
-            raise Unusable(
-                f'"{file}" does not fit what is trained: {name} {found}, where {tuple(tensor.shape)} is wanted'
-            )
-    return tensors
+        where = path / TENSORS if is_one else path
+        raise Unusable(f'"{where}" cannot be read ({cut(reason_of(error))}); {DAMAGED}') from error
 
 
 def _none_is_good(folder: Path, passed: Sequence[Unusable]) -> UserError:
     others = f" (and {len(passed) - 1} more of no use)" if len(passed) > 1 else ""
     return UserError(f'{passed[0]}{others}; delete "{folder}" to begin anew, or give another folder')
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ Auto = Literal["auto"]
 Compile = Literal["auto", "on", "off"]
 OptimizerName = Literal["adamw", "adamw8bit", "muon"]
 TrackerName = Literal["tensorboard", "wandb"]
+Parallel = Literal["auto", "ddp", "fsdp"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,8 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints.
         trackers: that show figures and sample sheets while it runs: ``tensorboard`` (``tensorboard --logdir OUT``), and
             ``wandb`` where it is installed.
+        parallel: what several processes hold of the model: ``ddp`` each all of it, ``fsdp`` each its shards, gathered a
+            block at a time; ``auto`` is ``ddp``. See `dsd.train.parallel`.
         mixed_precision: ``bf16`` keeps frozen weights in bfloat16 and computes under autocast.
         seed: of everything random.
     """
@@ -118,6 +121,7 @@ class TrainConfig:
     sampling: Sampling = how_it_runs()
     checkpoint_every: int = how_it_runs()
     trackers: tuple[TrackerName, ...] = how_it_runs(("tensorboard",))
+    parallel: Parallel = how_it_runs("auto")
     mixed_precision: Literal["no", "bf16"] = "no"
     seed: int = 0
 
@@ -150,6 +154,8 @@ class TrainConfig:
             _require("frame_size", self.frame_size, min(self.frame_size) >= 1, "a height and a width of at least 1")
         require_seeds("train.seed", self.seed)
         _require("ema_decay", self.ema_decay, self.ema_decay < 1, "below 1")
+        if self.parallel == "fsdp":
+            self._require_shardable()
         parts = 1 if self.gradient_accumulation == "auto" else self.gradient_accumulation
         _require("gradient_accumulation", parts, parts >= 1, "at least 1")
         if self.batch_size % parts:
@@ -157,6 +163,16 @@ class TrainConfig:
                 f"batch_size {self.batch_size} does not divide into gradient_accumulation = "
                 f"{self.gradient_accumulation} equal parts; choose a divisor of the batch"
             )
+
+    def _require_shardable(self) -> None:
+        refused = {
+            self.optimizer == "muon": "train.optimizer is 'muon', which needs matrices whole; give adamw",
+            self.optimizer == "adamw8bit": "train.optimizer is 'adamw8bit', which needs tensors whole; give adamw",
+            self.compile == "on": "train.compile is 'on', which sharded blocks do not take; give auto",
+            self.flavour == "cached": "train.flavour is 'cached', which is not sharded; give train.parallel ddp",
+        }
+        if True in refused:
+            raise UserError(f"train.parallel is 'fsdp' and {refused[True]}")
 
 
 def _require(name: str, value: object, holds: bool, wanted: str) -> None:

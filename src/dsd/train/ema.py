@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from dsd.train.shards import own
+
 
 class Ema:
     """An exponential moving average of parameters, quick at first and slow later.
@@ -32,7 +34,8 @@ class Ema:
         if not self.average:
             return
         decay = min(self.decay, (1 + step) / (10 + step))
-        get_ema_multi_avg_fn(decay)(list(self.average.values()), [p.detach() for p in self._parameters], step)
+        averages, weights = ([own(t.detach()) for t in found] for found in (self.average.values(), self._parameters))
+        get_ema_multi_avg_fn(decay)(averages, weights, step)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -56,11 +59,11 @@ class Ema:
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Puts back what `tensors` gave."""
         for name, parameter in self._named.items():
-            parameter.copy_(tensors[f"weights.{name}"])
+            own(parameter.detach()).copy_(own(tensors[f"weights.{name}"]))
             if self.average:
-                self.average[name].copy_(tensors[f"average.{name}"])
+                own(self.average[name]).copy_(own(tensors[f"average.{name}"]))
 
     @torch.no_grad()
     def _write(self, values: list[Tensor]) -> None:
         for parameter, value in zip(self._parameters, values, strict=True):
-            parameter.copy_(value)
+            own(parameter.detach()).copy_(own(value))

@@ -25,6 +25,7 @@ from dsd.train.adapter import Adapter
 from dsd.train.checkpointing import checkpoint_gradients, compile_and_checkpoint
 from dsd.train.config import TrainConfig
 from dsd.train.cost import USABLE, Activations, Choice, choices, is_compiled, most_at_once, state_bytes, that_fits
+from dsd.train.parallel import is_sharded
 
 _TOLERANCE = {"bf16": 0.1, "no": 1e-3}
 """How far gradients of compiled blocks may be from those of blocks as they are written, as a share of their norm."""
@@ -103,8 +104,12 @@ def fit(task: Passes, share: int) -> Fit:
     Raises:
         UserError: not even what needs least memory fits.
     """
-    config, device = task.config, task.accelerator.device
-    compiles, on_gpu = is_compiled(config, on_gpu=device.type == "cuda"), device.type == "cuda"
+    config, device, sharded = task.config, task.accelerator.device, is_sharded(task.backbone.transformer)
+    on_gpu = device.type == "cuda"
+    compiles = is_compiled(config, on_gpu=on_gpu) and not sharded
+    if compiles and task.backbone.is_cached:
+        _say(task, "blocks are not compiled: those of a cached reference keep what they computed")
+        compiles = False
     kept = _activations(task)
     most = most_at_once(kept.tokens) if on_gpu else None
     allowed = choices(config, share, lambda level: kept.of(level, compiled=compiles), most)
@@ -114,6 +119,8 @@ def fit(task: Passes, share: int) -> Fit:
         trusts = compiles and compile_trusted(task, choice)
         task.work_in(choice.parts)
         return Fit(choice, trusts, TRAINS)
+    if sharded:  # what one process has no memory for, the others would wait for: nothing is tried
+        return fit_shards(task, allowed, Memory.of(device))
     return fit_in(task, allowed, compiles, Memory.of(device))
 
 
@@ -140,6 +147,23 @@ def fit_in(task: Passes, allowed: list[Choice], compiles: bool, memory: Memory) 
         words += f" ({allowed[0].said}: {needs(allowed[0])})"
     _say(task, words)
     return Fit(choice, trusts, attention_of(task, choice))
+
+
+def fit_shards(task: Passes, allowed: list[Choice], memory: Memory) -> Fit:
+    """Chooses by count alone what fits into memory beside this process's shards, the same in all, and says what it is.
+
+    Args:
+        task: built, sharded.
+        allowed: to choose from, the quickest first.
+        memory: that there is.
+    """
+    whole = state_bytes(task.config, sum(one.numel() for one in task.adapter.parameters.values()))
+    reserve = whole / task.accelerator.num_processes
+    choice = allowed[_most(task, allowed.index(that_fits(allowed, USABLE * memory.free - reserve)))]
+    checkpoint_gradients(task.backbone, choice.level)
+    task.work_in(choice.parts)
+    _say(task, f"{choice.said}, blocks as written and sharded: needs {choice.needs / GIB:.1f} GiB beside the shards")
+    return Fit(choice, False, attention_of(task, choice))
 
 
 def first_that_runs(found: Sequence[Choice], runs: Callable[[Choice], bool | None]) -> tuple[Choice, bool]:

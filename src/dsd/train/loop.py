@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from dsd.log import progress
 from dsd.train import checkpoint
 from dsd.train.meter import SPEED, Meter
 from dsd.train.metrics import Metrics
-from dsd.train.stopping import Terminated, Termination
+from dsd.train.stopping import Terminated, Termination, of_first, together
 from dsd.train.trackers import Trackers
 
 
@@ -93,6 +93,7 @@ def run(
     description: str,
     log_every: int = 20,
     writes: bool = True,
+    shares: bool = False,
     score: Callable[[dict[str, float]], float] | None = None,
     of: Mapping[str, str] | None = None,
     meter: Meter | None = None,
@@ -109,6 +110,7 @@ def run(
         description: words for the progress bar.
         log_every: steps between lines of ``metrics.jsonl``; their metrics are means over these steps.
         writes: False on all processes of a parallel run but the first.
+        shares: whether each process holds a part of what is trained, so that all of them evaluate and save.
         score: of held-out figures, higher is better; the state that scored best is kept in ``best/``.
         of: what decides the run, by name; a checkpoint that says otherwise is not gone on from.
         meter: of its speed, which is told with the metrics.
@@ -118,7 +120,8 @@ def run(
         UserError: training diverges, no checkpoint is good, or the place cannot be written to.
         Terminated: SIGTERM came; what is done is kept.
     """
-    writes_to = _Writer(task, folder, of or {}, score, meter) if writes else None
+    with together():
+        keeper = _Keeper(task, folder, of or {}, score, meter, writes=writes, shares=shares)
     found = checkpoint.latest(folder / checkpoint.FOLDER, of=of, like=task.tensors(), says=writes)
     start = 0
     if found is not None:
@@ -126,33 +129,37 @@ def run(
         task.restore(tensors)
         del tensors, found
     bar = progress(range(start, steps), description=description, total=steps, completed=start)
-    with Termination() as stop, track(start) if track and writes else nullcontext() as trackers:
-        if writes_to is not None:
-            writes_to.trackers = trackers
-            writes_to.begin(start, stop, lacks_figures=start % evaluate_every == 0 or start == steps)
+    with Termination() as stop, ExitStack() as stack:
+        with together():
+            if track is not None and writes:
+                keeper.trackers = stack.enter_context(track(start))
+        keeper.begin(start, stop, lacks_figures=start % evaluate_every == 0 or start == steps)
         for step in bar:
             values, done = task.train_step(step), step + 1
             if meter is not None:
                 meter.step()
             ends, last = stop.asked_of_any(), done == steps
-            if writes_to is not None:
-                writes_to.gather(values)
-                if not ends and (last or done % log_every == 0 or done % evaluate_every == 0):
-                    means = writes_to.means(done) if last or done % log_every == 0 else {}
-                    figures = writes_to.evaluate(done, stop) if last or done % evaluate_every == 0 else {}
-                    writes_to.write(done, means | figures)
-                    if means or figures:
-                        bar.note(Meter.words(means | figures))
-                if ends or last or done % checkpoint_every == 0:
-                    writes_to.save(done)
+            keeper.gather(values)
+            logs, evaluates = last or done % log_every == 0, last or done % evaluate_every == 0
+            if not ends and (logs or evaluates):
+                means = keeper.means(done) if logs else {}
+                figures = keeper.evaluate(done, stop) if evaluates else {}
+                keeper.write(done, means | figures)
+                if means or figures:
+                    bar.note(Meter.words(means | figures))
+            if ends or last or done % checkpoint_every == 0:
+                keeper.save(done)
             if ends:
                 break
         if stop.asked_of_any():
             raise Terminated
 
 
-class _Writer:
-    """What the first process writes of a run."""
+class _Keeper:
+    """What a run keeps: the first process writes, and the others take their part where they hold shards.
+
+    All processes call the same methods; what fails in one of them ends all.
+    """
 
     def __init__(
         self,
@@ -161,56 +168,87 @@ class _Writer:
         of: Mapping[str, str],
         score: Callable[[dict[str, float]], float] | None,
         meter: Meter | None,
+        *,
+        writes: bool,
+        shares: bool,
     ) -> None:
-        make_folder(folder / checkpoint.FOLDER)  # what is in the way is told before the work
-        self._task, self._folder, self._of, self._score = task, folder, of, score
-        self._metrics = Metrics(folder / "metrics.jsonl")
+        self._task, self._folder, self._of, self._score, self._writes = task, folder, of, score, writes
+        self._shares, self._takes_part = shares, writes or shares
         self._since: dict[str, list[float | Tensor]] = {}
         self._meter = meter
         self.trackers: Trackers | None = None
+        if writes:
+            make_folder(folder / checkpoint.FOLDER)  # what is in the way is told before the work
+            self._metrics = Metrics(folder / "metrics.jsonl")
 
     def begin(self, start: int, stop: Termination, *, lacks_figures: bool) -> None:
         """Goes on from a step: with the figures that a start which was stopped did not come to."""
-        self._metrics.go_on(start)
-        if start and lacks_figures and not self._metrics.has(start):
+        with together():
+            if self._writes:
+                self._metrics.go_on(start)
+                lacks_figures = lacks_figures and not self._metrics.has(start)
+        if start and of_first(lacks_figures):
             self.write(start, self.evaluate(start, stop))
 
     def gather(self, values: Mapping[str, float | Tensor]) -> None:
         """Keeps a step's metrics until the next line."""
-        for name, value in values.items():
+        for name, value in values.items() if self._writes else ():
             self._since.setdefault(name, []).append(value)
 
     def means(self, done: int) -> dict[str, float]:
-        """Means of what has been gathered since the last ones."""
-        means, self._since = self._metrics.means(self._since, done), {}
-        return means | (self._meter.figures() if self._meter is not None else {})
+        """Means of what has been gathered since the last ones; empty where nothing is written."""
+        with together():
+            if not self._writes:
+                return {}
+            means, self._since = self._metrics.means(self._since, done), {}
+            return means | (self._meter.figures() if self._meter is not None else {})
 
     def evaluate(self, done: int, stop: Termination) -> dict[str, float]:
         """Held-out figures. Where SIGTERM ends them, the state is kept, and the next start makes them anew."""
-        try:
-            with stop.at_once():
-                figures = self._task.evaluate(done)
-        except Terminated:
-            self.save(done)
-            raise
-        if self._score is not None and figures and self._score(figures) >= self._metrics.best(self._score, figures):
-            checkpoint.save(self._folder / "best", done, self._task.tensors(), of=self._of, keep=1)
+        figures: dict[str, float] = {}
+        with nullcontext() if self._shares else together():  # shards are gathered in it
+            try:
+                with stop.at_once():
+                    figures = self._task.evaluate(done) if self._takes_part else {}
+            except Terminated:
+                self.save(done)
+                raise
+        with together():
+            if self._writes:
+                self._show(done)
+        self._keep_if_best(done, figures)
+        if self._meter is not None:
+            self._meter.pause()
+        return figures if self._writes else {}
+
+    def _show(self, done: int) -> None:
         sheet = self._folder / "samples" / f"step-{done:07d}.png"
         if self.trackers is not None and sheet.is_file():
             with Image.open(sheet) as picture:
                 self.trackers.show(done, "samples", picture)
-        if self._meter is not None:
-            self._meter.pause()
-        return figures
+
+    def _keep_if_best(self, done: int, figures: dict[str, float]) -> None:
+        if self._score is None:
+            return
+        is_best = self._writes and bool(figures)
+        is_best = is_best and self._score(figures) >= self._metrics.best(self._score, figures)
+        with together():
+            if of_first(is_best) and self._takes_part:
+                checkpoint.save(self._folder / "best", done, self._task.tensors(), of=self._of, keep=1)
 
     def write(self, done: int, line: dict[str, float]) -> None:
         """Adds a line to the metrics, if it says anything; how fast it went is no part of what the run gives."""
-        if kept := {name: value for name, value in line.items() if not name.startswith(SPEED)}:
-            self._metrics.write(done, kept)
-        if line and self.trackers is not None:
-            self.trackers.log(done, line)
+        with together():
+            if kept := {name: value for name, value in line.items() if not name.startswith(SPEED)}:
+                self._metrics.write(done, kept)
+            if line and self.trackers is not None:
+                self.trackers.log(done, line)
 
     def save(self, done: int) -> None:
         """Writes a checkpoint of a state that makes sense."""
-        self._metrics.means(self._since, done)
-        checkpoint.save(self._folder / checkpoint.FOLDER, done, self._task.tensors(), of=self._of)
+        with together():
+            if self._writes:
+                self._metrics.means(self._since, done)
+        with together():
+            if self._takes_part:
+                checkpoint.save(self._folder / checkpoint.FOLDER, done, self._task.tensors(), of=self._of)

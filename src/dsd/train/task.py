@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,8 +30,11 @@ from dsd.train.ema import Ema
 from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.metrics import GRADIENT_NORM
 from dsd.train.optim import MuonAndAdamW
+from dsd.train.parallel import Averaged, Model, is_sharded
 from dsd.train.samples import SheetPart, pictures_of, rows_of, sheet_of
+from dsd.train.shards import whole
 from dsd.train.step import Draw, Objective, draw, losses
+from dsd.train.stopping import together
 from dsd.train.validate import Validation
 
 _HELD_OUT_AT_ONCE = 32
@@ -153,6 +158,7 @@ class TwoFrameTask:
         self.objectives = [self._objective(size, empty_text) for size in range(len(cache.sizes))]
         self.validation = self._validation()
         self.batches = Batches.of(self.rows.training, cache.size, config.batch_size, config.seed)
+        self._losses = Averaged(backbone, self._any_example)
         self._drawn: tuple[int, Batch, Draw] | None = None
         self._ahead = Ahead(self._part, config.steps * len(self.parts))
 
@@ -163,19 +169,19 @@ class TwoFrameTask:
         for number in range(len(self.parts)):
             part = self._ahead.take(step * len(self.parts) + number)
             samples, drawn = self._on_device(part)
-            with self._autocast():
-                found = losses(self.backbone, self.objectives[part.size], samples, drawn)
-            (found["loss"] / len(self.parts)).backward()
+            with self._losses.part(last=number + 1 == len(self.parts)):
+                with self._autocast():
+                    found = self._losses(self.objectives[part.size], samples, drawn)
+                (found["loss"] / len(self.parts)).backward()
             sums = {
                 name: sums.get(name, torch.zeros_like(value)) + value.detach() / len(self.parts)
                 for name, value in found.items()
             }
-        self._average_gradients()
-        sums = {name: self._average(value) for name, value in sums.items()}
+        means = self._average(torch.stack(list(sums.values())))
         factor = learning_rate_factor(step, config.steps, warmup=config.warmup, decay_from=config.decay_from)
-        norm = self.optimizer.update(factor)
+        norm = whole(self.optimizer.update(factor))
         self.ema.update(step)
-        return {**sums, "learning_rate_factor": factor, GRADIENT_NORM: norm}
+        return {**dict(zip(sums, means, strict=True)), "learning_rate_factor": factor, GRADIENT_NORM: norm}
 
     def work_in(self, parts: int) -> None:
         """Sets in how many parts this process works through its share of a batch; before the first step."""
@@ -187,14 +193,25 @@ class TwoFrameTask:
         frames = self.objective.film.frames
         return {size: frames * self.backbone.tokens_per(*self.cache.sizes[size]) for size in self.batches.rows}
 
-    def example(self, size: int, count: int, first: int = 0) -> Tensor:
-        """The loss on ``count`` samples of a size, from one on; no step, and the same whenever it is asked for."""
+    def example(self, size: int, count: int, first: int = 0, model: Model | None = None) -> Tensor:
+        """The loss on ``count`` samples of a size, from one on; no step, and the same whenever it is asked for.
+
+        Args:
+            size: number of the samples' size.
+            count: of samples.
+            first: of them, among those of the size.
+            model: called as `losses` is; the backbone's losses when left out.
+        """
         objective, rows = self.objectives[size], self.batches.rows[size]
         drawn = draw(objective, self.config.batch_size, step_generator(self.config.seed + 2, 0))
         chosen = [rows[number % len(rows)] for number in range(first, first + count)]
         with self._autocast():
             samples, random = self._samples(chosen), drawn.take(slice(first, first + count), self.device)
-            return losses(self.backbone, objective, samples, random)["loss"]
+            return (model or partial(losses, self.backbone))(objective, samples, random)["loss"]
+
+    def _any_example(self, model: Model) -> Tensor:
+        """The loss of a model on one sample."""
+        return self.example(next(iter(self.batches.rows)), 1, model=model)
 
     @in_right_attention
     def operations(self) -> float:
@@ -202,14 +219,16 @@ class TwoFrameTask:
 
         The counting itself takes other kernels, so it is no step that is trained on.
         """
-        size, rows = next(iter(self._by_size(self.rows.shown)))
-        objective, samples = self.objectives[size], self._samples(rows[:1])
-        drawn = draw(objective, 1, step_generator(self.config.seed + 2, 0)).take(slice(None), self.device)
-        with as_written(), FlopCounterMode(display=False) as counter, self._autocast():
-            losses(self.backbone, objective, samples, drawn)["loss"].backward()
+        with as_written(), FlopCounterMode(display=False) as counter:
+            self._any_example(partial(losses, self.backbone)).backward()
         for parameter in self.adapter.parameters.values():
             parameter.grad = None
         return counter.get_total_flops() * self.config.batch_size / self.accelerator.num_processes
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a part of the weights, so that all have to evaluate and to save."""
+        return is_sharded(self.backbone.transformer)
 
     def tensors(self) -> dict[str, Tensor]:
         """Trained weights, their averages and the optimizer's state; the frozen base is known by its revision."""
@@ -221,14 +240,19 @@ class TwoFrameTask:
         self.optimizer.restore(tensors)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """The averaged weights on the held-out pairs: their loss at fixed noise, and a sample sheet."""
+        """The averaged weights on the held-out pairs: their loss at fixed noise, and a sample sheet.
+
+        All processes that hold shards of the weights evaluate, and the first one writes; else the first one alone.
+        """
         with self.ema.in_place(), self._autocast():
             figures = self._held_out_losses()
             rows = rows_of(self._shown(), self.backbone, self.config.sampling, self.config.seed)
-        if self.validation is not None:
-            figures |= self.validation.figures(rows)
-        sheet = sheet_of(rows[:_IN_SHEETS])
-        write_atomic(make_folder(self.folder / "samples") / f"step-{step:07d}.png", encode_png(sheet))
+        with together() if self.is_sharded else nullcontext():
+            if self.accelerator.is_main_process:
+                if self.validation is not None:
+                    figures |= self.validation.figures(rows)
+                sheet = encode_png(sheet_of(rows[:_IN_SHEETS]))
+                write_atomic(make_folder(self.folder / "samples") / f"step-{step:07d}.png", sheet)
         return figures
 
     def _shown(self) -> list[SheetPart]:
@@ -241,7 +265,7 @@ class TwoFrameTask:
     @torch.no_grad()
     def _validation(self) -> Validation | None:
         config = self.config
-        if config.identity is None and config.agreement is None:
+        if not self.accelerator.is_main_process or config.identity is config.agreement is None:
             return None
         parts = self._shown()
         given = [pictures_of(self.backbone, p.objective.film.references(p.samples.frames)) for p in parts]
@@ -253,7 +277,6 @@ class TwoFrameTask:
             targets=[pictures for part in wanted for pictures in part],
             captions=[caption for part in parts for caption in part.captions],
             device=self.device,
-            says=self.accelerator.is_main_process,
         )
 
     @torch.no_grad()
@@ -329,11 +352,6 @@ class TwoFrameTask:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision == "bf16")
-
-    def _average_gradients(self) -> None:
-        for parameter in self.adapter.parameters.values():
-            if parameter.grad is not None:
-                parameter.grad = self._average(parameter.grad)
 
     def _average(self, value: Tensor) -> Tensor:
         """The mean over all processes."""

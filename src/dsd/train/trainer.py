@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 
 from dsd import runs
 from dsd.attention import right_attention
@@ -46,7 +47,8 @@ from dsd.train import checkpoint, environment, fitting, loop
 from dsd.train.checkpointing import checkpoint_gradients
 from dsd.train.config import TrainConfig
 from dsd.train.meter import Meter
-from dsd.train.stopping import Termination
+from dsd.train.parallel import gathered, is_to_be_sharded, one_voice, require_alike, shard
+from dsd.train.stopping import Termination, of_first, together
 from dsd.train.task import TwoFrameTask
 from dsd.train.trackers import Trackers
 
@@ -54,6 +56,8 @@ __all__ = ["TrainConfig", "train"]
 
 ADAPTER = "adapter"
 """The folder of the finished adapter in a run's."""
+LONGEST_WAIT = timedelta(hours=6)
+"""Of a process for others, which encode larger pictures, check a larger share or draw the samples."""
 
 
 @loop.flushed_denormals()
@@ -75,31 +79,50 @@ def train(
     Raises:
         UserError: the folder holds a run of another config or other data, or the data does not fit.
     """
-    accelerator = Accelerator()
-    finished, source = out / ADAPTER, _source_of(data, config)
-    if is_finished(config, source, out):
-        return finished
-    with Termination(at_once=True), held(out) if accelerator.is_main_process else nullcontext():
+    accelerator = joined()
+    finished = out / ADAPTER
+    with Termination(at_once=True), one_voice(), ExitStack() as stack:
+        with together(at_once=True):
+            source = _source_of(data, config)
+            is_done = is_finished(config, source, out)
+        if of_first(is_done):
+            return finished
+        with together():
+            if accelerator.is_main_process:
+                stack.enter_context(held(out))
         _train(config, source, out, latents or out / "latents", accelerator)
     return finished
+
+
+def joined() -> Accelerator:
+    """Device and processes of a run, which know of each other once all have called it."""
+    return Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)])
 
 
 def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accelerator: Accelerator) -> None:
     backbone_class(family_of(config.base)).require(config.flavour)
     sources = {"base": revision_or_name(config.base), "data": source.fingerprint}
     of = sources | runs.deciding(config, "train")
-    if accelerator.is_main_process:
-        sweep(out, folders=True)
-        checkpoint.require_usable(out / checkpoint.FOLDER, of)
-        if not runs.begun(out, config):
-            discard(out / "latents")  # of a start that failed on what it found
+    with together():
+        require_alike(of)
+        if accelerator.is_main_process:
+            sweep(out, folders=True)
+            checkpoint.require_usable(out / checkpoint.FOLDER, of)
+            if not runs.begun(out, config):
+                discard(out / "latents")  # of a start that failed on what it found
     cache = latent_cache(config, source, latents, accelerator.device, accelerator)
-    text = config.text_cache == "live"
-    backbone = load_backbone(config.base, device=accelerator.device, dtype=_frozen_dtype(config), text=text)
-    task = TwoFrameTask(config, backbone, attach(config, backbone), cache, accelerator, out)
-    if accelerator.is_main_process:
-        runs.claim(out, config, sources)
-        environment.record(out / "environment.json")
+    text, shards = config.text_cache == "live", is_to_be_sharded(config)
+    with together(at_once=True):
+        device = torch.device("cpu") if shards else accelerator.device  # no process has room for what all hold together
+        backbone = load_backbone(config.base, device=device, dtype=_frozen_dtype(config), text=text)
+        adapter = attach(config, backbone)
+    with together():
+        if shards:
+            adapter = shard(backbone, adapter, accelerator)
+        task = TwoFrameTask(config, backbone, adapter, cache, accelerator, out)
+        if accelerator.is_main_process:
+            runs.claim(out, config, sources)
+            environment.record(out / "environment.json")
     fitted = fitting.fit(task, config.batch_size // accelerator.num_processes)
     with right_attention(accelerator.device, fitted.attention):
         loop.run(
@@ -110,13 +133,14 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
             evaluate_every=config.sample_every,
             description="training the student",
             writes=accelerator.is_main_process,
+            shares=task.is_sharded,
             of=of,
             meter=Meter(config.batch_size, task.operations(), accelerator.device),
             track=lambda done: Trackers(config.trackers, out, config, done),
         )
-    if accelerator.is_main_process:
-        export(task, out / ADAPTER)
-    accelerator.wait_for_everyone()
+    with together():
+        if accelerator.is_main_process or task.is_sharded:
+            export(task, out / ADAPTER)
 
 
 def is_finished(config: TrainConfig, data: Source, out: Path) -> bool:
@@ -187,7 +211,10 @@ def attach(config: TrainConfig, backbone: StockBackbone) -> adapters.Adapter:
 
 
 def export(task: TwoFrameTask, folder: Path) -> None:
-    """Writes the averaged weights as an adapter folder; a full fine-tune as a whole transformer."""
+    """Writes the averaged weights as an adapter folder; a full fine-tune as a whole transformer.
+
+    All processes that hold shards of the weights have to call it; the first one writes.
+    """
     config, backbone = task.config, task.backbone
     _, _, height, width = task.objective.empty_frame.shape
     metadata = AdapterMetadata(
@@ -204,9 +231,13 @@ def export(task: TwoFrameTask, folder: Path) -> None:
     )
     with task.ema.in_place():
         if config.full:
-            save_full(folder, backbone.transformer, metadata)
+            transformer = gathered(backbone)
+            if task.accelerator.is_main_process:
+                save_full(folder, transformer, metadata)
         else:
-            save_adapter(folder, task.adapter.updates(_frozen_dtype(config)), metadata)
+            updates = task.adapter.updates(_frozen_dtype(config))
+            if task.accelerator.is_main_process:
+                save_adapter(folder, updates, metadata)
 
 
 def latent_cache(
@@ -225,7 +256,6 @@ def latent_cache(
         device: to encode on.
         accelerator: of a parallel run, all of whose processes call this and each of which makes and checks its share.
     """
-    wait = (lambda: None) if accelerator is None else accelerator.wait_for_everyone
     share = Share() if accelerator is None else Share(accelerator.process_index, accelerator.num_processes)
     source = _source_of(data, config)
     key = CacheKey(
@@ -236,27 +266,33 @@ def latent_cache(
         buckets=config.buckets,
         text=config.text_cache,
     )
-    wait()
-    complete = is_complete(folder, key)
-    wait()  # all have looked before any of them changes something, so all go the same way
-    if not complete:
-        with held(folder, "latents") if share.index == 0 else nullcontext():
+    with together(at_once=True):  # all have looked before any of them changes something
+        complete = is_complete(folder, key)
+    if not of_first(complete):
+        _build(config, source, folder, key, device, share)
+    with together(at_once=True):
+        return LatentCache(folder, share)
+
+
+def _build(
+    config: TrainConfig, source: Source, folder: Path, key: CacheKey, device: torch.device, share: Share
+) -> None:
+    """Makes a cache, of which each process makes its share."""
+    with ExitStack() as stack:
+        with together(at_once=True):
             if share.index == 0:
+                stack.enter_context(held(folder, "latents"))
                 source.verify()
                 sweep(folder)
-            wait()
+        with together(at_once=True):
             backbone = load_backbone(config.base, device=device, dtype=_frozen_dtype(config), transformer=False)
             examples = source.examples()
             if source.some is not None:
                 examples = source.some(lambda number: share.has(number // SHARD_SAMPLES))
             shards = build_share(examples, backbone, folder, key, total=source.total, share=share)
-            wait()
+        with together(at_once=True):
             if share.index == 0:
                 finish(folder, key, backbone, shards)
-    wait()
-    cache = LatentCache(folder, share)
-    wait()
-    return cache
 
 
 def _source_of(data: Path | str | Source | Sequence[Example], config: TrainConfig) -> Source:

@@ -36,7 +36,6 @@ class Validation:
         targets: of each example.
         captions: of each example.
         device: where the encoders compute.
-        says: print warnings; False on all processes of a parallel run but the first.
     """
 
     def __init__(
@@ -48,18 +47,17 @@ class Validation:
         targets: Sequence[Sequence[Image.Image]],
         captions: Sequence[str],
         device: torch.device | str,
-        says: bool = True,
     ) -> None:
         self._identity = self._agreement = None
         try:
             if identity is not None:
                 self._identity = _Identity.of(ImageEncoder(identity, device), references, targets)
         except CannotTell as error:
-            _warn(f"train.identity is left out: {error}", says)
+            _warn(f"train.identity is left out: {error}")
         if agreement is not None and len(set(captions)) > 1:
             self._agreement = _Agreement.of(PictureTextEncoder(agreement, device), captions)
         elif agreement is not None:
-            _warn("train.agreement is left out: all captions that are drawn are the same", says)
+            _warn("train.agreement is left out: all captions that are drawn are the same")
 
     @torch.no_grad()
     def figures(self, rows: Sequence[Row]) -> dict[str, float]:
@@ -121,6 +119,5 @@ class _Agreement:
         return torch.cat(follows).float().mean().item()
 
 
-def _warn(sentence: str, says: bool) -> None:
-    if says:
-        console.print(f"warning: {sentence}", soft_wrap=True, markup=False)
+def _warn(sentence: str) -> None:
+    console.print(f"warning: {sentence}", soft_wrap=True, markup=False)
