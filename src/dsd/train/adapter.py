@@ -32,11 +32,11 @@ class WholeLayer:
 
     def update(self) -> LowRank:
         """The exact change of full rank that leads from the base to the trained layer."""
-        weight = (self.layer.weight - self.base_weight).detach()
+        weight = (self.layer.weight - self.base_weight.to(self.layer.weight.device)).detach()
         if self.base_bias is None:
             return LowRank.exact(weight)
         assert self.layer.bias is not None
-        return LowRank.exact(weight, (self.layer.bias - self.base_bias).detach())
+        return LowRank.exact(weight, (self.layer.bias - self.base_bias.to(weight.device)).detach())
 
 
 @dataclass(frozen=True)

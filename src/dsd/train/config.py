@@ -12,6 +12,7 @@ from dsd.sampling import Sampling
 _MOST = 1e30
 """What float32 can still be multiplied by."""
 LoraTargets = Literal["attention", "all-linear"]
+BasePrecision = Literal["full", "8bit", "4bit", "fp8"]
 Checkpointing = Literal["off", "selective", "full"]
 TrackerName = Literal["tensorboard", "wandb"]
 
@@ -26,6 +27,9 @@ class TrainConfig:
         base: text-to-image model that becomes the student: ``embedded:NAME``, a folder or a hub id.
         full: train all weights; no adapter.
         rank: of the LoRA. Layers no wider than this are trained whole and exported as an exact LoRA.
+        base_precision: of the frozen linear layers in the transformer's blocks, for cards that they do not fit:
+            ``8bit``; ``4bit`` (NF4, modulation in 8 bits); ``fp8``, multiplied so, on GPUs of compute capability 8.9 or
+            higher. What is trained stays as it is, and the adapter serves the base in any precision.
         lora_targets: ``attention`` (the published model), ``all-linear``, or ends of module names.
         steps: optimizer steps in all; the learning rate's course depends on it.
         batch_size: pairs an optimizer step, over all processes (the paper: 160).
@@ -71,6 +75,7 @@ class TrainConfig:
     base: str
     full: bool = False
     rank: int
+    base_precision: BasePrecision = "full"
     lora_targets: LoraTargets | tuple[str, ...]
     steps: int = how_it_runs()
     batch_size: int
@@ -124,6 +129,11 @@ class TrainConfig:
             _require("frame_size", self.frame_size, min(self.frame_size) >= 1, "a height and a width of at least 1")
         require_seeds("train.seed", self.seed)
         _require("ema_decay", self.ema_decay, self.ema_decay < 1, "below 1")
+        if self.full and self.base_precision != "full":
+            raise UserError(
+                f"train.full trains all weights, but train.base_precision {self.base_precision} keeps them frozen in "
+                "fewer bits; leave one of them out"
+            )
         if self.batch_size % self.gradient_accumulation:
             raise UserError(
                 f"batch_size {self.batch_size} does not divide into gradient_accumulation = "

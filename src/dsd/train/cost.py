@@ -12,6 +12,7 @@ from dsd.backbones.cost import Shape
 from dsd.train.adapter import attach, attach_all
 from dsd.train.checkpointing import checkpoint_gradients
 from dsd.train.config import TrainConfig
+from dsd.train.quantised import weight_bytes
 
 _FRAMES = 2
 _ACTIVATIONS_PER_BLOCK = 17
@@ -48,7 +49,6 @@ def training_cost(config: TrainConfig, shape: Shape, *, frame: tuple[int, int], 
     image_tokens = _FRAMES * shape.backbone.tokens_per(*frame)
     text_tokens = config.max_sequence_length
     frozen_bytes = 2 if config.mixed_precision == "bf16" else 4
-    total = shape.parameters
     trained = _trained(config, shape)
     checkpoint_gradients(shape.backbone, config.gradient_checkpointing)
     samples = max(1, config.batch_size // (config.gradient_accumulation * devices))
@@ -59,7 +59,7 @@ def training_cost(config: TrainConfig, shape: Shape, *, frame: tuple[int, int], 
     return Cost(
         trained_parameters=trained,
         memory={
-            "transformer": (total - trained if config.full else total) * frozen_bytes,
+            "transformer": weight_bytes(shape.backbone, config.base_precision, frozen_bytes),
             "trained weights, gradients, optimizer": trained * 16.0 + (trained * 4.0 if config.ema_decay else 0.0),
             "activations": float(kept * token_bytes),
         },

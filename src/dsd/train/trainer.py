@@ -41,7 +41,7 @@ from dsd.locks import held
 from dsd.log import console
 from dsd.models import revision_or_name
 from dsd.train import adapter as adapters
-from dsd.train import checkpoint, environment, loop
+from dsd.train import checkpoint, environment, loop, quantised
 from dsd.train.checkpointing import checkpoint_gradients
 from dsd.train.config import TrainConfig
 from dsd.train.meter import Meter
@@ -75,6 +75,7 @@ def train(
         UserError: the folder holds a run of another config or other data, or the data does not fit.
     """
     accelerator = Accelerator()
+    quantised.require_usable(config, accelerator.device)
     finished, source = out / ADAPTER, _source_of(data, config)
     if is_finished(config, source, out):
         return finished
@@ -93,8 +94,10 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
             discard(out / "latents")  # of a start that failed on what it found
     cache = latent_cache(config, source, latents, accelerator.device, accelerator)
     text = config.text_cache == "live"
-    backbone = load_backbone(config.base, device=accelerator.device, dtype=_frozen_dtype(config), text=text)
-    task = TwoFrameTask(config, backbone, attach(config, backbone), cache, accelerator, out)
+    first = quantised.loaded_on(config.base_precision, accelerator.device)
+    backbone = load_backbone(config.base, device=first, dtype=_frozen_dtype(config), text=text)
+    adapter = attach(config, backbone, accelerator.device)
+    task = TwoFrameTask(config, backbone, adapter, cache, accelerator, out)
     if accelerator.is_main_process:
         runs.claim(out, config, sources)
         environment.record(out / "environment.json")
@@ -170,15 +173,23 @@ def require_no_more_steps(out: Path, done: int, config: TrainConfig) -> None:
         )
 
 
-def attach(config: TrainConfig, backbone: StockBackbone) -> adapters.Adapter:
-    """Widens the backbone's patch embedding and makes trainable what the config says."""
+def attach(config: TrainConfig, backbone: StockBackbone, device: torch.device | None = None) -> adapters.Adapter:
+    """Widens the backbone's patch embedding, makes trainable what the config says, and keeps the rest as it says.
+
+    Args:
+        config: of the run.
+        backbone: where `dsd.train.quantised.loaded_on` says.
+        device: where it trains; the backbone's when left out.
+    """
     backbone.widen()
     checkpoint_gradients(backbone, config.gradient_checkpointing)
     if config.full:
         return adapters.attach_all(backbone.transformer)
-    return adapters.attach(
+    adapter = adapters.attach(
         backbone.transformer, backbone.layers, rank=config.rank, targets=config.lora_targets, seed=config.seed
     )
+    quantised.quantise(backbone, config.base_precision, device or backbone.device)
+    return adapter
 
 
 def export(task: TwoFrameTask, folder: Path) -> None:
@@ -190,6 +201,7 @@ def export(task: TwoFrameTask, folder: Path) -> None:
         base=config.base,
         base_revision=revision_or_name(config.base),
         rank=0 if config.full else config.rank,
+        base_precision=config.base_precision,
         film=task.objective.film,
         max_sequence_length=config.max_sequence_length,
         frame_size=(height * backbone.pixels_per_latent, width * backbone.pixels_per_latent),
