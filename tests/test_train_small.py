@@ -1,0 +1,176 @@
+"""Training on small cards: a base in fewer bits has right gradients, and its adapter serves the whole base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from training_parts import shake, simple_pairs, small_config, task_in
+
+from dsd.backbones.adapter import apply_adapter, load_metadata
+from dsd.backbones.cost import shape_of
+from dsd.backbones.registry import FAMILIES, load_backbone
+from dsd.backbones.stock import StockBackbone
+from dsd.errors import UserError
+from dsd.generate import fast
+from dsd.generate.two_frame import TwoFramePipeline
+from dsd.train import quantised, trainer
+from dsd.train.cost import training_cost
+from dsd.train.quantised import FrozenLinear
+from dsd.train.trainer import train
+
+PRECISIONS = ["8bit", "4bit"]
+KINDS = {"8bit": "Int8Tensor", "4bit": "NF4Tensor"}
+ROUNDING = {"8bit": 0.01, "4bit": 0.12}
+"""Of weights that are evenly spread, as a share of their size; a little more than there is."""
+
+
+def attached(precision: Any, base: str | None = None, **changes: Any) -> tuple[StockBackbone, Any]:
+    config = small_config(base=base or tiny.schnell(), base_precision=precision, **{"rank": 4, **changes})
+    backbone = load_backbone(config.base, text=False, vae=False)
+    return backbone, trainer.attach(config, backbone)
+
+
+def velocity(backbone: StockBackbone) -> Tensor:
+    torch.manual_seed(0)
+    channels, text = backbone.latent_channels, backbone.transformer.config
+    width = text.get("joint_attention_dim")
+    pooled = text.get("pooled_projection_dim")
+    from dsd.backbones.protocol import Text
+
+    latents, condition = torch.randn(2, 2, 2, channels, 8, 8)
+    words = Text(torch.randn(2, tiny.TEXT_TOKENS, width), None if pooled is None else torch.randn(2, pooled))
+    return backbone.velocity(latents, torch.tensor([0.3, 0.8]), words, condition=condition, guidance=2.0)
+
+
+def made_whole(backbone: StockBackbone) -> None:
+    """Puts plain layers of the same rounded weights in the place of those in fewer bits."""
+    for name, layer in list(backbone.transformer.named_modules()):
+        if isinstance(layer, FrozenLinear):
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+            plain.weight, plain.bias = nn.Parameter(quantised.whole(layer.weight), requires_grad=False), layer.bias
+            backbone.transformer.set_submodule(name, plain)
+
+
+def gradients(backbone: StockBackbone, adapter: Any) -> dict[str, Tensor]:
+    (velocity(backbone) ** 2).mean().backward()
+    found = {name: parameter.grad for name, parameter in adapter.parameters.items()}
+    for parameter in adapter.parameters.values():
+        parameter.grad = None
+    return found
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("family", "checkpointing"), [("flux", "off"), ("flux", "full"), ("sd3", "selective"), ("flux2", "selective")]
+)
+def test_gradients_through_fewer_bits_are_those_of_the_weights_they_stand_for(
+    precision: str, family: str, checkpointing: Any
+) -> None:
+    backbone, adapter = attached(precision, tiny.FAMILIES[family](), gradient_checkpointing=checkpointing)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in adapter.parameters.values():
+        parameter.data.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    ours, drawn = gradients(backbone, adapter), velocity(backbone)
+    made_whole(backbone)
+    theirs = gradients(backbone, adapter)
+    torch.testing.assert_close(drawn, velocity(backbone), atol=1e-5, rtol=1e-4)
+    assert ours.keys() == theirs.keys() and all(value is not None for value in ours.values())
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, atol=1e-6, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_inputs_of_a_layer_get_the_gradient_of_the_weights_it_stands_for(precision: Any, autocast: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 32).requires_grad_(False)
+    rounded = layer.weight.clone()
+    for make in quantised._makers(precision)[:1]:
+        make(layer)
+    frozen = FrozenLinear(layer)
+    assert type(frozen.weight.data).__name__ == KINDS[precision]
+    assert 0 < (quantised.whole(frozen.weight) - rounded).norm() < ROUNDING[precision] * rounded.norm()
+    ours, theirs = (torch.randn(3, 5, 64, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in "ab")
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        result, wanted = frozen(ours), functional.linear(theirs, quantised.whole(frozen.weight), layer.bias)
+    assert result.dtype == wanted.dtype == (torch.bfloat16 if autocast else torch.float32)
+    (result.float() ** 2).sum().backward()
+    (wanted.float() ** 2).sum().backward()
+    accuracy: dict[str, float] = {"atol": 0.1, "rtol": 0.05} if autocast else {"atol": 1e-5, "rtol": 1e-5}
+    torch.testing.assert_close(result, wanted, **accuracy)
+    assert ours.grad is not None
+    torch.testing.assert_close(ours.grad, theirs.grad, **accuracy)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_pass_keeps_no_whole_weights_for_the_backward_pass(precision: Any) -> None:
+    layer = nn.Linear(64, 64, bias=False).requires_grad_(False)
+    quantised._makers(precision)[0](layer)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda value: kept.append(value) or value, lambda value: value):
+        FrozenLinear(layer)(torch.randn(1, 64, requires_grad=True))
+    assert [type(value.data).__name__ for value in kept] == [KINDS[precision]]
+
+
+def test_weights_of_nothing_stay_nothing_in_4_bits() -> None:
+    layer = nn.Linear(64, 64, bias=False).requires_grad_(False)
+    nn.init.zeros_(layer.weight)
+    quantised._makers("4bit")[0](layer)
+    assert not quantised.whole(layer.weight).any()
+
+
+@pytest.mark.parametrize(("rank", "targets"), [(4, "all-linear"), (32, "attention")])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_trained_and_what_is_outside_the_blocks_stays_whole(
+    family: str, rank: int, targets: str
+) -> None:
+    backbone, adapter = attached("4bit", tiny.FAMILIES[family](), rank=rank, lora_targets=targets)
+    full, same = attached("full", tiny.FAMILIES[family](), rank=rank, lora_targets=targets)
+    assert adapter.parameters.keys() == same.parameters.keys() and adapter.low_rank == same.low_rank
+    for name, parameter in adapter.parameters.items():
+        assert torch.equal(parameter, same.parameters[name]) and parameter.dtype == torch.float32
+    smaller = [name for name, layer in backbone.transformer.named_modules() if isinstance(layer, FrozenLinear)]
+    assert smaller and all(name.startswith(backbone.layers.blocks) for name in smaller)
+    assert not any(name in adapter.whole for name in smaller)
+    assert adapter.whole and not fast.smaller(full.transformer) - {"Parameter"}
+
+
+@pytest.mark.parametrize(("family", "precision"), [("flux", "4bit"), ("sd3", "8bit"), ("flux2", "4bit")])
+def test_the_adapter_serves_the_whole_base(family: str, precision: str, tmp_path: Path) -> None:
+    base = tiny.FAMILIES[family]()
+    config = small_config(base=base, base_precision=precision, steps=2, learning_rate=1e-2, ema_decay=0.0)
+    adapter = train(config, simple_pairs(), tmp_path / "run")
+    metadata = load_metadata(adapter)
+    assert metadata.base_precision == precision and json.loads((adapter / "adapter.json").read_text())["rank"] == 4
+    pipeline: Any = TwoFramePipeline.from_pretrained(base, adapter=str(adapter))
+    pipeline.set_progress_bar_config(disable=True)
+    ((picture,),) = [pipeline("a cat", tiny.picture(), generator=torch.Generator().manual_seed(0)).images]
+    assert picture.size == (32, 32)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_adapter_on_the_base_is_what_was_trained_but_for_the_rounding_of_the_base(
+    precision: str, tmp_path: Path
+) -> None:
+    task = task_in(tmp_path, small_config(rank=4, lora_targets="attention", base_precision=precision, ema_decay=0.0))
+    with torch.no_grad():
+        whole, rounded = (load_backbone(tiny.schnell(), text=False, vae=False) for _ in range(2))
+        for name, layer in task.backbone.transformer.named_modules():
+            if isinstance(layer, FrozenLinear):
+                at = f"{name.removesuffix('.base_layer')}.weight"
+                rounded.transformer.get_parameter(at).copy_(quantised.whole(layer.weight))
+        shake(task)
+        task.ema.update(0)
+        trainer.export(task, tmp_path / "adapter")
+        trained = velocity(task.backbone)
+        for backbone in (whole, rounded):
+            apply_adapter(backbone, tmp_path / "adapter")
+        torch.testing.assert_close(velocity(rounded), trained, atol=1e-4, rtol=1e-3)
+        assert (velocity(whole) - trained).norm() > 1e-3
