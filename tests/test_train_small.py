@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import re
+import sys
+import tomllib
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +18,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from training_parts import shake, simple_pairs, small_config, task_in
+from transformers import T5EncoderModel
 
 from dsd.backbones.adapter import apply_adapter, load_metadata
 from dsd.backbones.cost import shape_of
+from dsd.backbones.protocol import Text
 from dsd.backbones.registry import FAMILIES, load_backbone
 from dsd.backbones.stock import StockBackbone
+from dsd.cli.main import main
 from dsd.errors import UserError
 from dsd.generate import fast
 from dsd.generate.two_frame import TwoFramePipeline
+from dsd.models import resolve
+from dsd.recipes.recipe import Recipe
+from dsd.recipes.registry import recipe
+from dsd.sampling import Sampling
 from dsd.train import quantised, trainer
 from dsd.train.cost import training_cost
 from dsd.train.quantised import FrozenLinear
@@ -42,8 +55,6 @@ def velocity(backbone: StockBackbone) -> Tensor:
     channels, text = backbone.latent_channels, backbone.transformer.config
     width = text.get("joint_attention_dim")
     pooled = text.get("pooled_projection_dim")
-    from dsd.backbones.protocol import Text
-
     latents, condition = torch.randn(2, 2, 2, channels, 8, 8)
     words = Text(torch.randn(2, tiny.TEXT_TOKENS, width), None if pooled is None else torch.randn(2, pooled))
     return backbone.velocity(latents, torch.tensor([0.3, 0.8]), words, condition=condition, guidance=2.0)
@@ -128,9 +139,7 @@ def test_weights_of_nothing_stay_nothing_in_4_bits() -> None:
 
 @pytest.mark.parametrize(("rank", "targets"), [(4, "all-linear"), (32, "attention")])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_trained_and_what_is_outside_the_blocks_stays_whole(
-    family: str, rank: int, targets: str
-) -> None:
+def test_what_is_trained_and_what_is_outside_the_blocks_stays_whole(family: str, rank: int, targets: str) -> None:
     backbone, adapter = attached("4bit", tiny.FAMILIES[family](), rank=rank, lora_targets=targets)
     full, same = attached("full", tiny.FAMILIES[family](), rank=rank, lora_targets=targets)
     assert adapter.parameters.keys() == same.parameters.keys() and adapter.low_rank == same.low_rank
@@ -174,3 +183,123 @@ def test_the_adapter_on_the_base_is_what_was_trained_but_for_the_rounding_of_the
             apply_adapter(backbone, tmp_path / "adapter")
         torch.testing.assert_close(velocity(rounded), trained, atol=1e-4, rtol=1e-3)
         assert (velocity(whole) - trained).norm() > 1e-3
+
+
+WORLD = {"flux-dev-lora-24gb": "tiny-lora-24gb", "flux-schnell-lora": "tiny-schnell-lora",
+         "sd35-medium-lora": "tiny-medium-lora"}  # fmt: skip
+"""Recipes for small cards, and their twins on the embedded models."""
+
+
+def twin(name: str) -> Recipe:
+    """The recipe that the package adds under a name."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    module, _, function = project["entry-points"]["dsd.recipes"][name].partition(":")
+    return getattr(import_module(module), function)()
+
+
+@pytest.mark.parametrize("name", WORLD)
+def test_the_tiny_twin_goes_the_same_way_and_draws(name: str, tmp_path: Path) -> None:
+    found, large = twin(WORLD[name]), recipe(name)
+    same = (
+        "base_precision",
+        "gradient_checkpointing",
+        "batch_size",
+        "gradient_accumulation",
+        "lora_targets",
+        "optimizer",
+    )
+    assert {field: getattr(found.train, field) for field in same} == {
+        field: getattr(large.train, field) for field in same
+    }
+    assert found.train.base == "embedded:tiny-flux" and found.adapter == f"runs/{WORLD[name]}/train/adapter"
+    config = replace(
+        found.train, steps=2, batch_size=2, gradient_accumulation=2, held_out=1, sample_every=2, checkpoint_every=2,
+        sampling=Sampling(steps=1), frame_size=(64, 64),
+    )  # fmt: skip
+    adapter = train(config, simple_pairs(), tmp_path / "run")
+    pipeline: Any = TwoFramePipeline.from_pretrained(resolve(config.base), adapter=str(adapter))
+    pipeline.set_progress_bar_config(disable=True)
+    (picture,) = pipeline("a red cat", tiny.picture(), generator=torch.Generator().manual_seed(0)).images
+    assert picture.size == (64, 64) and len(set(picture.getdata())) > 1
+
+
+@pytest.mark.parametrize(("card", "said"), [("4", "yes, .* left"), ("0.001", "no, .* missing")])
+def test_a_plan_says_whether_a_card_is_enough(card: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "tiny", "--card", card]) == 0
+    assert re.search(rf"fits a card of {card} GB +{said}", capsys.readouterr().out)
+
+
+def test_bits_are_counted_as_they_are_kept() -> None:
+    """What is counted without weights is what tensors take."""
+    base = tiny.dev()
+    for precision in ("full", "8bit", "4bit"):
+        config = small_config(base=base, base_precision=precision, rank=4, lora_targets="attention")
+        counted = training_cost(config, shape_of(base), frame=(32, 32), devices=1).memory["transformer"]
+        backbone, adapter = attached(precision, base, rank=4, lora_targets="attention")
+        trained = set(adapter.parameters)
+        kept = sum(_bytes(p) for name, p in backbone.transformer.named_parameters() if name not in trained)
+        assert counted == pytest.approx(kept, rel=0.1), precision
+
+
+def _bytes(parameter: Tensor) -> int:
+    if type(parameter.data) in (Tensor, nn.Parameter):
+        return parameter.nbytes
+    names = parameter.__tensor_flatten__()[0]
+    return sum(getattr(parameter, name).nbytes for name in names)
+
+
+def test_what_cannot_be_is_a_sentence_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.full trains all weights, but train\.base_precision 8bit"):
+        small_config(full=True, base_precision="8bit")
+    eight = small_config(base_precision="fp8", base="no such model", mixed_precision="bf16")
+    with pytest.raises(UserError, match=r"compute capability 8\.9 or higher .* but the device is cpu; give 8bit"):
+        train(eight, simple_pairs(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    cuda = torch.device("cuda")
+    older = quantised.no_float8(cuda, (8, 6), eight)
+    assert older is not None and "cuda of compute capability 8.6" in older
+    whole = quantised.no_float8(cuda, (8, 9), replace(eight, mixed_precision="no"))
+    assert whole is not None and "train.mixed_precision is no; give bf16" in whole
+    assert quantised.no_float8(cuda, (8, 9), eight) is None
+
+
+def test_without_torchao_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(UserError, match="speed"):
+        train(small_config(base_precision="4bit"), simple_pairs(), tmp_path / "run")
+
+
+def test_a_run_is_not_gone_on_with_in_other_bits_and_resumes_with_the_same(tmp_path: Path) -> None:
+    config = small_config(base_precision="8bit", steps=4, decay_from=1.0)
+    train(config, simple_pairs(), tmp_path / "whole")
+    with pytest.raises(UserError, match="base_precision = '8bit' \\(now '4bit'\\)"):
+        train(replace(config, base_precision="4bit"), simple_pairs(), tmp_path / "whole")
+    train(replace(config, steps=2), simple_pairs(), tmp_path / "parts")
+    train(config, simple_pairs(), tmp_path / "parts")
+    ends = [(tmp_path / run / "adapter" / "adapter.safetensors").read_bytes() for run in ("parts", "whole")]
+    assert ends[0] == ends[1]
+
+
+def test_float8_is_kept_for_what_multiplies_and_8_bits_for_the_modulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the product of float8 with float8, which is for GPUs: here weights alone are kept so."""
+    monkeypatch.setattr(fast, "float8_config", lambda quantization: quantization.Float8WeightOnlyConfig())
+    backbone, adapter = attached("fp8", lora_targets="attention")
+    kinds = {
+        ("norm" in name, type(layer.weight.data).__name__)
+        for name, layer in backbone.transformer.named_modules()
+        if isinstance(layer, FrozenLinear)
+    }
+    assert kinds == {(False, "Float8Tensor"), (True, "Int8Tensor")}
+    ours = gradients(backbone, adapter)
+    made_whole(backbone)
+    for name, value in gradients(backbone, adapter).items():
+        torch.testing.assert_close(ours[name], value, atol=1e-6, rtol=1e-3, msg=name)
+
+
+def test_text_encoders_are_gone_when_training_starts(tmp_path: Path) -> None:
+    def encoders() -> int:
+        return sum(isinstance(thing, T5EncoderModel) for thing in gc.get_objects())
+
+    before = encoders()
+    trainer.latent_cache(small_config(), simple_pairs(), tmp_path / "latents", torch.device("cpu"))
+    assert encoders() == before

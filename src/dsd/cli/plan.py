@@ -34,6 +34,8 @@ class Plan:
     """How many accelerators share the batch."""
     tflops: float
     """Peak of one device in 10^12 operations a second (an H100 in bfloat16: 989)."""
+    card: float | None = None
+    """Memory of one device in GB, to say whether the run fits it; the recipe's card, where it is made for one."""
     utilization: float = 0.4
     """The share of the peak that training reaches."""
     frame: tuple[int, int] | None = None
@@ -63,7 +65,7 @@ def variants() -> dict[str, tuple[str, Any]]:
 
 def _of(recipe: Recipe) -> Plan:
     pairs = PAIRS_OF_A_CAPTION * recipe.curate.units * recipe.curate.unit_size
-    return Plan(train=recipe.train, frame=_frame(recipe.train), tflops=recipe.tflops, pairs=pairs)
+    return Plan(train=recipe.train, frame=_frame(recipe.train), tflops=recipe.tflops, card=recipe.card, pairs=pairs)
 
 
 def plan(command: Any) -> list[str]:
@@ -100,6 +102,7 @@ def run(command: Any) -> None:
         ("trained", f"{cost.trained_parameters / 1e6:,.1f} M parameters"),
         *((f"memory: {name}", bytes_in_words(value)) for name, value in cost.memory.items()),
         ("memory of a device", bytes_in_words(sum(cost.memory.values()))),
+        *_fits(command.card, sum(cost.memory.values()), cost.encoding),
         ("arithmetic", f"{cost.operations:.3g} operations"),
         ("time", f"{duration(seconds)} on {command.devices} device(s){_price(command, seconds)}"),
         *((f"cache, text {name}", words) for name, words in caches.items()),
@@ -109,6 +112,20 @@ def run(command: Any) -> None:
     print(f"assumed of the cache: {contents.said}" if command.data is None else f"counted: {contents.said}")
     print("the text cache is train.text_cache; trimmed is refused where the encoder's padding depends on the caption")
     print("estimates; activations are a rule of thumb", file=sys.stderr)
+
+
+def _fits(card: float | None, training: float, encoding: float) -> list[tuple[str, str]]:
+    """Whether a run fits a card of so many GB, beside what the driver, kernels and sample sheets take."""
+    from dsd.generate.memory import WORKING
+
+    if card is None:
+        return []
+    left = card * 1e9 - max(training, encoding)
+    rest = f"{bytes_in_words(abs(left))} {'left' if left >= 0 else 'missing'}, of {bytes_in_words(WORKING)} to spare"
+    return [
+        ("memory to encode the cache, before", bytes_in_words(encoding)),
+        (f"fits a card of {card:g} GB", f"{'yes' if left >= WORKING else 'no'}, {rest} for the driver and kernels"),
+    ]
 
 
 def _contents(command: Plan) -> Contents:

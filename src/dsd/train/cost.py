@@ -29,11 +29,13 @@ class Cost:
     Attributes:
         trained_parameters: Weights that the optimizer moves.
         memory: Bytes on each device.
+        encoding: Bytes on each device while pictures and captions are encoded, before that.
         operations: Floating-point operations of the whole run.
     """
 
     trained_parameters: int
     memory: dict[str, float]
+    encoding: float
     operations: float
 
 
@@ -62,7 +64,10 @@ def training_cost(config: TrainConfig, shape: Shape, *, frame: tuple[int, int], 
             "transformer": weight_bytes(shape.backbone, config.base_precision, frozen_bytes),
             "trained weights, gradients, optimizer": trained * 16.0 + (trained * 4.0 if config.ema_decay else 0.0),
             "activations": float(kept * token_bytes),
+            "autoencoder, for samples": float(shape.vae_parameters * frozen_bytes),
+            **({"text encoders": float(shape.text_parameters * frozen_bytes)} if config.text_cache == "live" else {}),
         },
+        encoding=float((shape.text_parameters + shape.vae_parameters) * frozen_bytes),
         operations=shape.training_operations(frame, _FRAMES, text_tokens) * config.batch_size * config.steps,
     )
 

@@ -106,8 +106,8 @@ def no_float8(device: torch.device, capability: tuple[int, int] | None, config: 
         )
     if config.mixed_precision != "bf16":
         return (
-            f"train.base_precision fp8 takes a base in bfloat16, but train.mixed_precision is {config.mixed_precision}; "
-            "give bf16"
+            "train.base_precision fp8 takes a base in bfloat16, but train.mixed_precision is "
+            f"{config.mixed_precision}; give bf16"
         )
     return None
 
