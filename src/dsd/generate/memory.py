@@ -77,7 +77,9 @@ class Need:
             each: bytes of a parameter.
         """
         transformer = backbone.transformer
-        inside = [(name, layer) for block in blocks_of(backbone) for name, layer in block.named_modules()]
+        inside: list[tuple[str, Any]] = [
+            (name, layer) for block in blocks_of(backbone) for name, layer in block.named_modules()
+        ]
         multiplying = sum(layer.weight.numel() for name, layer in inside if fast.multiplies(layer, name))
         modulating = sum(layer.weight.numel() for name, layer in inside if fast.modulates(layer, name))
         return cls(

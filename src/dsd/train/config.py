@@ -13,6 +13,7 @@ _MOST = 1e30
 """What float32 can still be multiplied by."""
 LoraTargets = Literal["attention", "all-linear"]
 BasePrecision = Literal["full", "8bit", "4bit", "fp8"]
+Offload = Literal["none", "blocks"]
 Checkpointing = Literal["off", "selective", "full"]
 TrackerName = Literal["tensorboard", "wandb"]
 
@@ -30,6 +31,8 @@ class TrainConfig:
         base_precision: of the frozen linear layers in the transformer's blocks, for cards that they do not fit:
             ``8bit``; ``4bit`` (NF4, modulation in 8 bits); ``fp8``, multiplied so, on GPUs of compute capability 8.9 or
             higher. What is trained stays as it is, and the adapter serves the base in any precision.
+        offload: ``blocks`` keeps what is frozen of the transformer's blocks in the memory of the CPU, from where each
+            comes to the device as it computes; for a whole base that does not fit, at the cost of that way.
         lora_targets: ``attention`` (the published model), ``all-linear``, or ends of module names.
         steps: optimizer steps in all; the learning rate's course depends on it.
         batch_size: pairs an optimizer step, over all processes (the paper: 160).
@@ -76,6 +79,7 @@ class TrainConfig:
     full: bool = False
     rank: int
     base_precision: BasePrecision = "full"
+    offload: Offload = how_it_runs("none")
     lora_targets: LoraTargets | tuple[str, ...]
     steps: int = how_it_runs()
     batch_size: int
@@ -133,6 +137,12 @@ class TrainConfig:
             raise UserError(
                 f"train.full trains all weights, but train.base_precision {self.base_precision} keeps them frozen in "
                 "fewer bits; leave one of them out"
+            )
+        if self.offload != "none" and (self.full or self.base_precision != "full"):
+            given = "train.full" if self.full else f"train.base_precision {self.base_precision}"
+            raise UserError(
+                f"train.offload {self.offload} streams a frozen base of full precision, which {given} has none of; "
+                "leave one of them out"
             )
         if self.batch_size % self.gradient_accumulation:
             raise UserError(

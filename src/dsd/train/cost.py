@@ -12,6 +12,7 @@ from dsd.backbones.cost import Shape
 from dsd.train.adapter import attach, attach_all
 from dsd.train.checkpointing import checkpoint_gradients
 from dsd.train.config import TrainConfig
+from dsd.train.offload import streamed_bytes
 from dsd.train.quantised import weight_bytes
 
 _FRAMES = 2
@@ -61,7 +62,7 @@ def training_cost(config: TrainConfig, shape: Shape, *, frame: tuple[int, int], 
     return Cost(
         trained_parameters=trained,
         memory={
-            "transformer": weight_bytes(shape.backbone, config.base_precision, frozen_bytes),
+            "transformer": _weights(config, shape, frozen_bytes),
             "trained weights, gradients, optimizer": trained * 16.0 + (trained * 4.0 if config.ema_decay else 0.0),
             "activations": float(kept * token_bytes),
             "autoencoder, for samples": float(shape.vae_parameters * frozen_bytes),
@@ -70,6 +71,12 @@ def training_cost(config: TrainConfig, shape: Shape, *, frame: tuple[int, int], 
         encoding=float((shape.text_parameters + shape.vae_parameters) * frozen_bytes),
         operations=shape.training_operations(frame, _FRAMES, text_tokens) * config.batch_size * config.steps,
     )
+
+
+def _weights(config: TrainConfig, shape: Shape, each: int) -> float:
+    if config.offload == "blocks":
+        return streamed_bytes(shape.backbone, each)
+    return weight_bytes(shape.backbone, config.base_precision, each)
 
 
 def _trained(config: TrainConfig, shape: Shape) -> int:

@@ -112,9 +112,9 @@ def no_float8(device: torch.device, capability: tuple[int, int] | None, config: 
     return None
 
 
-def loaded_on(precision: BasePrecision, device: torch.device) -> torch.device:
-    """Where a base is loaded to: one that is made smaller goes to the device block by block, later."""
-    return device if precision == "full" else torch.device("cpu")
+def loaded_on(config: TrainConfig, device: torch.device) -> torch.device:
+    """Where a base is loaded to: one that does not fit whole goes to the device block by block, later."""
+    return device if config.base_precision == "full" and config.offload == "none" else torch.device("cpu")
 
 
 def quantise(backbone: StockBackbone, precision: BasePrecision, device: torch.device) -> None:

@@ -41,7 +41,7 @@ from dsd.locks import held
 from dsd.log import console
 from dsd.models import revision_or_name
 from dsd.train import adapter as adapters
-from dsd.train import checkpoint, environment, loop, quantised
+from dsd.train import checkpoint, environment, loop, offload, quantised
 from dsd.train.checkpointing import checkpoint_gradients
 from dsd.train.config import TrainConfig
 from dsd.train.meter import Meter
@@ -79,7 +79,11 @@ def train(
     finished, source = out / ADAPTER, _source_of(data, config)
     if is_finished(config, source, out):
         return finished
-    with Termination(at_once=True), held(out) if accelerator.is_main_process else nullcontext():
+    with (
+        offload.alone(config, accelerator.num_processes),
+        Termination(at_once=True),
+        held(out) if accelerator.is_main_process else nullcontext(),
+    ):
         _train(config, source, out, latents or out / "latents", accelerator)
     return finished
 
@@ -94,7 +98,7 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
             discard(out / "latents")  # of a start that failed on what it found
     cache = latent_cache(config, source, latents, accelerator.device, accelerator)
     text = config.text_cache == "live"
-    first = quantised.loaded_on(config.base_precision, accelerator.device)
+    first = quantised.loaded_on(config, accelerator.device)
     backbone = load_backbone(config.base, device=first, dtype=_frozen_dtype(config), text=text)
     adapter = attach(config, backbone, accelerator.device)
     task = TwoFrameTask(config, backbone, adapter, cache, accelerator, out)
@@ -189,6 +193,8 @@ def attach(config: TrainConfig, backbone: StockBackbone, device: torch.device | 
         backbone.transformer, backbone.layers, rank=config.rank, targets=config.lora_targets, seed=config.seed
     )
     quantised.quantise(backbone, config.base_precision, device or backbone.device)
+    if config.offload == "blocks":
+        offload.stream_blocks(backbone, adapter.parameters.values(), device or backbone.device)
     return adapter
 
 
