@@ -121,7 +121,7 @@ def _fits(card: float | None, training: float, encoding: float) -> list[tuple[st
     if card is None:
         return []
     left = card * 1e9 - max(training, encoding)
-    rest = f"{bytes_in_words(abs(left))} {'left' if left >= 0 else 'missing'}, of {bytes_in_words(WORKING)} to spare"
+    rest = f"{bytes_in_words(abs(left))} {'left' if left >= 0 else 'missing'}, {bytes_in_words(WORKING)} wanted"
     return [
         ("memory to encode the cache, before", bytes_in_words(encoding)),
         (f"fits a card of {card:g} GB", f"{'yes' if left >= WORKING else 'no'}, {rest} for the driver and kernels"),

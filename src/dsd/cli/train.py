@@ -49,6 +49,10 @@ def plan(command: Train) -> list[str]:
     config = command.train
     targets = config.lora_targets if isinstance(config.lora_targets, str) else ", ".join(config.lora_targets)
     what = "all weights" if config.full else f"a LoRA of rank {config.rank} ({targets})"
+    if config.base_precision != "full":
+        what += f" on a base in {config.base_precision}"
+    if config.offload != "none":
+        what += ", blocks streamed from the CPU's memory,"
     sentences = [
         f"read the examples of {command.data}" + ("" if Path(command.data).exists() else " (not there yet)"),
         f"encode pictures and captions once with {config.base} and keep the latents",
