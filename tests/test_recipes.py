@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -38,7 +39,10 @@ def test_flux_dev_has_the_settings_of_the_paper():
 
 
 NOBODY = Model(name="", revision="")
-TWINS = {"flux-dev": tiny.dev, "flux-schnell": tiny.schnell, "sd35-medium": tiny.sd3, "flux2-klein": tiny.flux2}
+TWINS = {
+    "flux-dev": tiny.dev, "flux-schnell": tiny.schnell, "sd35-medium": tiny.sd3, "flux2-klein": tiny.flux2,
+    "flux-dev-lora-24gb": tiny.dev, "flux-schnell-lora": tiny.schnell, "sd35-medium-lora": tiny.sd3,
+}  # fmt: skip
 """A tiny random member of the family of each recipe's model."""
 
 
@@ -74,14 +78,16 @@ def test_a_published_model_s_recipe_runs_on_its_tiny_twin(name: str, tmp_path):
     drawn = pipeline("a cat", tiny.picture(), generator=torch.Generator().manual_seed(0)).images
     assert drawn[0].size == (32, 32)
     assert pipeline.adapter is not None and pipeline.adapter.sampling == config.sampling
-    assert pipeline.adapter.guidance == (config.guidance if name == "flux-dev" else None)
+    assert pipeline.adapter.guidance == (config.guidance if name.startswith("flux-dev") else None)
 
 
-@pytest.mark.parametrize("name", TWINS)
-def test_a_plan_is_made_for_every_recipe_from_what_is_known_of_its_model(name: str, capsys):
+@pytest.mark.parametrize("name", ["flux-dev-lora-24gb", "flux-schnell-lora", "sd35-medium-lora", "flux2-klein"])
+def test_a_plan_is_made_for_every_model_from_what_is_known_of_it_and_says_that_it_fits_its_card(name: str, capsys):
     assert main(["plan", name]) == 0
     said = capsys.readouterr().out
     assert "memory of a device" in said and "M parameters" in said
+    assert ("fits a card of" in said) == (recipe(name).card is not None)
+    assert recipe(name).card is None or re.search(rf"fits a card of {recipe(name).card:g} GB +yes, .* left", said)
 
 
 @pytest.mark.parametrize("name", TWINS)

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from training_parts import small_config
 
+from dsd.encoders import ImageEncoder, PictureTextEncoder
 from dsd.train.samples import Row
 from dsd.train.trainer import train
-from dsd.train.validate import Validation
+from dsd.train.validate import Encoders, Validation
 from dsd_world.drawn_pairs import DrawnPair, drawn_pairs
 
 
@@ -23,9 +24,9 @@ def pairs() -> list[DrawnPair]:
 
 def _validation(pairs: list[DrawnPair]) -> Validation:
     return Validation(
-        "embedded:tiny-dino", "embedded:tiny-clip",
+        Encoders(ImageEncoder("embedded:tiny-dino"), PictureTextEncoder("embedded:tiny-clip")),
         references=[pair.reference for pair in pairs], targets=[[pair.target] for pair in pairs],
-        captions=[pair.target_caption for pair in pairs], device="cpu",
+        captions=[pair.target_caption for pair in pairs],
     )  # fmt: skip
 
 

@@ -1,14 +1,17 @@
-"""The embedded models on a laptop: the tiny twin of every other recipe."""
+"""The embedded models on a laptop: the tiny twins of the other recipes."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from dsd.baselines.protocol import Drawing
 from dsd.curate.config import CurateConfig
 from dsd.curate.funnel import Funnel
 from dsd.evaluate.config import EvaluateConfig
 from dsd.recipes.recipe import Recipe
+from dsd.recipes.small import on_a_small_card
 from dsd.sampling import Sampling
-from dsd.train.config import TrainConfig
+from dsd.train.config import BasePrecision, TrainConfig
 
 SAMPLING = Sampling(steps=16)
 """Sixteen steps are as good as more here, and half as dear as 32."""
@@ -79,3 +82,35 @@ def tiny() -> Recipe:
             pairs=1836,
         ),
     )
+
+
+def tiny_lora_24gb() -> Recipe:
+    """The twin of the recipe for a card of 24 GB: a base in 8 bits."""
+    return _on_a_small_card("tiny-lora-24gb", "a base in 8 bits", rank=64, base_precision="8bit")
+
+
+def tiny_schnell_lora() -> Recipe:
+    """The twin of the recipe for a model of few steps on a card of 16 GB: a base in 4 bits."""
+    return _on_a_small_card("tiny-schnell-lora", "a base in 4 bits", rank=32, base_precision="4bit")
+
+
+def tiny_medium_lora() -> Recipe:
+    """The twin of the recipe for a smaller model on a card of 16 GB, which holds it as it is."""
+    return _on_a_small_card("tiny-medium-lora", "the base as it is", rank=32, base_precision="full")
+
+
+def _on_a_small_card(name: str, what: str, *, rank: int, base_precision: BasePrecision) -> Recipe:
+    """The embedded models trained as on a small card, in as many steps as on a laptop, at the rate that suits them."""
+    large = tiny()
+    train = on_a_small_card(large.train, rank=rank, base_precision=base_precision)
+    return replace(
+        large,
+        summary=f"the embedded models, trained as on a small card: {what}",
+        train=replace(
+            train, optimizer="adamw", lora_targets="attention", steps=large.train.steps, warmup=large.train.warmup,
+            held_out=large.train.held_out, sample_every=large.train.sample_every,
+            checkpoint_every=large.train.checkpoint_every,
+        ),
+        adapter=f"runs/{name}/train/adapter",
+        card=4.0,
+    )  # fmt: skip

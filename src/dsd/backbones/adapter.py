@@ -52,6 +52,7 @@ class AdapterMetadata:
         base: Name of the model it changes.
         base_revision: Revision of that model.
         rank: Of the LoRA; 0 for a full fine-tune.
+        base_precision: In which the base was kept while it was trained on; it serves the base in any.
         film: The frames it was trained on, and in which flavour it is shown those that are given.
         max_sequence_length: Text tokens it was trained with; generation pads to the same.
         frame_size: (height, width) in pixels of a training frame, the default size of pictures.
@@ -67,6 +68,7 @@ class AdapterMetadata:
     base: str
     base_revision: str
     rank: int
+    base_precision: str = "full"
     max_sequence_length: int
     film: Film = field(default_factory=Film.two_frame)
     frame_size: tuple[int, int] | None = None

@@ -40,7 +40,8 @@ class Plan:
     utilization: float = 0.44
     """The share of the peak that the products of a training step reach (measured on an H200: 0.44)."""
     card: float | None = None
-    """Memory of one device in GB, by which `auto` chooses; that of an H100, 85, when left out (an H200: 150)."""
+    """Memory of one device in GB, by which `auto` chooses, and to say whether the run fits it: that of the recipe's
+    card, where it is made for one, else an H100's 85 (an H200: 150)."""
     frame: tuple[int, int] | None = None
     """(height, width) of a frame in pixels; the recipe's when left out."""
     pairs: int
@@ -68,7 +69,7 @@ def variants() -> dict[str, tuple[str, Any]]:
 
 def _of(recipe: Recipe) -> Plan:
     pairs = PAIRS_OF_A_CAPTION * recipe.curate.units * recipe.curate.unit_size
-    return Plan(train=recipe.train, frame=_frame(recipe.train), tflops=recipe.tflops, pairs=pairs)
+    return Plan(train=recipe.train, frame=_frame(recipe.train), tflops=recipe.tflops, card=recipe.card, pairs=pairs)
 
 
 def plan(command: Any) -> list[str]:
@@ -110,6 +111,7 @@ def run(command: Any) -> None:
         ("trained", f"{cost.trained_parameters / 1e6:,.1f} M parameters"),
         *((f"memory: {name}", bytes_in_words(value)) for name, value in cost.memory.items()),
         ("memory of a device", bytes_in_words(sum(cost.memory.values()))),
+        *_fits(command.card, sum(cost.memory.values()), cost.encoding),
         ("arithmetic", f"{cost.operations:.3g} operations"),
         *((said_of(one, one == cost.chosen), _figures(one)) for one in cost.others or (cost.chosen,)),
         ("time", f"{duration(seconds)} on {command.devices} device(s){_price(command, seconds)}"),
@@ -133,6 +135,20 @@ def said_of(way: Predicted, chosen: bool) -> str:
 
 def _figures(way: Predicted) -> str:
     return f"{1000 * way.seconds:,.3g} ms and {way.operations:.4g} operations a sample, {way.memory / 2**30:.1f} GiB"
+
+
+def _fits(card: float | None, training: float, encoding: float) -> list[tuple[str, str]]:
+    """Whether a run fits a card of so many GB, beside what the driver, kernels and sample sheets take."""
+    from dsd.generate.memory import WORKING
+
+    if card is None:
+        return []
+    left = card * 1e9 - max(training, encoding)
+    rest = f"{bytes_in_words(abs(left))} {'left' if left >= 0 else 'missing'}, {bytes_in_words(WORKING)} wanted"
+    return [
+        ("memory to encode the cache, before", bytes_in_words(encoding)),
+        (f"fits a card of {card:g} GB", f"{'yes' if left >= WORKING else 'no'}, {rest} for the driver and kernels"),
+    ]
 
 
 def _contents(command: Plan) -> Contents:

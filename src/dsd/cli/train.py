@@ -55,6 +55,10 @@ def plan(command: Train) -> list[str]:
     loss = f"the reference frame weighing {config.reference_weight:g} in the loss"
     if config.flavour == "cached":
         loss = "the reference being seen by its cached keys and values and having no loss"
+    if config.base_precision != "full":
+        what += f" on a base in {config.base_precision}"
+    if config.offload != "none":
+        what += ", blocks streamed from the CPU's memory,"
     sentences = [
         f"read the examples of {command.data}" + ("" if Path(command.data).exists() else " (not there yet)"),
         f"encode pictures and captions once with {config.base} and keep the latents",

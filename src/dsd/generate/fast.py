@@ -51,9 +51,18 @@ def quantise(pipeline: TwoFramePipeline) -> None:
             f"the model's weights are kept in fewer bits already ({', '.join(sorted(kept))}), of which float8 is not "
             "made; give memory none with speed fast"
         )
-    config = quantization.Float8DynamicActivationFloat8WeightConfig(granularity=quantization.PerRow())
+    config = float8_config(quantization)
     for name in pipeline.backbone.layers.blocks:
         quantization.quantize_(transformer.get_submodule(name), config, filter_fn=multiplies)
+
+
+def float8_config(quantization: Any) -> Any:
+    """Weights and activations in float8, a scale a row.
+
+    Args:
+        quantization: torchao's module of that name.
+    """
+    return quantization.Float8DynamicActivationFloat8WeightConfig(granularity=quantization.PerRow())
 
 
 def refusal(pipeline: TwoFramePipeline) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -77,8 +77,9 @@ class Need:
             each: bytes of a parameter.
         """
         transformer = backbone.transformer
-        lists = [transformer.get_submodule(name) for name in backbone.layers.blocks]
-        inside = [(name, layer) for blocks in lists for name, layer in blocks.named_modules()]
+        inside: list[tuple[str, Any]] = [
+            (name, layer) for block in blocks_of(backbone) for name, layer in block.named_modules()
+        ]
         multiplying = sum(layer.weight.numel() for name, layer in inside if fast.multiplies(layer, name))
         modulating = sum(layer.weight.numel() for name, layer in inside if fast.modulates(layer, name))
         return cls(
@@ -242,16 +243,25 @@ def _made_smaller(pipeline: Any, device: torch.device, kind: Literal["8bit", "4b
     quantization: Any = import_extra("torchao.quantization", fast.EXTRA)
     eight = quantization.Int8WeightOnlyConfig()
     four = quantization.Int4WeightOnlyConfig(group_size=_GROUP, int4_packing_format="tile_packed_to_4d")
-    for name in backbone.layers.blocks:
-        for block in transformer.get_submodule(name):
-            block.to(device)
-            if kind == "4bit":
-                quantization.quantize_(block, four, filter_fn=fast.multiplies)
-            quantization.quantize_(block, eight, filter_fn=_is_left)  # the modulation, and rows that no group divides
+    for block in block_by_block(backbone, device):
+        if kind == "4bit":
+            quantization.quantize_(block, four, filter_fn=fast.multiplies)
+        quantization.quantize_(block, eight, filter_fn=_is_left)  # the modulation, and rows that no group divides
     transformer.to(device)
     pipeline.vae.to(device)
     for encoder in _encoders(pipeline).values():
         apply_group_offloading(encoder, onload_device=device, offload_type="leaf_level")
+
+
+def blocks_of(backbone: StockBackbone) -> list[nn.Module]:
+    """The blocks of a transformer, in their order."""
+    return [block for name in backbone.layers.blocks for block in backbone.transformer.get_submodule(name)]
+
+
+def block_by_block(backbone: StockBackbone, device: torch.device) -> Iterator[nn.Module]:
+    """The blocks of a transformer, each of them on the device, to be made smaller before the next one comes."""
+    for block in blocks_of(backbone):
+        yield block.to(device)
 
 
 def _encoders(pipeline: Any) -> dict[str, nn.Module]:

@@ -20,6 +20,7 @@ class Recipe:
         train: Phase 3, and how its student is drawn with.
         evaluate: What measures it.
         tflops: Peak of one device that it is made for, in 10^12 operations a second; an H100 in bfloat16 has 989.
+        card: Memory of the device that it is made for, in GB; None where it is made for many.
         adapter: The finished student that is drawn with when no other is named: what training writes by default, or one
             that is shipped.
     """
@@ -30,4 +31,5 @@ class Recipe:
     evaluate: EvaluateConfig
     adapter: str
     tflops: float = 989.0
+    card: float | None = None
     funnel: Funnel | None = None

@@ -10,6 +10,7 @@ from dsd.errors import UserError
 from dsd.plugins import added
 from dsd.recipes.published import flux2_klein, flux_dev, flux_schnell, sd35_medium
 from dsd.recipes.recipe import Recipe
+from dsd.recipes.small import flux_dev_lora_24gb, flux_schnell_lora, sd35_medium_lora
 
 T = TypeVar("T")
 
@@ -18,6 +19,9 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "flux-schnell": flux_schnell,
     "sd35-medium": sd35_medium,
     "flux2-klein": flux2_klein,
+    "flux-dev-lora-24gb": flux_dev_lora_24gb,
+    "flux-schnell-lora": flux_schnell_lora,
+    "sd35-medium-lora": sd35_medium_lora,
 }
 
 

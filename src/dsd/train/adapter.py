@@ -33,11 +33,12 @@ class WholeLayer:
 
     def update(self) -> LowRank:
         """The exact change of full rank that leads from the base to the trained layer."""
-        weight = whole(self.layer.weight.detach()) - self.base_weight
+        base_weight = self.base_weight.to(self.layer.weight.device)
+        weight = whole(self.layer.weight.detach()) - base_weight
         if self.base_bias is None:
             return LowRank.exact(weight)
         assert self.layer.bias is not None
-        return LowRank.exact(weight, whole(self.layer.bias.detach()) - self.base_bias)
+        return LowRank.exact(weight, whole(self.layer.bias.detach()) - self.base_bias.to(weight.device))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from dsd.sampling import Flavour, Sampling
 _MOST = 1e30
 """What float32 can still be multiplied by."""
 LoraTargets = Literal["attention", "all-linear"]
+BasePrecision = Literal["full", "8bit", "4bit", "fp8"]
+Offload = Literal["none", "blocks"]
 Checkpointing = Literal["off", "selective", "full"]
 Auto = Literal["auto"]
 Compile = Literal["auto", "on", "off"]
@@ -32,6 +34,11 @@ class TrainConfig:
         flavour: how the student is shown the reference: ``canvas``, the paper, or ``cached``, whose keys and values are
             computed once a picture and not in every step; see `dsd.sampling.Flavour`.
         rank: of the LoRA. Layers no wider than this are trained whole and exported as an exact LoRA.
+        base_precision: of the frozen linear layers in the transformer's blocks, for cards that they do not fit:
+            ``8bit``; ``4bit`` (NF4, modulation in 8 bits); ``fp8``, multiplied so, on GPUs of compute capability 8.9 or
+            higher. What is trained stays as it is, and the adapter serves the base in any precision.
+        offload: ``blocks`` keeps what is frozen of the transformer's blocks in the memory of the CPU, from where each
+            comes to the device as it computes; for a whole base that does not fit, at the cost of that way.
         lora_targets: ``attention`` (the published model), ``all-linear``, or ends of module names.
         steps: optimizer steps in all; the learning rate's course depends on it.
         batch_size: pairs an optimizer step, over all processes (the paper: 160).
@@ -91,6 +98,8 @@ class TrainConfig:
     full: bool = False
     flavour: Flavour = "canvas"
     rank: int
+    base_precision: BasePrecision = "full"
+    offload: Offload = how_it_runs("none")
     lora_targets: LoraTargets | tuple[str, ...]
     steps: int = how_it_runs()
     batch_size: int
@@ -156,6 +165,19 @@ class TrainConfig:
         _require("ema_decay", self.ema_decay, self.ema_decay < 1, "below 1")
         if self.parallel == "fsdp":
             self._require_shardable()
+        if self.compile == "on":
+            self._require_compilable()
+        if self.full and self.base_precision != "full":
+            raise UserError(
+                f"train.full trains all weights, but train.base_precision {self.base_precision} keeps them frozen in "
+                "fewer bits; leave one of them out"
+            )
+        if self.offload != "none" and (self.full or self.base_precision != "full"):
+            given = "train.full" if self.full else f"train.base_precision {self.base_precision}"
+            raise UserError(
+                f"train.offload {self.offload} streams a frozen base of full precision, which {given} has none of; "
+                "leave one of them out"
+            )
         parts = 1 if self.gradient_accumulation == "auto" else self.gradient_accumulation
         _require("gradient_accumulation", parts, parts >= 1, "at least 1")
         if self.batch_size % parts:
@@ -170,9 +192,19 @@ class TrainConfig:
             self.optimizer == "adamw8bit": "train.optimizer is 'adamw8bit', which needs tensors whole; give adamw",
             self.compile == "on": "train.compile is 'on', which sharded blocks do not take; give auto",
             self.flavour == "cached": "train.flavour is 'cached', which is not sharded; give train.parallel ddp",
+            self.base_precision != "full": f"train.base_precision is {self.base_precision!r}, of which nothing is "
+            "sharded; give train.parallel ddp",
         }
         if True in refused:
             raise UserError(f"train.parallel is 'fsdp' and {refused[True]}")
+
+    def _require_compilable(self) -> None:
+        refused = {
+            self.offload != "none": f"train.offload is {self.offload!r}, whose blocks come and go",
+            self.flavour == "cached": "train.flavour is 'cached', whose blocks keep what they computed",
+        }
+        if True in refused:
+            raise UserError(f"train.compile is 'on' and {refused[True]}; give train.compile auto")
 
 
 def _require(name: str, value: object, holds: bool, wanted: str) -> None:

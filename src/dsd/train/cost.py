@@ -16,6 +16,8 @@ from dsd.backbones.cost import Shape
 from dsd.train.adapter import attach, attach_all
 from dsd.train.checkpointing import checkpoint_gradients
 from dsd.train.config import Checkpointing, TrainConfig
+from dsd.train.offload import streamed_bytes
+from dsd.train.quantised import weight_bytes
 
 LEVELS: tuple[Checkpointing, ...] = get_args(Checkpointing)
 """From what is quickest to what needs least memory."""
@@ -88,6 +90,7 @@ class Cost:
     Attributes:
         trained_parameters: Weights that the optimizer moves.
         memory: Bytes on each device.
+        encoding: Bytes on each device while pictures and captions are encoded, before that.
         operations: Floating-point operations of the whole run.
         chosen: How a device works.
         others: How it would work with other checkpointing, and compiled or not; for each as many samples at once as
@@ -96,6 +99,7 @@ class Cost:
 
     trained_parameters: int
     memory: dict[str, float]
+    encoding: float
     operations: float
     chosen: Predicted
     others: tuple[Predicted, ...]
@@ -142,6 +146,8 @@ class Activations:
 
 def is_compiled(config: TrainConfig, *, on_gpu: bool) -> bool:
     """Whether blocks of a run are to be compiled."""
+    if config.offload != "none" or config.flavour == "cached" or config.parallel == "fsdp":
+        return False
     return config.compile == "on" or (config.compile == "auto" and on_gpu and config.mixed_precision == "bf16")
 
 
@@ -190,12 +196,18 @@ class Counted:
     Attributes:
         parameters: of the transformer.
         trained: of them, or beside them.
+        weights: bytes of what is not trained of the transformer.
+        autoencoder: bytes of its weights.
+        text: bytes of the text encoders' weights.
         operations: floating-point operations of both passes on a sample, by checkpointing.
         activations: what blocks keep of a sample.
     """
 
     parameters: int
     trained: int
+    weights: float
+    autoencoder: float
+    text: float
     operations: dict[Checkpointing, float]
     activations: Activations
 
@@ -209,6 +221,7 @@ def counted(config: TrainConfig, shape: Shape, frame: tuple[int, int]) -> Counte
         frame: (height, width) of a frame in pixels.
     """
     total, text_tokens = shape.parameters, config.max_sequence_length
+    each = 2 if config.mixed_precision == "bf16" else 4
     trained = _trained(config, shape)
     checkpoint_gradients(shape.backbone, "off")
     least = shape.training_operations(frame, _FRAMES, text_tokens)
@@ -216,11 +229,14 @@ def counted(config: TrainConfig, shape: Shape, frame: tuple[int, int]) -> Counte
     return Counted(
         parameters=total,
         trained=trained,
+        weights=_weights(config, shape, each),
+        autoencoder=float(shape.vae_parameters * each),
+        text=float(shape.text_parameters * each),
         operations={"off": least, "selective": least + _SELECTED * again, "full": least + again},
         activations=Activations(
             blocks=shape.blocks, width=shape.width,
             tokens=_FRAMES * shape.backbone.tokens_per(*frame) + text_tokens,
-            value_bytes=2 if config.mixed_precision == "bf16" else 4,
+            value_bytes=each,
         ),
     )  # fmt: skip
 
@@ -237,9 +253,11 @@ def training_cost(config: TrainConfig, found: Counted, *, devices: int, device: 
     on_gpu = config.mixed_precision == "bf16"
     trained, kept = found.trained, found.activations
     memory = {
-        "transformer": float(found.parameters - trained if config.full else found.parameters) * kept.value_bytes,
+        "transformer": found.weights,
         "trained weights, gradients, optimizer": trained * (8.0 if config.ema_decay else 4.0)
         + state_bytes(config, trained),
+        "autoencoder, for samples": found.autoencoder,
+        **({"text encoders": found.text} if config.text_cache == "live" else {}),
     }
     held = sum(memory.values())
     room = float("inf") if device.memory is None else USABLE * device.memory - held
@@ -262,16 +280,23 @@ def training_cost(config: TrainConfig, found: Counted, *, devices: int, device: 
     chosen = predicted(allowed(compiled), compiled)
     others = [
         predicted([one for one in allowed(way) if one.level == level], way)
-        for way in ((True, False) if on_gpu else ())
+        for way in ((True, False) if compiled else (False,) if on_gpu else ())
         for level in dict.fromkeys(one.level for one in allowed(way))
     ]
     return Cost(
         trained_parameters=trained,
         memory={**memory, "activations": chosen.choice.needs},
+        encoding=found.text + found.autoencoder,
         operations=chosen.operations * config.batch_size * config.steps,
         chosen=chosen,
         others=tuple(others),
     )
+
+
+def _weights(config: TrainConfig, shape: Shape, each: int) -> float:
+    if config.offload == "blocks":
+        return streamed_bytes(shape.backbone, each)
+    return weight_bytes(shape.backbone, config.base_precision, each)
 
 
 def _trained(config: TrainConfig, shape: Shape) -> int:

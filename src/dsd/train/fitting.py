@@ -107,9 +107,6 @@ def fit(task: Passes, share: int) -> Fit:
     config, device, sharded = task.config, task.accelerator.device, is_sharded(task.backbone.transformer)
     on_gpu = device.type == "cuda"
     compiles = is_compiled(config, on_gpu=on_gpu) and not sharded
-    if compiles and task.backbone.is_cached:
-        _say(task, "blocks are not compiled: those of a cached reference keep what they computed")
-        compiles = False
     kept = _activations(task)
     most = most_at_once(kept.tokens) if on_gpu else None
     allowed = choices(config, share, lambda level: kept.of(level, compiled=compiles), most)

@@ -59,8 +59,8 @@ def is_to_be_sharded(config: TrainConfig) -> bool:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether a module's weights are shards."""
-    return isinstance(module, FSDPModule)
+    """Whether a module's weights are shards, of which other processes hold the rest."""
+    return is_group() and isinstance(module, FSDPModule)
 
 
 def shard(backbone: StockBackbone, adapter: Adapter, accelerator: Accelerator) -> Adapter:

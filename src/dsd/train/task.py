@@ -35,7 +35,7 @@ from dsd.train.samples import SheetPart, pictures_of, rows_of, sheet_of
 from dsd.train.shards import whole
 from dsd.train.step import Draw, Objective, draw, losses
 from dsd.train.stopping import together
-from dsd.train.validate import Validation
+from dsd.train.validate import Encoders, Validation
 
 _HELD_OUT_AT_ONCE = 32
 _IN_SHEETS = 8
@@ -135,6 +135,7 @@ class TwoFrameTask:
         cache: latents and texts of the pairs.
         accelerator: device and processes.
         folder: of the run; gets ``samples/``.
+        encoders: that measure held-out drawings; None measures none.
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class TwoFrameTask:
         cache: LatentCache,
         accelerator: Accelerator,
         folder: Path,
+        encoders: Encoders | None = None,
     ) -> None:
         self.config, self.backbone, self.adapter, self.cache = config, backbone, adapter, cache
         self.accelerator, self.device, self.folder = accelerator, accelerator.device, folder
@@ -156,7 +158,7 @@ class TwoFrameTask:
             cache.encode_with(backbone, config.max_sequence_length)
         empty_text = cache.empty_text.to(self.device)
         self.objectives = [self._objective(size, empty_text) for size in range(len(cache.sizes))]
-        self.validation = self._validation()
+        self.validation = None if encoders is None else self._validation(encoders)
         self.batches = Batches.of(self.rows.training, cache.size, config.batch_size, config.seed)
         self._losses = Averaged(backbone, self._any_example)
         self._drawn: tuple[int, Batch, Draw] | None = None
@@ -263,20 +265,15 @@ class TwoFrameTask:
         ]
 
     @torch.no_grad()
-    def _validation(self) -> Validation | None:
-        config = self.config
-        if not self.accelerator.is_main_process or config.identity is config.agreement is None:
-            return None
+    def _validation(self, encoders: Encoders) -> Validation:
         parts = self._shown()
         given = [pictures_of(self.backbone, p.objective.film.references(p.samples.frames)) for p in parts]
         wanted = [pictures_of(self.backbone, p.objective.film.targets(p.samples.frames)) for p in parts]
         return Validation(
-            config.identity,
-            config.agreement,
+            encoders,
             references=[pictures[0] for part in given for pictures in part],
             targets=[pictures for part in wanted for pictures in part],
             captions=[caption for part in parts for caption in part.captions],
-            device=self.device,
         )
 
     @torch.no_grad()

@@ -43,7 +43,7 @@ from dsd.locks import held
 from dsd.log import console
 from dsd.models import revision_or_name
 from dsd.train import adapter as adapters
-from dsd.train import checkpoint, environment, fitting, loop
+from dsd.train import checkpoint, environment, fitting, loop, offload, quantised
 from dsd.train.checkpointing import checkpoint_gradients
 from dsd.train.config import TrainConfig
 from dsd.train.meter import Meter
@@ -51,6 +51,7 @@ from dsd.train.parallel import gathered, is_to_be_sharded, one_voice, require_al
 from dsd.train.stopping import Termination, of_first, together
 from dsd.train.task import TwoFrameTask
 from dsd.train.trackers import Trackers
+from dsd.train.validate import Encoders
 
 __all__ = ["TrainConfig", "train"]
 
@@ -81,8 +82,9 @@ def train(
     """
     accelerator = joined()
     finished = out / ADAPTER
-    with Termination(at_once=True), one_voice(), ExitStack() as stack:
+    with offload.alone(config, accelerator.num_processes), Termination(at_once=True), one_voice(), ExitStack() as stack:
         with together(at_once=True):
+            quantised.require_usable(config, accelerator.device)
             source = _source_of(data, config)
             is_done = is_finished(config, source, out)
         if of_first(is_done):
@@ -110,16 +112,19 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
             checkpoint.require_usable(out / checkpoint.FOLDER, of)
             if not runs.begun(out, config):
                 discard(out / "latents")  # of a start that failed on what it found
+    with together(at_once=True):
+        encoders = Encoders.of(config, accelerator.device) if accelerator.is_main_process else None
     cache = latent_cache(config, source, latents, accelerator.device, accelerator)
     text, shards = config.text_cache == "live", is_to_be_sharded(config)
     with together(at_once=True):
-        device = torch.device("cpu") if shards else accelerator.device  # no process has room for what all hold together
+        # No process has room for what all hold together, nor for what is kept in fewer bits or elsewhere.
+        device = torch.device("cpu") if shards else quantised.loaded_on(config, accelerator.device)
         backbone = load_backbone(config.base, device=device, dtype=_frozen_dtype(config), text=text)
-        adapter = attach(config, backbone)
+        adapter = attach(config, backbone, device if shards else accelerator.device)
     with together():
         if shards:
             adapter = shard(backbone, adapter, accelerator)
-        task = TwoFrameTask(config, backbone, adapter, cache, accelerator, out)
+        task = TwoFrameTask(config, backbone, adapter, cache, accelerator, out, encoders)
         if accelerator.is_main_process:
             runs.claim(out, config, sources)
             environment.record(out / "environment.json")
@@ -198,16 +203,26 @@ def require_no_more_steps(out: Path, done: int, config: TrainConfig) -> None:
         )
 
 
-def attach(config: TrainConfig, backbone: StockBackbone) -> adapters.Adapter:
-    """Prepares the backbone for the config's flavour and makes trainable what the config says."""
+def attach(config: TrainConfig, backbone: StockBackbone, device: torch.device | None = None) -> adapters.Adapter:
+    """Prepares the backbone for the config's flavour, makes trainable what the config says, and keeps the rest so.
+
+    Args:
+        config: of the run.
+        backbone: where `dsd.train.quantised.loaded_on` says.
+        device: where it trains; the backbone's when left out.
+    """
     backbone.prepare(config.flavour)
     checkpoint_gradients(backbone, config.gradient_checkpointing)
     if config.full:
         return adapters.attach_all(backbone.transformer)
-    return adapters.attach(
+    adapter = adapters.attach(
         backbone.transformer, backbone.layers, rank=config.rank, targets=config.lora_targets, seed=config.seed,
         patch_embedding=config.flavour == "canvas",
     )  # fmt: skip
+    quantised.quantise(backbone, config.base_precision, device or backbone.device)
+    if config.offload == "blocks":
+        offload.stream_blocks(backbone, adapter.parameters.values(), device or backbone.device)
+    return adapter
 
 
 def export(task: TwoFrameTask, folder: Path) -> None:
@@ -222,6 +237,7 @@ def export(task: TwoFrameTask, folder: Path) -> None:
         base=config.base,
         base_revision=revision_or_name(config.base),
         rank=0 if config.full else config.rank,
+        base_precision=config.base_precision,
         film=task.objective.film,
         max_sequence_length=config.max_sequence_length,
         frame_size=(height * backbone.pixels_per_latent, width * backbone.pixels_per_latent),

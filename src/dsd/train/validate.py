@@ -15,11 +15,37 @@ from torch import Tensor
 from dsd.encoders import ImageEncoder, PictureTextEncoder
 from dsd.log import console
 from dsd.scales import CannotTell, IdentityScale, follows_prompt
+from dsd.train.config import TrainConfig
 from dsd.train.samples import Row
 
 IDENTITY = "held_out_identity"
 PROMPT_FOLLOWING = "held_out_prompt_following"
 _FEW = 2
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """What measures, loaded before anything is made that would be lost without it.
+
+    Attributes:
+        identity: tells individuals apart; None where that is not measured.
+        agreement: of pictures and sentences; None where that is not measured.
+    """
+
+    identity: ImageEncoder | None
+    agreement: PictureTextEncoder | None
+
+    @classmethod
+    def of(cls, config: TrainConfig, device: torch.device | str) -> Encoders:
+        """Those that a run names.
+
+        Raises:
+            UserError: one cannot be loaded.
+        """
+        return cls(
+            None if config.identity is None else ImageEncoder(config.identity, device),
+            None if config.agreement is None else PictureTextEncoder(config.agreement, device),
+        )
 
 
 class Validation:
@@ -30,33 +56,29 @@ class Validation:
     What cannot be measured on these examples is left out, with a warning.
 
     Args:
-        identity: vision model that tells individuals apart, as in `dsd evaluate`; None to leave it out.
-        agreement: model of pictures and sentences; None to leave it out.
+        encoders: that measure.
         references: a picture of each example, each of another individual.
         targets: of each example.
         captions: of each example.
-        device: where the encoders compute.
     """
 
     def __init__(
         self,
-        identity: str | None,
-        agreement: str | None,
+        encoders: Encoders,
         *,
         references: Sequence[Image.Image],
         targets: Sequence[Sequence[Image.Image]],
         captions: Sequence[str],
-        device: torch.device | str,
     ) -> None:
         self._identity = self._agreement = None
         try:
-            if identity is not None:
-                self._identity = _Identity.of(ImageEncoder(identity, device), references, targets)
+            if encoders.identity is not None:
+                self._identity = _Identity.of(encoders.identity, references, targets)
         except CannotTell as error:
             _warn(f"train.identity is left out: {error}")
-        if agreement is not None and len(set(captions)) > 1:
-            self._agreement = _Agreement.of(PictureTextEncoder(agreement, device), captions)
-        elif agreement is not None:
+        if encoders.agreement is not None and len(set(captions)) > 1:
+            self._agreement = _Agreement.of(encoders.agreement, captions)
+        elif encoders.agreement is not None:
             _warn("train.agreement is left out: all captions that are drawn are the same")
 
     @torch.no_grad()
