@@ -219,7 +219,7 @@ def test_no_other_program_is_handed_a_cached_adapter(
 
 def test_the_command_line_says_how_the_reference_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "tiny", "--train.flavour", "cached", "--dry-run"]) == 0
-    assert "cached keys and values" in capsys.readouterr().out
+    assert "seen by its cached keys and values" in capsys.readouterr().err
     with pytest.raises(ValueError, match="encoded one by one"):
         tiny.metadata(film=Film.of(1, 1, flavour="cached"), encodes="canvas")
 
