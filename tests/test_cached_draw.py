@@ -217,6 +217,13 @@ def test_no_other_program_is_handed_a_cached_adapter(
     assert "of the flavour cached" in said.out + said.err and not (tmp_path / "x").exists()
 
 
+def test_the_command_line_says_how_the_reference_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "tiny", "--train.flavour", "cached", "--dry-run"]) == 0
+    assert "seen by its cached keys and values" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="encoded one by one"):
+        tiny.metadata(film=Film.of(1, 1, flavour="cached"), encodes="canvas")
+
+
 def test_the_plan_counts_the_pass_of_the_reference() -> None:
     """More than of a target alone, less than of a canvas, whose tokens all see each other."""
     operations = {}

@@ -86,6 +86,8 @@ class AdapterMetadata:
                 raise ValueError(f"{name} is {value}, but must be at least {smallest}")
         if self.frame_size is not None and self.frame_size[0] * self.frame_size[1] > MAX_PIXELS:
             raise ValueError(f"frame_size is {self.frame_size}, but a frame has at most {MAX_PIXELS:,} pixels")
+        if self.film.is_cached and self.encodes == "canvas":
+            raise ValueError('encodes is "canvas", but a cached film has none: its frames are encoded one by one')
         if self.guidance is not None and not isfinite(self.guidance):
             raise ValueError(f"guidance is {self.guidance}, but must be a finite number")
 
