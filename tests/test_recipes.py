@@ -71,6 +71,8 @@ def test_a_published_model_s_recipe_runs_on_its_tiny_twin(name: str, tmp_path):
         sample_every=2,
         sampling=replace(recipe(name).train.sampling, steps=2),
         checkpoint_every=2,
+        identity=None,
+        agreement=None,
     )
     adapter = train(config, simple_pairs(), tmp_path / "run")
     pipeline = TwoFramePipeline.from_pretrained(base, adapter=adapter)

@@ -210,7 +210,7 @@ def test_the_flux_dev_recipe_trains_a_tiny_flux_dev(tmp_path: Path) -> None:
     config = replace(
         flux_dev().train, base=tiny.dev(), rank=8, steps=3, batch_size=8, gradient_accumulation=4, warmup=1, held_out=1,
         frame_size=(32, 32), max_sequence_length=tiny.TEXT_TOKENS, sample_every=3, sampling=Sampling(steps=2),
-        checkpoint_every=2,
+        checkpoint_every=2, identity=None, agreement=None,
     )  # fmt: skip
     assert (config.lora_targets, config.optimizer, config.mixed_precision) == ("attention", "adamw", "bf16")
     adapter = train(config, simple_pairs(), tmp_path)

@@ -304,7 +304,7 @@ def test_the_plan_is_within_a_fifth_of_what_was_measured(
 def costs() -> dict[int, Cost]:
     config = replace(flux_dev().train, ema_decay=0.999, batch_size=8)
     found = Counted(
-        parameters=11_901_408_320, trained=837_980_160,
+        parameters=11_901_408_320, trained=837_980_160, weights=2.0 * 11_901_408_320, autoencoder=0.0, text=0.0,
         operations={"off": 89.04e12, "selective": 104.7e12, "full": 129.7e12},
         activations=Activations(blocks=57, width=3072, tokens=2560, value_bytes=2),
     )  # fmt: skip

@@ -118,6 +118,16 @@ class Shape:
 
         return _counted(self.backbone, run)
 
+    def prepared_operations(self, frame: tuple[int, int], frames: int, text_tokens: int) -> float:
+        """Likewise, as the transformer is prepared for its flavour; of a cached one, with the reference's own pass."""
+        latents, text = self._inputs(frame, frames, text_tokens)
+
+        def run() -> None:
+            with torch.no_grad():
+                self._velocity(latents, text)
+
+        return _counted(self.backbone, run)
+
     def training_operations(self, frame: tuple[int, int], frames: int, text_tokens: int) -> float:
         """Floating-point operations of a forward and a backward pass for one sample, as torch counts them.
 

@@ -225,7 +225,7 @@ def counted(config: TrainConfig, shape: Shape, frame: tuple[int, int]) -> Counte
     trained = _trained(config, shape)
     checkpoint_gradients(shape.backbone, "off")
     least = shape.training_operations(frame, _FRAMES, text_tokens)
-    again = shape.forward_operations(frame, _FRAMES, text_tokens)
+    again = shape.prepared_operations(frame, _FRAMES, text_tokens)
     return Counted(
         parameters=total,
         trained=trained,
