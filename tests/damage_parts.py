@@ -36,7 +36,8 @@ def command(data: Path | str, out: Path, *more: str) -> list[str]:
              "checkpoint_every", "ema_decay")  # fmt: skip
     settings = {f"--train.{name.replace('_', '-')}": str(getattr(CONFIG, name)) for name in names}
     words = [word for pair in settings.items() for word in pair]
-    return ["train", "tiny", "--data", str(data), "--out", str(out), *words, "--train.sampling.steps", "2", *more]
+    return ["train", "tiny", "--data", str(data), "--out", str(out), *words, "--train.sampling.steps", "2",
+            "--train.identity", "None", "--train.agreement", "None", *more]  # fmt: skip
 
 
 def told(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
