@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test check tables
+.PHONY: demo test test-slow check tables
 
 # `make tables` takes hours and can be stopped and started again; `make tables QUICK=1` shows in minutes that all parts run.
 # `make tables WORKERS=8` trains and draws in so many processes.
@@ -20,7 +20,11 @@ tables: $(STAMP)
 
 # Files of tests are shared out to two processes of a thread each.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+# Some minutes more: what starts, kills and starts again many processes, each with a quicker test in `make test`.
+test-slow: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 check: $(STAMP)
 	$(BIN)/ruff format --check

@@ -75,7 +75,7 @@ def test_a_recipe_comes_first_and_overrides_follow(capsys):
     ("words", "hint"),
     [
         (["trian"], 'did you mean "train"?'),
-        (["train"], 'needs a name first: "tiny", "flux-dev"'),
+        (["train"], 'needs a name first: "tiny", '),
         (["train", "flux-dve"], 'did you mean "flux-dev"?'),
         (["train", "tiny", "--train.rnak", "3"], 'did you mean "--train.rank"?'),
         (["train", "tiny", "--rank", "3"], 'did you mean "--train.rank"?'),

@@ -96,7 +96,6 @@ def workers() -> list[int]:
     return found
 
 
-@pytest.mark.slow
 def test_a_worker_and_then_a_node_that_die_change_no_byte(
     cluster: Cluster, config: CurateConfig, undisturbed: Path, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from dsd import runs
 from dsd.config import to_json
 from dsd.curate.config import CurateConfig
 from dsd.curate.executors.local import Local
-from dsd.curate.executors.protocol import Executor, Record, Work
+from dsd.curate.executors.protocol import Executor, Record, Work, told_of_interrupts
 from dsd.curate.grids import Teacher
 from dsd.curate.pipeline import curate
 from dsd.data.store import DatasetReader
@@ -195,3 +195,19 @@ def test_units_without_the_settings_they_are_of_are_left_alone(config: CurateCon
     (tmp_path / "grids").mkdir()
     with pytest.raises(UserError, match="made elsewhere"):
         curate(config, tmp_path)
+
+
+def test_an_interrupt_is_heard_also_while_a_record_is_worked_on() -> None:
+    heard = []
+
+    def records() -> Iterator[int]:
+        try:
+            yield 1
+        except KeyboardInterrupt:
+            heard.append(True)
+            raise
+
+    with pytest.raises(KeyboardInterrupt), told_of_interrupts(records()) as done:
+        for _ in zip(done, (1,), strict=True):
+            raise KeyboardInterrupt
+    assert heard == [True]

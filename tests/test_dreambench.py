@@ -245,6 +245,7 @@ def test_claims_rest_on_what_both_methods_have_scores_for() -> None:
     assert examine([rows[0], nothing], JUDGED) == []
 
 
+@pytest.mark.slow
 def test_the_command_draws_and_a_copy_needs_no_model(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     words = ["evaluate", "dreambench", "--data", str(data), "--steps", "1", "--out", str(tmp_path / "out")]
     assert main([*words, "--likeness", "dino_i=embedded:tiny-dino", "--agreement", "embedded:tiny-clip"]) == 0

@@ -224,6 +224,7 @@ def test_agreement_of_kept_pairs_is_above_that_of_rejected_ones_when_they_are_th
     assert agreement(pairs[:3], ImageEncoder(identity_encoder())) is None
 
 
+@pytest.mark.slow
 def test_what_a_method_takes_does_not_depend_on_the_rows_before_it(benchmark: Benchmark, tmp_path: Path):
     def peak(row: Competitor, out: Path) -> float:
         return pictures.read(benchmark, drawn(row, benchmark, out, True))[0].costs["peak_mib"]

@@ -164,7 +164,6 @@ def test_a_trained_student_draws_what_the_trained_weights_draw(
         assert load_adapter(adapter)[0][patch].up.any()
 
 
-@pytest.mark.slow
 def test_eight_pairs_are_learnt_by_heart_on_both_frames(base: str, tmp_path: Path) -> None:
     config = small_config(
         base=base, rank=64, lora_targets="all-linear", steps=150, batch_size=8, sample_every=150, checkpoint_every=150,

@@ -198,6 +198,7 @@ print(own() - before, len(cache))
 """
 
 
+@pytest.mark.slow
 def test_a_cache_outgrows_memory(tmp_path: Path, backbone: StockBackbone) -> None:
     build_cache(told_apart(1600), backbone, tmp_path, key(max_sequence_length=512), shard_samples=16)
     assert sum(path.stat().st_size for path in shards_in(tmp_path)) > 50e6

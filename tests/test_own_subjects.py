@@ -169,6 +169,7 @@ def test_own_subjects_are_drawn_measured_and_shown(
     assert "has no prompts" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_further_pictures_give_identity_by_any_encoder(tmp_path: Path) -> None:
     for seed, name in enumerate(("one/1.png", "two/1.png")):
         picture(tmp_path / "mine" / name, seed)

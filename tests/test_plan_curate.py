@@ -218,7 +218,7 @@ def test_a_bad_number_is_told(field, value):
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        ([], 'needs a name next: "tiny", "flux-dev"'),
+        ([], 'needs a name next: "tiny", '),
         (["flux-dve"], 'did you mean "flux-dev"?'),
         (["--pairs", "3"], "needs a name next"),
         (["tiny", "--piars", "3"], 'did you mean "--pairs"?'),

@@ -382,6 +382,7 @@ def test_who_listens_when_the_server_ends_is_let_go_without_a_traceback(caplog):
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_the_process_at_once(process):
     child, port = process("--drain-seconds", "600", "--limits.together", "1")
     load = [_start_and_leave(port, num_inference_steps="100", n="10") for _ in range(4)]

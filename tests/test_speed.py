@@ -208,6 +208,7 @@ def test_batches_of_any_number_need_a_handful_of_compilations() -> None:
     assert counts[1] == counts[-1] <= 8, counts
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compilation for a CPU needs a C++ compiler")
 def test_what_was_compiled_is_kept_and_found_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch._dynamo.reset()

@@ -168,6 +168,7 @@ def test_a_table_that_is_killed_repeats_no_picture(
         make_table("main", SMALL, tmp_path)
 
 
+@pytest.mark.slow
 def test_what_drawing_costs_is_measured_once_and_apart(
     small_table: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +191,7 @@ def test_what_drawing_costs_is_measured_once_and_apart(
     assert "peak_mib" not in (tmp_path / "main" / "table.csv").read_text(), "a column is of every row"
 
 
+@pytest.mark.slow
 def test_a_row_s_memory_is_not_what_this_process_holds(
     small_table: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +201,7 @@ def test_a_row_s_memory_is_not_what_this_process_holds(
     assert max(copied.runs[-1]["peak_mib"]) < held.nbytes / (1 << 20)
 
 
+@pytest.mark.slow
 def test_several_processes_draw_the_same_table(small_table: None, tmp_path: Path) -> None:
     alone, _ = make_table("main", SMALL, tmp_path / "one")
     several, _ = make_table("main", SMALL, tmp_path / "two", workers=2)

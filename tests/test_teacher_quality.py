@@ -59,6 +59,7 @@ def test_words_that_a_caption_lacks_are_not_counted(encoder: PictureTextEncoder)
     assert len(found["place"]) == len(INDEX)
 
 
+@pytest.mark.slow
 def test_panels_agree_unless_they_drift() -> None:
     encoder = identity_encoder()
     scale = pair_scale(encoder)

@@ -90,6 +90,7 @@ def small_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teacher.TeacherTask, "_write_pictures", lambda *_: None)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_was_stopped_has_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_teacher: None
 ) -> None:
@@ -135,6 +136,7 @@ def test_all_models_are_trained_in_an_order_that_lets_them_build_on_each_other(
         train_model("all", steps=10, run=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_finished_model_is_seen_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def half(self: FaceTask, folder: Path, card: str) -> None:
         (folder / "landmarks").mkdir(parents=True)

@@ -14,7 +14,7 @@ from dsd.curate.claimed import INDEX, Captions, CaptionSource
 from dsd.curate.config import CurateConfig
 from dsd.curate.ending import ask_again, finish, finished, say, show
 from dsd.curate.executors.local import Local
-from dsd.curate.executors.protocol import Executor
+from dsd.curate.executors.protocol import Executor, told_of_interrupts
 from dsd.curate.funnel import Funnel
 from dsd.curate.models import JUDGE, Models
 from dsd.curate.prompts import repeated
@@ -166,8 +166,9 @@ def _run(executor: Executor, work: Curation) -> list[UnitRecord]:
     sizes = [work.units.size(number) for number in range(len(work))]
     left = [size if work.find(JUDGE, number) is None else 0 for number, size in enumerate(sizes)]
     records = []
-    with progress(description="drawing and judging", total=sum(sizes), completed=sum(sizes) - sum(left)) as bar:
-        for record, size in zip(executor.run(work), left, strict=True):
+    bars = progress(description="drawing and judging", total=sum(sizes), completed=sum(sizes) - sum(left))
+    with bars as bar, told_of_interrupts(executor.run(work)) as done:
+        for record, size in zip(done, left, strict=True):
             records.append(record)
             bar.advance(size)
     return records

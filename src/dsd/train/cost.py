@@ -1,7 +1,7 @@
 """What a training run costs: an estimate to plan with and to choose by, not a promise.
 
 Parameters and operations are counted on the model itself, on the meta device; activations are a rule of thumb, and a
-chat model's share of the curation is left out. How fast a GPU works was measured on an H200 with FLUX.1-dev's shape: a
+chat model's share of the curation is left out. How fast a GPU works was measured on an H200 at the paper's size: a
 sample takes its operations at 0.44 of the device's peak (0.55 of what large matrix products reach there), and a part of
 a batch takes the time to start the kernels of all blocks, which compiled blocks have few of.
 """
@@ -25,11 +25,11 @@ _WORDS = {"off": "no checkpointing", "selective": "selective checkpointing", "fu
 _FRAMES = 2
 _ACTIVATIONS_PER_BLOCK = 17
 """Values a transformer block keeps per token and channel (Korthikanti et al. 2022, arXiv 2205.05198, eq. 1, in which
-each takes two bytes, without the term of plain attention); 16.5 of FLUX.1-dev, measured."""
+each takes two bytes, without the term of plain attention); 16.5 at the paper's size, measured."""
 _KEPT = {"off": _ACTIVATIONS_PER_BLOCK, "selective": 8, "full": 1}
 """Likewise where some are computed again: queries, keys, values, results of attention and of both output layers."""
 _SELECTED = 0.385
-"""Share of a forward pass that ``selective`` computes again; counted of FLUX.1-dev."""
+"""Share of a forward pass that ``selective`` computes again; counted at the paper's size."""
 _COMPILED = 0.8
 """Share of ``off`` that a compiled block keeps, for it computes quick things again; measured likewise."""
 _SECONDS_PER_BLOCK = {False: 3.4e-3, True: 0.5e-3}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 Record = TypeVar("Record")
@@ -76,3 +77,20 @@ class Executor(Protocol):
     def run(self, work: Work[Record]) -> Iterator[Record]:
         """Does what is not finished, and yields the records of all units in the order of their numbers."""
         ...
+
+
+@contextmanager
+def told_of_interrupts(records: Iterator[Record]) -> Iterator[Iterator[Record]]:
+    """Records of a run, which hears of an interrupt also while who asked for them works on one.
+
+    A generator that is merely left cannot know why, and would first finish what is in work.
+
+    Args:
+        records: of `Executor.run`.
+    """
+    try:
+        yield records
+    except KeyboardInterrupt as interrupt:
+        if isinstance(records, Generator):
+            records.throw(interrupt)
+        raise
