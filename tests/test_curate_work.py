@@ -31,8 +31,10 @@ from kill_curation import differences
 
 SLOW_TEACHER = """
 import os
+import signal
 import sys
 import time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts tests in the background may ignore it
 from dsd.cli import main
 from dsd.config import from_json
 from dsd.curate.config import CurateConfig

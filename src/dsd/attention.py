@@ -161,11 +161,13 @@ class Apart:
         given: what attention will be given.
         dtype: name of the precision, as torch knows it.
         backward: False looks at the output alone, for what only draws.
+        device: the GPU; of several, the one that this process works on.
     """
 
     given: tuple[Attended, ...] = SMALL
     dtype: str = "bfloat16"
     backward: bool = True
+    device: str = "cuda"
 
     def __call__(self, kernel: str) -> bool:
         """`is_right` of a kernel; False where its process crashed."""
@@ -251,7 +253,7 @@ def _main(words: list[str]) -> int:
         raise UserError(f"got {words}; give one of {', '.join(FUSED)} and what is tried as JSON")
     kernel, told = words[0], json.loads(words[1])
     given = [Attended(**one) for one in told["given"]]
-    right = is_right(kernel, "cuda", getattr(torch, told["dtype"]), given=given, backward=told["backward"])
+    right = is_right(kernel, told["device"], getattr(torch, told["dtype"]), given=given, backward=told["backward"])
     return 0 if right else 1
 
 

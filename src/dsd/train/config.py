@@ -186,6 +186,24 @@ class TrainConfig:
                 f"{self.gradient_accumulation} equal parts; choose a divisor of the batch"
             )
 
+    def require_divisible(self, processes: int, parts: int | None = None) -> None:
+        """Makes sure that a batch divides among processes, and what each works through among its parts.
+
+        Args:
+            processes: that train together.
+            parts: of each; those of the config when left out, one where it leaves them open.
+
+        Raises:
+            UserError: it does not.
+        """
+        if parts is None:
+            parts = 1 if self.gradient_accumulation == "auto" else self.gradient_accumulation
+        if self.batch_size % (processes * parts):
+            raise UserError(
+                f"batch_size {self.batch_size} does not divide among {processes} processes x {parts} "
+                f"gradient_accumulation; choose a multiple of {processes * parts}"
+            )
+
     def _require_shardable(self) -> None:
         refused = {
             self.optimizer == "muon": "train.optimizer is 'muon', which needs matrices whole; give adamw",

@@ -34,6 +34,8 @@ _COMPILED = 0.8
 """Share of ``off`` that a compiled block keeps, for it computes quick things again; measured likewise."""
 _SECONDS_PER_BLOCK = {False: 3.4e-3, True: 0.5e-3}
 """To start the kernels of a block for both passes, as it is written and compiled; measured likewise."""
+_GATHERED = 2
+"""Blocks of a sharded model that a device holds whole at once."""
 USABLE = 0.94
 """Share of the memory that is planned with; the rest is for what libraries take and for fragments."""
 _TOKENS_AT_ONCE = 2**15
@@ -249,13 +251,21 @@ def training_cost(config: TrainConfig, found: Counted, *, devices: int, device: 
         found: What was counted of its model.
         devices: That share the batch.
         device: What each is.
+
+    Raises:
+        UserError: The batch does not divide among the devices.
     """
+    config.require_divisible(devices)
     on_gpu = config.mixed_precision == "bf16"
     trained, kept = found.trained, found.activations
+    state = trained * (8.0 if config.ema_decay else 4.0) + state_bytes(config, trained)
+    weights, shares = found.weights, devices if config.parallel == "fsdp" else 1
+    if shares > 1:
+        whole = weights + 4.0 * trained
+        weights = weights / shares + _GATHERED * whole / kept.blocks
     memory = {
-        "transformer": found.weights,
-        "trained weights, gradients, optimizer": trained * (8.0 if config.ema_decay else 4.0)
-        + state_bytes(config, trained),
+        "transformer": weights,
+        "trained weights, gradients, optimizer": state / shares,
         "autoencoder, for samples": found.autoencoder,
         **({"text encoders": found.text} if config.text_cache == "live" else {}),
     }

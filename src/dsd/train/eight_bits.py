@@ -13,9 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from dsd.errors import import_extra
+from dsd.train.config import TrainConfig
 
 _SIGNED = {"exp_avg": True, "exp_avg_sq": False}
 """Moments by whether they have a sign."""
+
+
+def require_usable(config: TrainConfig) -> None:
+    """Makes sure that the optimizer of a run is there, before anything is made.
+
+    Raises:
+        UserError: torchao is missing.
+    """
+    if config.optimizer == "adamw8bit":
+        import_extra("torchao.optim", "speed")
 
 
 def adamw(parameters: list[nn.Parameter], **settings: Any) -> torch.optim.Optimizer:

@@ -116,7 +116,7 @@ def fit(task: Passes, share: int) -> Fit:
         trusts = compiles and compile_trusted(task, choice)
         task.work_in(choice.parts)
         return Fit(choice, trusts, TRAINS)
-    if sharded:  # what one process has no memory for, the others would wait for: nothing is tried
+    if sharded or config.offload != "none":  # a pass that memory does not suffice for would leave weights under way
         return fit_shards(task, allowed, Memory.of(device))
     return fit_in(task, allowed, compiles, Memory.of(device))
 
@@ -147,19 +147,20 @@ def fit_in(task: Passes, allowed: list[Choice], compiles: bool, memory: Memory) 
 
 
 def fit_shards(task: Passes, allowed: list[Choice], memory: Memory) -> Fit:
-    """Chooses by count alone what fits into memory beside this process's shards, the same in all, and says what it is.
+    """Chooses by count alone what fits into memory beside weights that come and go, and says what it is.
 
     Args:
-        task: built, sharded.
+        task: built; its blocks are sharded or streamed.
         allowed: to choose from, the quickest first.
         memory: that there is.
     """
     whole = state_bytes(task.config, sum(one.numel() for one in task.adapter.parameters.values()))
-    reserve = whole / task.accelerator.num_processes
+    blocks = [sum(one.numel() * one.element_size() for one in block.parameters()) for block in task.backbone.blocks]
+    reserve = whole / task.accelerator.num_processes + 2 * max(blocks)
     choice = allowed[_most(task, allowed.index(that_fits(allowed, USABLE * memory.free - reserve)))]
     checkpoint_gradients(task.backbone, choice.level)
     task.work_in(choice.parts)
-    _say(task, f"{choice.said}, blocks as written and sharded: needs {choice.needs / GIB:.1f} GiB beside the shards")
+    _say(task, f"{choice.said}, blocks as written: needs {choice.needs / GIB:.1f} GiB beside the weights")
     return Fit(choice, False, attention_of(task, choice))
 
 
@@ -199,7 +200,8 @@ def compile_trusted(task: Passes, choice: Choice, **options: object) -> bool:
     """
     folder, device = cache_folder(), task.accelerator.device
     config = task.config
-    facts = ("training", config.rank, config.lora_targets, config.full, config.mixed_precision, choice.level)
+    facts = ("training", config.rank, config.lora_targets, config.full, config.mixed_precision, config.base_precision,
+             choice.level)  # fmt: skip
     path = folder / f"{key(task.backbone.transformer, device, *facts)}.compiled"
     load_cache(path)
     wanted = {size: _written(task, size, choice.samples) for size in task.sizes()}
@@ -256,31 +258,44 @@ def _wrong(task: Passes, size: int, count: int, wanted: Tensor, gradients: list[
 def _tried(task: Passes, choice: Choice, compiles: bool, reserve: float) -> bool | None:
     """Whether compiled blocks are right, with the memory that a step takes; None where that does not suffice.
 
-    Processes that train together come to the same answer.
+    Processes that train together come to the same answer, and ask each other at the same places.
     """
-    device, trusts, fits = task.accelerator.device, False, True
-    with right_attention(device, attention_of(task, choice)):
+    with right_attention(task.accelerator.device, attention_of(task, choice)):
         checkpoint_gradients(task.backbone, choice.level)
-        gradients = sum(one.numel() for one in task.adapter.parameters.values()) * 4
-        try:
-            held = torch.empty(int(max(0, reserve - gradients)), dtype=torch.uint8, device=device)
-            trusts = compiles and compile_trusted(task, choice)
-            if not trusts:
-                for size in task.sizes():
-                    with _forgotten(task):
-                        task.example(size, choice.samples).backward()
-            del held
-        except torch.OutOfMemoryError:
-            fits = False
-    if not fits:
+        if compiles:
+            trusts = _in_memory(task, reserve, lambda: compile_trusted(task, choice))
+            if _most(task, int(trusts is None)):
+                return None
+            if not _most(task, int(not trusts)):
+                return True
+            checkpoint_gradients(task.backbone, choice.level)
+        fits = _in_memory(task, reserve, lambda: _pass(task, choice))
+        return None if _most(task, int(fits is None)) else False
+
+
+def _in_memory(task: Passes, reserve: float, work: Callable[[], bool]) -> bool | None:
+    """What some work gives, with the memory taken that a step takes beside it; None where that does not suffice."""
+    gradients = sum(one.numel() for one in task.adapter.parameters.values()) * 4
+    held, gave = None, None
+    try:
+        held = torch.empty(int(max(0, reserve - gradients)), dtype=torch.uint8, device=task.accelerator.device)
+        gave = work()
+    except torch.OutOfMemoryError:
+        gave = None
+    del held
+    if gave is None:
         gc.collect()
-        torch.cuda.empty_cache()
-    if _most(task, int(not fits)):
-        return None
-    if trusts and _most(task, int(not trusts)):
-        checkpoint_gradients(task.backbone, choice.level)
-        return False
-    return trusts
+        if task.accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return gave
+
+
+def _pass(task: Passes, choice: Choice) -> bool:
+    """Both passes, for each size."""
+    for size in task.sizes():
+        with _forgotten(task):
+            task.example(size, choice.samples).backward()
+    return True
 
 
 def attention_of(task: Passes, choice: Choice) -> Apart:
@@ -289,7 +304,9 @@ def attention_of(task: Passes, choice: Choice) -> Apart:
         for size in task.sizes():
             task.example(size, 1)
     given = tuple(dict.fromkeys(one.of(choice.samples) for one in seen.all))
-    return Apart(given, "bfloat16" if task.config.mixed_precision == "bf16" else "float32")
+    return Apart(
+        given, "bfloat16" if task.config.mixed_precision == "bf16" else "float32", device=str(task.accelerator.device)
+    )
 
 
 def _activations(task: Passes) -> Activations:

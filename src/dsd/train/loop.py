@@ -122,7 +122,8 @@ def run(
     """
     with together():
         keeper = _Keeper(task, folder, of or {}, score, meter, writes=writes, shares=shares)
-    found = checkpoint.latest(folder / checkpoint.FOLDER, of=of, like=task.tensors(), says=writes)
+    with together():
+        found = checkpoint.latest(folder / checkpoint.FOLDER, of=of, like=task.tensors(), says=writes)
     start = 0
     if found is not None:
         start, tensors = found

@@ -24,25 +24,29 @@ _AT_ONCE = 3
 """Blocks on the device: the one that computes, the next on its way, the last one not yet given back."""
 
 
-@contextmanager
-def alone(config: TrainConfig, processes: int) -> Iterator[None]:
-    """The group of one process that blocks are streamed in; nothing where they are not.
-
-    Args:
-        config: of the run.
-        processes: that train together.
+def require_alone(config: TrainConfig, processes: int) -> None:
+    """Makes sure that blocks are streamed in one process alone.
 
     Raises:
         UserError: there are several.
     """
-    if config.offload == "none":
-        yield
-        return
-    if processes > 1:
+    if config.offload != "none" and processes > 1:
         raise UserError(
             f"train.offload {config.offload} streams blocks in a single process, but {processes} train together; "
             "give none, or start one process"
         )
+
+
+@contextmanager
+def alone(config: TrainConfig) -> Iterator[None]:
+    """The group of one process that blocks are streamed in; nothing where they are not.
+
+    Args:
+        config: of the run.
+    """
+    if config.offload == "none" or distributed.is_initialized():  # a launcher of one process has made it
+        yield
+        return
     distributed.init_process_group(store=distributed.HashStore(), rank=0, world_size=1)
     try:
         yield

@@ -27,6 +27,7 @@ from dsd.data.latents import Samples
 from dsd.errors import UserError, cut
 from dsd.log import console
 from dsd.train.adapter import Adapter
+from dsd.train.compiled import as_written
 from dsd.train.config import TrainConfig
 from dsd.train.step import Draw, Objective, losses
 from dsd.train.stopping import is_first, is_group, of_all, place
@@ -137,7 +138,8 @@ class Averaged:
     def _replicated(self) -> DistributedDataParallel:
         """Sums gradients in the order in which they come, as it finds in its first pass: one that is not trained on,
         so that the first step of a resumed run sums as an unbroken one's. Weights are equal from the start."""
-        self._example(partial(losses, self._backbone)).backward()
+        with as_written():
+            self._example(partial(losses, self._backbone)).backward()
         trained = [parameter for parameter in self._backbone.transformer.parameters() if parameter.requires_grad]
         unused = any(parameter.grad is None for parameter in trained)
         _forget_gradients(trained)
@@ -145,7 +147,8 @@ class Averaged:
             _Losses(self._backbone), init_sync=False, forward_sync_buffers=False, gradient_as_bucket_view=True,
             find_unused_parameters=unused,
         )  # fmt: skip
-        self._example(model).backward()
+        with as_written():  # what is compiled is compiled for the sizes of training alone
+            self._example(model).backward()
         _forget_gradients(trained)
         return model
 

@@ -20,7 +20,7 @@ from dsd.train.step import Objective
 
 @torch.no_grad()
 def draw_targets(
-    backbone: StockBackbone, objective: Objective, samples: Samples, sampling: Sampling, seed: int
+    backbone: StockBackbone, objective: Objective, samples: Samples, sampling: Sampling, noise: Tensor
 ) -> Tensor:
     """Latents (b, t, c, h, w) of the frames to draw, from each sample's references and caption as a user would.
 
@@ -29,7 +29,7 @@ def draw_targets(
         objective: what is learned.
         samples: with references and captions.
         sampling: as the finished student is to be drawn with.
-        seed: of the noise; the same in every sheet, so that sheets of several steps compare.
+        noise: to start from, of each sample; the same in every sheet, so that sheets of several steps compare.
     """
     film = objective.film
     condition = film.condition(film.references(samples.frames), objective.empty_frame)
@@ -38,7 +38,6 @@ def draw_targets(
         Shown(condition=one, reference=None if kept is None else kept.take([n])) for n, one in enumerate(condition)
     ]
     velocity = velocity_of(backbone, shown, [sampling.guidance] * len(shown))
-    noise = film.noise(samples.frames[:, 0], torch.Generator().manual_seed(seed), len(samples.frames))
     latents = draw(velocity, noise, samples.text, objective.empty_text, sampling, objective.shift)
     return film.drawn(latents)
 
@@ -70,15 +69,29 @@ class Row:
 
 
 @torch.no_grad()
-def rows_of(parts: Sequence[SheetPart], backbone: StockBackbone, sampling: Sampling, seed: int) -> list[Row]:
-    """Draws each example; see `draw_targets`."""
+def rows_of(
+    parts: Sequence[SheetPart], backbone: StockBackbone, sampling: Sampling, seed: int, at_once: int
+) -> list[Row]:
+    """Draws each example; see `draw_targets`.
+
+    Args:
+        parts: what to draw.
+        backbone: prepared for the film's flavour.
+        sampling: as the finished student is to be drawn with.
+        seed: of the noise.
+        at_once: examples that memory suffices for.
+    """
     rows = []
     for part in parts:
-        film, frames = part.objective.film, part.samples.frames
-        drawn = draw_targets(backbone, part.objective, part.samples, sampling, seed)
-        columns = [pictures_of(backbone, of) for of in (film.references(frames), drawn, film.targets(frames))]
-        shown = zip(*columns, part.captions, strict=True)
-        rows.extend(Row(given, made, wanted, caption) for given, made, wanted, caption in shown)
+        film = part.objective.film
+        every = film.noise(part.samples.frames[:, 0], torch.Generator().manual_seed(seed), len(part.samples))
+        for first in range(0, len(part.samples), at_once):
+            some = slice(first, first + at_once)
+            samples = Samples(part.samples.frames[some], part.samples.text.take(some))
+            drawn = draw_targets(backbone, part.objective, samples, sampling, every[some])
+            frames = (film.references(samples.frames), drawn, film.targets(samples.frames))
+            shown = zip(*(pictures_of(backbone, of) for of in frames), part.captions[some], strict=True)
+            rows.extend(Row(given, made, wanted, caption) for given, made, wanted, caption in shown)
     return rows
 
 

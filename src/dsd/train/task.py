@@ -16,7 +16,6 @@ from dsd.attention import in_right_attention
 from dsd.backbones.protocol import Text
 from dsd.backbones.stock import StockBackbone
 from dsd.data.latents import LatentCache, Samples
-from dsd.errors import UserError
 from dsd.files import make_folder, write_atomic
 from dsd.frames import Film
 from dsd.images import encode_png
@@ -190,6 +189,11 @@ class TwoFrameTask:
         self.parts = _parts(self.config, self.accelerator, parts)
         self._ahead = Ahead(self._part, self.config.steps * len(self.parts))
 
+    @property
+    def at_once(self) -> int:
+        """Samples that this process works through at once, in training, in held-out losses and in sheets."""
+        return self.parts[0].stop - self.parts[0].start
+
     def sizes(self) -> dict[int, int]:
         """Numbers of the sizes that are trained on, and the image tokens of a sample of each."""
         frames = self.objective.film.frames
@@ -204,7 +208,8 @@ class TwoFrameTask:
             first: of them, among those of the size.
             model: called as `losses` is; the backbone's losses when left out.
         """
-        objective, rows = self.objectives[size], self.batches.rows[size]
+        rows = self.batches.rows[size]
+        objective = replace(self.objectives[size], image_dropout=0.0)  # a sample that sees its reference takes most
         drawn = draw(objective, self.config.batch_size, step_generator(self.config.seed + 2, 0))
         chosen = [rows[number % len(rows)] for number in range(first, first + count)]
         with self._autocast():
@@ -248,7 +253,7 @@ class TwoFrameTask:
         """
         with self.ema.in_place(), self._autocast():
             figures = self._held_out_losses()
-            rows = rows_of(self._shown(), self.backbone, self.config.sampling, self.config.seed)
+            rows = rows_of(self._shown(), self.backbone, self.config.sampling, self.config.seed, self.at_once)
         with together() if self.is_sharded else nullcontext():
             if self.accelerator.is_main_process:
                 if self.validation is not None:
@@ -267,8 +272,9 @@ class TwoFrameTask:
     @torch.no_grad()
     def _validation(self, encoders: Encoders) -> Validation:
         parts = self._shown()
-        given = [pictures_of(self.backbone, p.objective.film.references(p.samples.frames)) for p in parts]
-        wanted = [pictures_of(self.backbone, p.objective.film.targets(p.samples.frames)) for p in parts]
+        films = [(p.objective.film, one[None]) for p in parts for one in p.samples.frames]  # one by one, for memory
+        given = [pictures_of(self.backbone, film.references(frames)) for film, frames in films]
+        wanted = [pictures_of(self.backbone, film.targets(frames)) for film, frames in films]
         return Validation(
             encoders,
             references=[pictures[0] for part in given for pictures in part],
@@ -284,9 +290,12 @@ class TwoFrameTask:
             objective = replace(self.objectives[size], text_dropout=0.0, image_dropout=0.0)
             for start in range(0, len(rows), _HELD_OUT_AT_ONCE):
                 part = rows[start : start + _HELD_OUT_AT_ONCE]
-                drawn = draw(objective, len(part), generator).take(slice(None), self.device)
-                loss = losses(self.backbone, objective, self._samples(part), drawn)
-                found.append(torch.stack([loss["loss"], loss["loss_target"]]).cpu() * len(part))
+                drawn = draw(objective, len(part), generator)
+                for first in range(0, len(part), self.at_once):
+                    some = slice(first, first + self.at_once)
+                    samples, random = self._samples(part[some]), drawn.take(some, self.device)
+                    loss = losses(self.backbone, objective, samples, random)
+                    found.append(torch.stack([loss["loss"], loss["loss_target"]]).cpu() * len(samples))
         if not found:
             return {}
         loss, loss_target = (torch.stack(found).sum(0) / len(held_out)).tolist()
@@ -364,12 +373,7 @@ def _parts(config: TrainConfig, accelerator: Accelerator, parts: int | None = No
     if parts is None:
         assert config.gradient_accumulation != "auto"
         parts = config.gradient_accumulation
-    count = accelerator.num_processes * parts
-    size, rest = divmod(config.batch_size, count)
-    if rest:
-        raise UserError(
-            f"batch_size {config.batch_size} does not divide among {accelerator.num_processes} processes x "
-            f"{parts} gradient_accumulation; choose a multiple of {count}"
-        )
+    config.require_divisible(accelerator.num_processes, parts)
+    size = config.batch_size // (accelerator.num_processes * parts)
     first = accelerator.process_index * parts
     return [slice((first + k) * size, (first + k + 1) * size) for k in range(parts)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
 
@@ -43,7 +44,7 @@ from dsd.locks import held
 from dsd.log import console
 from dsd.models import revision_or_name
 from dsd.train import adapter as adapters
-from dsd.train import checkpoint, environment, fitting, loop, offload, quantised
+from dsd.train import checkpoint, eight_bits, environment, fitting, loop, offload, quantised
 from dsd.train.checkpointing import checkpoint_gradients
 from dsd.train.config import TrainConfig
 from dsd.train.meter import Meter
@@ -82,9 +83,12 @@ def train(
     """
     accelerator = joined()
     finished = out / ADAPTER
-    with offload.alone(config, accelerator.num_processes), Termination(at_once=True), one_voice(), ExitStack() as stack:
+    with offload.alone(config), Termination(at_once=True), one_voice(), ExitStack() as stack:
         with together(at_once=True):
+            offload.require_alone(config, accelerator.num_processes)
             quantised.require_usable(config, accelerator.device)
+            eight_bits.require_usable(config)
+            config.require_divisible(accelerator.num_processes)
             source = _source_of(data, config)
             is_done = is_finished(config, source, out)
         if of_first(is_done):
@@ -106,7 +110,7 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
     sources = {"base": revision_or_name(config.base), "data": source.fingerprint}
     of = sources | runs.deciding(config, "train")
     with together():
-        require_alike(of)
+        require_alike(of | {f"train.{one.name}": repr(getattr(config, one.name)) for one in fields(config)})
         if accelerator.is_main_process:
             sweep(out, folders=True)
             checkpoint.require_usable(out / checkpoint.FOLDER, of)
