@@ -313,7 +313,7 @@ def test_streamed_blocks_train_to_the_same_bits_and_are_let_go(tmp_path: Path) -
         adapter = train(replace(config, offload=way), simple_pairs(4), tmp_path / way)
         weights[way] = (adapter / "adapter.safetensors").read_bytes()
     assert weights["none"] == weights["blocks"]
-    with offload.alone(replace(config, offload="blocks"), 1):
+    with offload.alone(replace(config, offload="blocks")):
         backbone = load_backbone(config.base, text=False, vae=False)
         trainer.attach(replace(config, offload="blocks"), backbone)
         blocks, counts = memory.blocks_of(backbone), []
@@ -334,8 +334,8 @@ def test_blocks_are_not_streamed_where_that_cannot_be() -> None:
         small_config(offload="blocks", base_precision="8bit")
     with pytest.raises(UserError, match=r"train\.offload blocks .* which train\.full has none of"):
         small_config(offload="blocks", full=True)
-    with pytest.raises(UserError, match="but 2 train together"), offload.alone(small_config(offload="blocks"), 2):
-        pass
+    with pytest.raises(UserError, match="but 2 train together"):
+        offload.require_alone(small_config(offload="blocks"), 2)
 
 
 def test_streaming_is_counted_as_what_is_outside_the_blocks_and_a_few_of_them() -> None:

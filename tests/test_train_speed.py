@@ -314,3 +314,30 @@ def costs() -> dict[int, Cost]:
         samples: training_cost(replace(config, gradient_accumulation=8 // samples), found, devices=1, device=device)
         for samples in (1, 2, 4, 8)
     }
+
+
+def test_a_batch_that_does_not_divide_among_devices_is_refused_by_the_plan_as_by_training() -> None:
+    config = small_config(batch_size=8, gradient_accumulation=2)
+    config.require_divisible(4)
+    with pytest.raises(UserError, match="batch_size 8 does not divide among 3 processes x 2"):
+        config.require_divisible(3)
+
+
+def test_a_sharded_run_is_planned_by_its_share(costs: dict[int, Cost]) -> None:
+    found = Counted(
+        parameters=1000, trained=1000, weights=0.0, autoencoder=0.0, text=0.0,
+        operations={"off": 1.0, "selective": 1.0, "full": 1.0},
+        activations=Activations(blocks=10, width=1, tokens=1, value_bytes=4),
+    )  # fmt: skip
+    held = {}
+    for parallel in ("ddp", "fsdp"):
+        config = small_config(batch_size=8, optimizer="adamw", parallel=parallel)
+        memory = training_cost(config, found, devices=8, device=Device(speed=1.0)).memory
+        held[parallel] = memory["trained weights, gradients, optimizer"]
+    assert held["fsdp"] == held["ddp"] / 8
+
+
+def test_an_example_that_memory_and_kernels_are_tried_on_sees_its_reference(tmp_path: Path) -> None:
+    task = task_in(tmp_path, small_config(image_dropout=1.0))
+    kept = task_in(tmp_path / "other", small_config(image_dropout=0.0))
+    assert torch.equal(task.example(0, 2), kept.example(0, 2))

@@ -40,8 +40,8 @@ class Plan:
     utilization: float = 0.44
     """The share of the peak that the products of a training step reach (measured on an H200: 0.44)."""
     card: float | None = None
-    """Memory of one device in GB, by which `auto` chooses (an H100's 85 when left out; an H200: 150). Where it is given,
-    as by recipes for a card, it is said whether the run fits."""
+    """Memory of one device in GB, by which `auto` chooses (an H100's 85 when left out; an H200: 150). Where it is
+    given, as by recipes for a card, it is said whether the run fits."""
     frame: tuple[int, int] | None = None
     """(height, width) of a frame in pixels; the recipe's when left out."""
     pairs: int
