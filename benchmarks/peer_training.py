@@ -83,7 +83,7 @@ class Curve:
         return self.losses[len(self.losses) // 2 :]
 
 
-def main(checkout: tyro.conf.Positional[Path], given: Settings) -> None:
+def main(checkout: Path, given: Settings) -> None:
     """Prints the versions, a line a run, and how both compare.
 
     Args:
@@ -173,5 +173,19 @@ def settings_of(text: str) -> Settings:
     return from_json(Settings, text)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Words:
+    """Trains with diffusers' script and with ours in turns, and compares speed and losses.
+
+    Attributes:
+        checkout: folder of diffusers' repository.
+        given: what is compared.
+    """
+
+    checkout: tyro.conf.Positional[Path]
+    given: tyro.conf.OmitArgPrefixes[Settings]
+
+
 if __name__ == "__main__":
-    tyro.cli(main)
+    words = tyro.cli(_Words)
+    main(words.checkout, words.given)
