@@ -198,7 +198,7 @@ def test_what_is_done_around_a_step_is_done_once_however_often_it_is_asked_for()
 def test_batches_of_any_number_need_a_handful_of_compilations() -> None:
     torch._dynamo.reset()
     pipe, counter = load("flux"), CompileCounter()
-    for block in compiled.blocks_of(pipe):
+    for block in pipe.backbone.blocks:
         block.compile(backend=counter, **compiled.OPTIONS)
     counts = []
     for number in (1, 2, 3, 4):

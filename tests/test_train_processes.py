@@ -22,26 +22,26 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from kill_training import Settings, differences, run_here, run_killed
 
 
-def test_kill_9_and_resume_changes_no_bit(tmp_path: Path) -> None:
-    settings = Settings(base=tiny.schnell(), steps=20, pairs=12)
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+def changed_by_a_kill(settings: Settings, folder: Path) -> list[str]:
+    """What differs of a run that was killed and started again from one that was not."""
+    undisturbed, killed = folder / "undisturbed", folder / "killed"
     run_here(settings, undisturbed)
     assert run_killed(settings, killed, 0.02, wait_for=killed / "checkpoints" / "step-0000005")
     assert not (killed / "adapter").exists()
     run_here(settings, killed)
-    assert not differences(undisturbed, killed)
+    return differences(undisturbed, killed)
+
+
+def test_kill_9_and_resume_changes_no_bit(tmp_path: Path) -> None:
+    settings = Settings(base=tiny.schnell(), steps=20, pairs=12)
+    assert not changed_by_a_kill(settings, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_kill_9_of_two_processes_and_resume_changes_no_bit(tmp_path: Path, parallel: Literal["ddp", "fsdp"]) -> None:
     settings = Settings(base=tiny.schnell(), steps=12, pairs=12, processes=2, parallel=parallel, threads=1)
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    run_here(settings, undisturbed)
-    assert run_killed(settings, killed, 0.02, wait_for=killed / "checkpoints" / "step-0000005")
-    assert not (killed / "adapter").exists()
-    run_here(settings, killed)
-    assert not differences(undisturbed, killed)
+    assert not changed_by_a_kill(settings, tmp_path)
 
 
 TWICE = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

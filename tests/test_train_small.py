@@ -28,7 +28,7 @@ from dsd.backbones.registry import FAMILIES, load_backbone
 from dsd.backbones.stock import StockBackbone
 from dsd.cli.main import main
 from dsd.errors import UserError
-from dsd.generate import fast, memory
+from dsd.generate import fast
 from dsd.generate.two_frame import TwoFramePipeline
 from dsd.models import resolve
 from dsd.recipes.recipe import Recipe
@@ -316,7 +316,7 @@ def test_streamed_blocks_train_to_the_same_bits_and_are_let_go(tmp_path: Path) -
     with offload.alone(replace(config, offload="blocks")):
         backbone = load_backbone(config.base, text=False, vae=False)
         trainer.attach(replace(config, offload="blocks"), backbone)
-        blocks, counts = memory.blocks_of(backbone), []
+        blocks, counts = backbone.blocks, []
 
         def count(*_: Any) -> None:
             counts.append(sum(type(next(block.parameters())) is not DTensor for block in blocks))

@@ -22,6 +22,18 @@ KEPT = "reference"
 """What attention layers are told by this name: a `Recording`, or a `Reference`."""
 
 
+class Numbered:
+    """What makes a stock attention processor know which layer it is of.
+
+    Args:
+        number: Of the attention layer.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
 @dataclass(frozen=True, eq=False)
 class Recording:
     """Keys and values of a pass of given frames, by the attention layer's number.

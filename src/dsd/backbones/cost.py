@@ -55,17 +55,6 @@ class Shape:
         return count(self.backbone.transformer)
 
     @property
-    def width(self) -> int:
-        """Channels of a token inside the transformer."""
-        config = self.backbone.transformer.config
-        return config.num_attention_heads * config.attention_head_dim
-
-    @property
-    def blocks(self) -> int:
-        """How many blocks the transformer has."""
-        return sum(len(self.backbone.transformer.get_submodule(name)) for name in self.backbone.layers.blocks)
-
-    @property
     def text_width(self) -> int:
         """Channels of an encoded text token."""
         return self.backbone.transformer.config.joint_attention_dim

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from diffusers.hooks.group_offloading import _is_group_offload_enabled
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
 
 from dsd.errors import UserError
 from dsd.files import write_atomic
@@ -87,11 +86,6 @@ def facts_of(pipeline: Any, device: torch.device) -> Facts:
     )
 
 
-def blocks_of(pipeline: Any) -> list[nn.Module]:
-    """The transformer's blocks, in the order in which they are called."""
-    return pipeline.backbone.blocks
-
-
 def compile_blocks(pipeline: Any, device: torch.device, asked: str, cache: Path | None = None) -> list[str]:
     """Compiles each block where that pays; all of a kind share what is compiled.
 
@@ -110,7 +104,7 @@ def compile_blocks(pipeline: Any, device: torch.device, asked: str, cache: Path 
     reason = why_not(facts_of(pipeline, device), asked)
     if reason is not None:
         return [reason]
-    blocks = blocks_of(pipeline)
+    blocks = pipeline.backbone.blocks
     if all(block._compiled_call_impl is not None for block in blocks):
         return ["Blocks are compiled already."]
     path = (cache or cache_folder()) / f"{key(pipeline.backbone.transformer, device)}.compiled"
@@ -137,6 +131,11 @@ def key(transformer: Any, device: torch.device, *more: Any) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     facts = [torch.__version__, version("dsd"), name, str(transformer.dtype), type(transformer).__name__, config, *more]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def graphs_made() -> int:
+    """How many graphs this process has compiled."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
 def load_cache(path: Path) -> str:
@@ -185,7 +184,7 @@ class Kept:
 
     def save(self) -> None:
         """Writes what was compiled, if anything was since the last time."""
-        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        graphs = graphs_made()
         if graphs == self.graphs or not self.is_writable:
             return
         self.graphs = graphs

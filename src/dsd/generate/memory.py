@@ -78,7 +78,7 @@ class Need:
         """
         transformer = backbone.transformer
         inside: list[tuple[str, Any]] = [
-            (name, layer) for block in blocks_of(backbone) for name, layer in block.named_modules()
+            (name, layer) for block in backbone.blocks for name, layer in block.named_modules()
         ]
         multiplying = sum(layer.weight.numel() for name, layer in inside if fast.multiplies(layer, name))
         modulating = sum(layer.weight.numel() for name, layer in inside if fast.modulates(layer, name))
@@ -253,14 +253,9 @@ def _made_smaller(pipeline: Any, device: torch.device, kind: Literal["8bit", "4b
         apply_group_offloading(encoder, onload_device=device, offload_type="leaf_level")
 
 
-def blocks_of(backbone: StockBackbone) -> list[nn.Module]:
-    """The blocks of a transformer, in their order."""
-    return [block for name in backbone.layers.blocks for block in backbone.transformer.get_submodule(name)]
-
-
 def block_by_block(backbone: StockBackbone, device: torch.device) -> Iterator[nn.Module]:
     """The blocks of a transformer, each of them on the device, to be made smaller before the next one comes."""
-    for block in blocks_of(backbone):
+    for block in backbone.blocks:
         yield block.to(device)
 
 

@@ -63,11 +63,6 @@ def as_written() -> Iterator[None]:
         yield
 
 
-def graphs() -> int:
-    """How many graphs this process has compiled."""
-    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
-
-
 def _forward(compiled: Runs, block: nn.Module, *inputs: Any, **named: Any) -> Any:
     run: Runs = compiled if torch.is_grad_enabled() else type(block).forward
     return run(block, *inputs, **named)

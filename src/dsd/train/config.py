@@ -178,13 +178,17 @@ class TrainConfig:
                 f"train.offload {self.offload} streams a frozen base of full precision, which {given} has none of; "
                 "leave one of them out"
             )
-        parts = 1 if self.gradient_accumulation == "auto" else self.gradient_accumulation
-        _require("gradient_accumulation", parts, parts >= 1, "at least 1")
-        if self.batch_size % parts:
+        _require("gradient_accumulation", self.parts, self.parts >= 1, "at least 1")
+        if self.batch_size % self.parts:
             raise UserError(
                 f"batch_size {self.batch_size} does not divide into gradient_accumulation = "
                 f"{self.gradient_accumulation} equal parts; choose a divisor of the batch"
             )
+
+    @property
+    def parts(self) -> int:
+        """Of a process's share of a batch, as told; one where that is left open."""
+        return 1 if self.gradient_accumulation == "auto" else self.gradient_accumulation
 
     def require_divisible(self, processes: int, parts: int | None = None) -> None:
         """Makes sure that a batch divides among processes, and what each works through among its parts.
@@ -196,8 +200,7 @@ class TrainConfig:
         Raises:
             UserError: it does not.
         """
-        if parts is None:
-            parts = 1 if self.gradient_accumulation == "auto" else self.gradient_accumulation
+        parts = self.parts if parts is None else parts
         if self.batch_size % (processes * parts):
             raise UserError(
                 f"batch_size {self.batch_size} does not divide among {processes} processes x {parts} "

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from dsd.backbones.cost import Shape
+from dsd.backbones.stock import StockBackbone
 from dsd.train.adapter import attach, attach_all
 from dsd.train.checkpointing import checkpoint_gradients
 from dsd.train.config import Checkpointing, TrainConfig
@@ -136,6 +137,21 @@ class Activations:
     tokens: int
     value_bytes: int
 
+    @classmethod
+    def by(cls, config: TrainConfig, backbone: StockBackbone, image_tokens: int) -> Activations:
+        """Those of a run.
+
+        Args:
+            config: of the run.
+            backbone: that is trained; may be on the meta device.
+            image_tokens: of a sample.
+        """
+        shape = backbone.transformer.config
+        return cls(
+            blocks=len(backbone.blocks), width=shape.num_attention_heads * shape.attention_head_dim,
+            tokens=image_tokens + config.max_sequence_length, value_bytes=_value_bytes(config),
+        )  # fmt: skip
+
     def of(self, level: Checkpointing, *, compiled: bool) -> float:
         """Bytes a sample."""
         kept = float(_KEPT[level] * self.blocks)
@@ -144,6 +160,10 @@ class Activations:
         if level == "off" and compiled:
             kept *= _COMPILED
         return kept * self.tokens * self.width * self.value_bytes
+
+
+def _value_bytes(config: TrainConfig) -> int:
+    return 2 if config.mixed_precision == "bf16" else 4
 
 
 def is_compiled(config: TrainConfig, *, on_gpu: bool) -> bool:
@@ -173,9 +193,9 @@ def choices(
     if config.gradient_accumulation == "auto":
         parts = [count for count in range(1, share + 1) if share % count == 0 and share // count <= (most or share)]
     else:
-        parts = [config.gradient_accumulation]
+        parts = [config.parts]
     return [
-        Choice(level=level, samples=max(1, share // count), parts=count, needs=needs(level) * max(1, share // count))
+        Choice(level=level, samples=share // count, parts=count, needs=needs(level) * (share // count))
         for level in levels
         for count in parts
     ]
@@ -196,8 +216,7 @@ class Counted:
     """What is counted of a model that is made ready for training.
 
     Attributes:
-        parameters: of the transformer.
-        trained: of them, or beside them.
+        trained: parameters of the transformer, or beside them.
         weights: bytes of what is not trained of the transformer.
         autoencoder: bytes of its weights.
         text: bytes of the text encoders' weights.
@@ -205,7 +224,6 @@ class Counted:
         activations: what blocks keep of a sample.
     """
 
-    parameters: int
     trained: int
     weights: float
     autoencoder: float
@@ -222,25 +240,20 @@ def counted(config: TrainConfig, shape: Shape, frame: tuple[int, int]) -> Counte
         shape: of its base; its transformer is widened and gets the adapter, so use it once.
         frame: (height, width) of a frame in pixels.
     """
-    total, text_tokens = shape.parameters, config.max_sequence_length
-    each = 2 if config.mixed_precision == "bf16" else 4
+    text_tokens = config.max_sequence_length
+    each = _value_bytes(config)
     trained = _trained(config, shape)
     checkpoint_gradients(shape.backbone, "off")
     least = shape.training_operations(frame, _FRAMES, text_tokens)
     again = shape.prepared_operations(frame, _FRAMES, text_tokens)
     return Counted(
-        parameters=total,
         trained=trained,
         weights=_weights(config, shape, each),
         autoencoder=float(shape.vae_parameters * each),
         text=float(shape.text_parameters * each),
         operations={"off": least, "selective": least + _SELECTED * again, "full": least + again},
-        activations=Activations(
-            blocks=shape.blocks, width=shape.width,
-            tokens=_FRAMES * shape.backbone.tokens_per(*frame) + text_tokens,
-            value_bytes=each,
-        ),
-    )  # fmt: skip
+        activations=Activations.by(config, shape.backbone, _FRAMES * shape.backbone.tokens_per(*frame)),
+    )
 
 
 def training_cost(config: TrainConfig, found: Counted, *, devices: int, device: Device) -> Cost:
@@ -274,8 +287,7 @@ def training_cost(config: TrainConfig, found: Counted, *, devices: int, device: 
     most = most_at_once(kept.tokens) if on_gpu else None
 
     def allowed(compiled: bool) -> list[Choice]:
-        share = max(1, config.batch_size // devices)
-        return choices(config, share, lambda level: kept.of(level, compiled=compiled), most)
+        return choices(config, config.batch_size // devices, lambda level: kept.of(level, compiled=compiled), most)
 
     def predicted(ways: list[Choice], compiled: bool) -> Predicted:
         choice = that_fits(ways, room)

@@ -104,9 +104,9 @@ def fit(task: Passes, share: int) -> Fit:
     Raises:
         UserError: not even what needs least memory fits.
     """
-    config, device, sharded = task.config, task.accelerator.device, is_sharded(task.backbone.transformer)
+    config, device = task.config, task.accelerator.device
     on_gpu = device.type == "cuda"
-    compiles = is_compiled(config, on_gpu=on_gpu) and not sharded
+    compiles = is_compiled(config, on_gpu=on_gpu)
     kept = _activations(task)
     most = most_at_once(kept.tokens) if on_gpu else None
     allowed = choices(config, share, lambda level: kept.of(level, compiled=compiles), most)
@@ -116,8 +116,9 @@ def fit(task: Passes, share: int) -> Fit:
         trusts = compiles and compile_trusted(task, choice)
         task.work_in(choice.parts)
         return Fit(choice, trusts, TRAINS)
-    if sharded or config.offload != "none":  # a pass that memory does not suffice for would leave weights under way
-        return fit_shards(task, allowed, Memory.of(device))
+    if is_sharded(task.backbone.transformer) or config.offload != "none":
+        # A pass that memory does not suffice for would leave weights under way.
+        return fit_by_count(task, allowed, Memory.of(device))
     return fit_in(task, allowed, compiles, Memory.of(device))
 
 
@@ -146,7 +147,7 @@ def fit_in(task: Passes, allowed: list[Choice], compiles: bool, memory: Memory) 
     return Fit(choice, trusts, attention_of(task, choice))
 
 
-def fit_shards(task: Passes, allowed: list[Choice], memory: Memory) -> Fit:
+def fit_by_count(task: Passes, allowed: list[Choice], memory: Memory) -> Fit:
     """Chooses by count alone what fits into memory beside weights that come and go, and says what it is.
 
     Args:
@@ -310,13 +311,7 @@ def attention_of(task: Passes, choice: Choice) -> Apart:
 
 
 def _activations(task: Passes) -> Activations:
-    config = task.backbone.transformer.config
-    return Activations(
-        blocks=len(task.backbone.blocks),
-        width=config.num_attention_heads * config.attention_head_dim,
-        tokens=max(task.sizes().values()) + task.config.max_sequence_length,
-        value_bytes=2 if task.config.mixed_precision == "bf16" else 4,
-    )
+    return Activations.by(task.config, task.backbone, max(task.sizes().values()))
 
 
 def _gradients(task: Passes) -> list[Tensor]:
@@ -329,8 +324,7 @@ def _forgotten(task: Passes) -> Iterator[None]:
     try:
         yield
     finally:
-        for parameter in task.adapter.parameters.values():
-            parameter.grad = None
+        task.backbone.transformer.zero_grad()
 
 
 def _most(task: Passes, value: int) -> int:

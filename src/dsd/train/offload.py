@@ -17,7 +17,6 @@ from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
 
 from dsd.backbones.stock import StockBackbone
 from dsd.errors import UserError
-from dsd.generate import memory
 from dsd.train.config import TrainConfig
 
 _AT_ONCE = 3
@@ -62,7 +61,7 @@ def stream_blocks(backbone: StockBackbone, trained: Iterable[nn.Parameter], devi
         trained: parameters that stay on the device, the optimizer's.
         device: where it trains.
     """
-    blocks, stays = memory.blocks_of(backbone), set(trained)
+    blocks, stays = backbone.blocks, set(trained)
     streamed = {parameter for block in blocks for parameter in block.parameters()} - stays
     for part in backbone.pipeline.components.values():
         if isinstance(part, nn.Module):
@@ -80,7 +79,7 @@ def streamed_bytes(backbone: StockBackbone, each: int) -> float:
         backbone: with its adapter attached; may be on the meta device.
         each: bytes of a weight.
     """
-    blocks = [_frozen(block) for block in memory.blocks_of(backbone)]
+    blocks = [_frozen(block) for block in backbone.blocks]
     return float(each * (_frozen(backbone.transformer) - sum(blocks) + min(sum(blocks), _AT_ONCE * max(blocks))))
 
 

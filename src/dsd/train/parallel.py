@@ -9,7 +9,7 @@ Both give the mean over the whole batch.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
@@ -86,9 +86,8 @@ def shard(backbone: StockBackbone, adapter: Adapter, accelerator: Accelerator) -
                 "only; give train.parallel ddp, or a base that is not quantised"
             )
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    for blocks in backbone.layers.blocks:
-        for block in transformer.get_submodule(blocks):
-            fully_shard(block, mesh=mesh)
+    for block in backbone.blocks:
+        fully_shard(block, mesh=mesh)
     fully_shard(transformer, mesh=mesh, reshard_after_forward=True)  # a pass without gradients leaves no old weights
     for name, part in backbone.pipeline.components.items():
         if name != "transformer" and isinstance(part, nn.Module):
@@ -142,14 +141,14 @@ class Averaged:
             self._example(partial(losses, self._backbone)).backward()
         trained = [parameter for parameter in self._backbone.transformer.parameters() if parameter.requires_grad]
         unused = any(parameter.grad is None for parameter in trained)
-        _forget_gradients(trained)
+        self._backbone.transformer.zero_grad()
         model = DistributedDataParallel(
             _Losses(self._backbone), init_sync=False, forward_sync_buffers=False, gradient_as_bucket_view=True,
             find_unused_parameters=unused,
         )  # fmt: skip
         with as_written():  # what is compiled is compiled for the sizes of training alone
             self._example(model).backward()
-        _forget_gradients(trained)
+        self._backbone.transformer.zero_grad()
         return model
 
 
@@ -163,11 +162,6 @@ class _Losses(nn.Module):
 
     def forward(self, objective: Objective, samples: Samples, draw: Draw) -> dict[str, Tensor]:
         return losses(self._backbone, objective, samples, draw)
-
-
-def _forget_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    for parameter in parameters:
-        parameter.grad = None
 
 
 @contextmanager

@@ -163,7 +163,7 @@ def weight_bytes(backbone: StockBackbone, precision: BasePrecision, each: int) -
     total = float(each * sum(p.numel() for p in transformer.parameters() if not p.requires_grad))
     if precision == "full":
         return total
-    for block in memory.blocks_of(backbone):
+    for block in backbone.blocks:
         for name, layer in block.named_modules():
             if is_kept_smaller(layer, name):
                 assert isinstance(layer, nn.Linear)

@@ -150,7 +150,7 @@ class TwoFrameTask:
         self.config, self.backbone, self.adapter, self.cache = config, backbone, adapter, cache
         self.accelerator, self.device, self.folder = accelerator, accelerator.device, folder
         self.rows = split_by_grid(cache.grids, config.held_out, shown=config.sampled, says=accelerator.is_main_process)
-        self.parts = _parts(config, accelerator, 1 if config.gradient_accumulation == "auto" else None)
+        self.parts = _parts(config, accelerator, config.parts)
         self.optimizer = optimizer_of(config, {"transformer": adapter.transformer}, backbone.layers.not_matrices)
         self.ema = Ema(adapter.parameters, config.ema_decay)
         if not cache.has_text:
@@ -228,8 +228,7 @@ class TwoFrameTask:
         """
         with as_written(), FlopCounterMode(display=False) as counter:
             self._any_example(partial(losses, self.backbone)).backward()
-        for parameter in self.adapter.parameters.values():
-            parameter.grad = None
+        self.backbone.transformer.zero_grad()
         return counter.get_total_flops() * self.config.batch_size / self.accelerator.num_processes
 
     @property
@@ -368,11 +367,8 @@ class TwoFrameTask:
         return mean
 
 
-def _parts(config: TrainConfig, accelerator: Accelerator, parts: int | None = None) -> list[slice]:
-    """This process's parts of an effective batch, as many as are given or as the config says."""
-    if parts is None:
-        assert config.gradient_accumulation != "auto"
-        parts = config.gradient_accumulation
+def _parts(config: TrainConfig, accelerator: Accelerator, parts: int) -> list[slice]:
+    """This process's parts of an effective batch, as many as are given."""
     config.require_divisible(accelerator.num_processes, parts)
     size = config.batch_size // (accelerator.num_processes * parts)
     first = accelerator.process_index * parts

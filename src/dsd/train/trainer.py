@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
 
@@ -110,7 +109,7 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
     sources = {"base": revision_or_name(config.base), "data": source.fingerprint}
     of = sources | runs.deciding(config, "train")
     with together():
-        require_alike(of | {f"train.{one.name}": repr(getattr(config, one.name)) for one in fields(config)})
+        require_alike(of | {f"train.{name}": repr(value) for name, value in vars(config).items()})
         if accelerator.is_main_process:
             sweep(out, folders=True)
             checkpoint.require_usable(out / checkpoint.FOLDER, of)

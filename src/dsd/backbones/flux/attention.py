@@ -10,19 +10,11 @@ from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor, _get_qkv_projections
 from torch import Tensor
 
-from dsd.backbones.cached import Recording, Reference, seen
+from dsd.backbones.cached import Numbered, Recording, Reference, seen
 
 
-class FluxKeepingAttnProcessor(FluxAttnProcessor):
-    """The stock processor, with a place between keys and attention; without a reference it is the stock one.
-
-    Args:
-        number: Of the attention layer.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
+class FluxKeepingAttnProcessor(Numbered, FluxAttnProcessor):
+    """The stock processor, with a place between keys and attention; without a reference it is the stock one."""
 
     def __call__(
         self,

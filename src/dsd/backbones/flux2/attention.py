@@ -14,19 +14,11 @@ from diffusers.models.transformers.transformer_flux2 import (
 )
 from torch import Tensor
 
-from dsd.backbones.cached import Recording, Reference
+from dsd.backbones.cached import Numbered, Recording, Reference
 
 
-class Flux2KeepingAttnProcessor(Flux2KVAttnProcessor):
-    """Of double-stream blocks; without a reference it is the stock one.
-
-    Args:
-        number: Of the attention layer.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
+class Flux2KeepingAttnProcessor(Numbered, Flux2KVAttnProcessor):
+    """Of double-stream blocks; without a reference it is the stock one."""
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -44,16 +36,8 @@ class Flux2KeepingAttnProcessor(Flux2KVAttnProcessor):
         )  # fmt: skip
 
 
-class Flux2KeepingParallelSelfAttnProcessor(Flux2KVParallelSelfAttnProcessor):
-    """Of single-stream blocks; without a reference it is the stock one.
-
-    Args:
-        number: Of the attention layer.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
+class Flux2KeepingParallelSelfAttnProcessor(Numbered, Flux2KVParallelSelfAttnProcessor):
+    """Of single-stream blocks; without a reference it is the stock one."""
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
