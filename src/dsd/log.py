@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -27,8 +31,20 @@ def only_lines() -> None:
     _only_lines = True
 
 
+def quiet_imports() -> None:
+    """Before libraries are imported: advice to programmers is not for people at a terminal, nor bars for log files."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for name in ("torchao", "torch.utils._pytree"):  # of kernels for other machines, each time that it is imported
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
 def quiet_libraries() -> None:
     """Silences what diffusers and transformers say while they load models; there are messages of our own."""
+    quiet_imports()
     import diffusers
     import transformers
 

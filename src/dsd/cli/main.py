@@ -7,11 +7,9 @@ A verb is a module of this folder, or of another package that adds it. It is imp
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
 import threading
-import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -93,7 +91,9 @@ def _dispatch(words: list[str]) -> None:
 
         print(f"dsd {version('dsd')}")
         return
-    _quiet_libraries()
+    from dsd.log import quiet_imports
+
+    quiet_imports()
     name, rest = words[0], words[1:]
     more = added("verbs")
     if name not in VERBS and name not in more:
@@ -104,17 +104,6 @@ def _dispatch(words: list[str]) -> None:
         _show(verb, command)
     else:
         verb.run(command)
-
-
-def _quiet_libraries() -> None:
-    """Before they are imported: advice to programmers is not for people at a terminal, nor bars for log files."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    for name in ("torchao", "torch.utils._pytree"):  # of kernels for other machines, each time that it is imported
-        logging.getLogger(name).setLevel(logging.ERROR)
-    if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _show(verb: Verb, command: Any) -> None:
