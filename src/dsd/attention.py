@@ -201,9 +201,9 @@ def right_kernels(tried: Callable[[str], bool] = TRAINS) -> tuple[str, ...]:
     without = f"without {', '.join(wrong)}: wrong or not to be had on this GPU"
     if isinstance(tried, Apart) and tried.given != SMALL:
         chosen = (*right, "MATH")[0]
-        console.print(f"attention ({tried.said}): {chosen}" + (f", {without}" if wrong else ""), soft_wrap=True)
+        console.print(f"attention ({tried.said}): {chosen}" + (f", {without}" if wrong else ""))
     elif wrong:
-        console.print(f"attention {without}", soft_wrap=True)
+        console.print(f"attention {without}")
     return (*right, "MATH")
 
 

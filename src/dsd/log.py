@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-console = Console(stderr=True, highlight=False)
-"""Messages go to stderr; stdout is for results."""
+console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+"""Messages go to stderr, a line each however long, as they are; stdout is for results."""
 
 LINE_EVERY_SECONDS = 30.0
 _only_lines = False

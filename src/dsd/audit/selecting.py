@@ -102,7 +102,7 @@ def say(funnel: Funnel, out: Place) -> None:
     """Shows what became of it."""
     show(funnel, out)
     if not funnel.examples:
-        console.print("warning: none of these rows is one to train on", soft_wrap=True)
+        console.print("warning: none of these rows is one to train on")
 
 
 class _Writer:

@@ -326,8 +326,6 @@ def warn_of_another_base(metadata: AdapterMetadata, base: str, folder: Path | st
             f'warning: the adapter "{folder}" was trained on other weights ({metadata.base}, revision '
             f'{metadata.base_revision}) than those of "{base}" (revision {other}); give the base that it was '
             "trained on, or train it again",
-            soft_wrap=True,
-            markup=False,
         )
 
 

@@ -110,8 +110,6 @@ def run(command: Convert) -> None:
         console.print(
             f"note: {len(done.different)} tensor(s) differ from those of {command.base}, the first is "
             f"{done.different[0]}: the adapter holds a complete transformer",
-            soft_wrap=True,
-            markup=False,
         )
     print(command.out)
 

@@ -69,5 +69,5 @@ class Model:
         done = speed_up(pipeline, self.speed, compile=self.compile)
         usual = (self.speed, self.compile, self.memory) == ("lossless", "auto", "auto")
         for sentence in () if usual and device == "cpu" else (plan.sentence, *done):
-            console.print(sentence, soft_wrap=True, markup=False)
+            console.print(sentence)
         return pipeline

@@ -113,7 +113,7 @@ def run(command: Generate) -> None:
         print(*film.drawn, sep="\n")
     sheet = album.sheet(films) if album is not None else None
     if sheet is not None:
-        console.print(f"all of them on one sheet: {sheet}", soft_wrap=True, markup=False)
+        console.print(f"all of them on one sheet: {sheet}")
     if bad:
         raise UserError(f"{len(bad)} of {len(asked)} jobs were not drawn: {bad[0]}; mend them and run this again")
 
@@ -172,7 +172,7 @@ def _checked(jobs: Iterable[Job | UserError], check: Callable[[Job], object]) ->
     if not fine:
         raise bad[0]
     for error in bad:
-        console.print(f"left out: {error}", soft_wrap=True, markup=False)
+        console.print(f"left out: {error}")
     return fine, bad
 
 
@@ -192,7 +192,7 @@ def _enhanced(command: Generate, jobs: Sequence[Job]) -> tuple[list[Job], list[U
 
     jobs, bad = _checked(jobs, ask)
     for asked, prompt in dict.fromkeys((job.prompt, fuller[job].prompt) for job in jobs):
-        console.print(f'"{asked}" became "{prompt}"', soft_wrap=True, markup=False)
+        console.print(f'"{asked}" became "{prompt}"')
     return [fuller[job] for job in jobs], bad
 
 
@@ -210,9 +210,9 @@ def _tell_unread(pipeline: TwoFramePipeline, jobs: Sequence[Job]) -> None:
             told[sentence] = told.get(sentence, 0) + 1
     for sentence, times in told.items():
         prompts = f" ({times} prompts)" if times > 1 else ""
-        console.print(f"warning: {sentence}{prompts}", soft_wrap=True, markup=False)
+        console.print(f"warning: {sentence}{prompts}")
     if known:
-        console.print(f"the words that this model knows: {', '.join(known)}", soft_wrap=True, markup=False)
+        console.print(f"the words that this model knows: {', '.join(known)}")
 
 
 def _planned(command: Generate, jobs: Sequence[Job]) -> tuple[Album | None, list[Planned], dict[str, str]]:
@@ -268,7 +268,7 @@ def _draw(command: Generate, pipeline: TwoFramePipeline, films: Sequence[Planned
                 notes |= {*result.notes}
                 bar.advance()
     for note in sorted(notes):
-        console.print(f"reference {note}", soft_wrap=True, markup=False)
+        console.print(f"reference {note}")
 
 
 def _told(film: Planned, drawn: DrawnFilm, sources: Mapping[str, str]) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def run(command: PlanCurate) -> None:
     if not untried:
         models = ", ".join(dict.fromkeys((config.teacher, config.chat, config.judge)))
         line = f"curating a few captions with {models}, to time them (--no-calibrate leaves it out)"
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line)
         trial = run_trial(config)
     planned = estimate(
         config,

@@ -125,7 +125,7 @@ def _tell(command: Serve, port: int) -> None:
     from dsd.log import console
 
     address = f"http://{_address(command.host, port)}"
-    console.print(f"serving {command.model.words()} at {address}; Ctrl+C stops it", soft_wrap=True)
+    console.print(f"serving {command.model.words()} at {address}; Ctrl+C stops it")
     if command.open:
         import threading
         import webbrowser

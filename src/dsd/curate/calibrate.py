@@ -171,4 +171,4 @@ def _write(figures: Calibration, words: Words, config: CalibrateConfig, out: Pat
     write_atomic(out / FIGURES, json.dumps(figures.as_dict() | said, indent=2) + "\n")
     write_atomic(out / TABLE, text)
     print(text, end="")
-    console.print(f"in {out}", soft_wrap=True, markup=False)
+    console.print(f"in {out}")

@@ -129,7 +129,7 @@ def show(funnel: Funnel, out: Place) -> None:
 
 def say(line: str) -> None:
     """Tells a line as it is."""
-    console.print(line, soft_wrap=True, markup=False)
+    console.print(line)
 
 
 def _why_none(funnel: Funnel, config: CurateConfig, out: Place) -> str:

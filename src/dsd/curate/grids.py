@@ -80,8 +80,6 @@ class Teacher:
             console.print(
                 f"warning: {longer} of {len(lengths)} sheet texts are longer than sheet_text_tokens = {limit} "
                 f"(up to {max(lengths)}) and were cut",
-                soft_wrap=True,
-                markup=False,
             )
 
 

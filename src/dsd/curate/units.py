@@ -216,7 +216,7 @@ class UnitLedger:
     def _tell(self, line: str) -> None:
         if line not in self._told:
             self._told.add(line)
-            console.print(line, soft_wrap=True, markup=False)
+            console.print(line)
 
 
 def _sheets_name(number: int) -> str:

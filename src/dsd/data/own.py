@@ -82,7 +82,7 @@ class OwnRows:
             else:
                 raise UserError(f"{outcome}; or leave such rows out with --skip-bad-rows") from outcome
         if bad:
-            console.print(f"warning: {len(bad)} rows were left out, the first: {bad[0]}", soft_wrap=True, markup=False)
+            console.print(f"warning: {len(bad)} rows were left out, the first: {bad[0]}")
 
     def outcomes(self) -> Iterator[OwnExample | UserError]:
         """What becomes of each row: an example, or the sentence that says why it cannot be one."""

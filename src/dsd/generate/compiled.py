@@ -195,4 +195,4 @@ class Kept:
             write_atomic(self.path, hashlib.sha256(made[0]).hexdigest().encode() + made[0])
         except UserError as error:
             self.is_writable = False
-            console.print(f"what was compiled is not kept: {error}", soft_wrap=True)
+            console.print(f"what was compiled is not kept: {error}")

@@ -165,7 +165,7 @@ def latest(
             passed.append(Unusable(wrong[0]))
             continue
         for error in passed if says and is_first() else ():
-            console.print(f'warning: {error}; "{path}" is gone on from instead', soft_wrap=True, markup=False)
+            console.print(f'warning: {error}; "{path}" is gone on from instead')
         return step, tensors
     if passed:
         raise _none_is_good(folder, passed)

@@ -338,4 +338,4 @@ def _most(task: Passes, value: int) -> int:
 
 def _say(task: Passes, words: str) -> None:
     if task.accelerator.is_main_process:
-        console.print(words, soft_wrap=True, markup=False)
+        console.print(words)

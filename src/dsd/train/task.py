@@ -71,8 +71,6 @@ def split_by_grid(grids: list[str], held_out: int, *, shown: int = _IN_SHEETS, s
         console.print(
             f"warning: the examples come from {len(names)} grids (or groups, such as rows of one reference), of which "
             f"held_out = {held_out} would leave none to train on; {which}",
-            soft_wrap=True,
-            markup=False,
         )
     return Split(training, held, [grids.index(grid) for grid in (last or names)[:shown]])
 

@@ -189,7 +189,7 @@ def _metadata_of(finished: Path, checkpoints: Path) -> AdapterMetadata | None:
     except UserError as error:
         if not checkpoint.newest(checkpoints):
             raise
-        console.print(f"warning: {error}: it is written anew from its checkpoint", soft_wrap=True, markup=False)
+        console.print(f"warning: {error}: it is written anew from its checkpoint")
         return None
 
 

@@ -142,4 +142,4 @@ class _Agreement:
 
 
 def _warn(sentence: str) -> None:
-    console.print(f"warning: {sentence}", soft_wrap=True, markup=False)
+    console.print(f"warning: {sentence}")

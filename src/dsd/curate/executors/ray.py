@@ -269,7 +269,7 @@ class _Crew:
             raise UserError(f"{text}; add machines, or give less to a worker (--pools.{stage}.num-cpus)")
         if stage not in self._told:
             self._told.add(stage)
-            console.print(f"{text}; waiting", soft_wrap=True, markup=False)
+            console.print(f"{text}; waiting")
 
     def _fill(self) -> None:
         """Makes sure of the workers that are there in any case."""

@@ -153,7 +153,7 @@ def _found(folder: Path) -> Iterator[_Found]:
     folders = [place for place in sorted(folder.iterdir()) if place.is_dir() and not _is_hidden(place)]
     if bare := [place.name for place in folders if not _pictures_in(place)]:
         words = f"warning: {', '.join(bare)} in {folder} hold no picture that can be read, and are left out"
-        console.print(words, soft_wrap=True, markup=False)
+        console.print(words)
     for place in (place for place in folders if place.name not in bare):
         prompts = _lines(place / PROMPTS) if (place / PROMPTS).exists() else ()
         pictures = tuple(load_image(path) for path in _pictures_in(place))
