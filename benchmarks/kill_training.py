@@ -3,8 +3,9 @@
     python benchmarks/kill_training.py --kills 10
     python benchmarks/kill_training.py --kills 5 --processes 2 --parallel fsdp
 
-The moments spread over the whole run: encoding, steps, checkpoints, sample sheets and the export. Of several processes
-that train together one is killed, and a moment later the others, as a launcher does.
+The moments spread over the whole run: encoding, steps, checkpoints, sample sheets and the export. Each is meant for a
+random step: the checkpoint before it is waited for, and then about as long as the steps after it take. Of several
+processes that train together one is killed, and a moment later the others, as a launcher does.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from dsd.train.trainer import train
 from dsd_world.drawn_pairs import drawn_pairs
 from dsd_world.recipe import tiny
 
+CHECKPOINT_EVERY = 5
 COMPARED = ("adapter/*", "latents/[!.]*", "checkpoints/step-*/*", "samples/[!.]*", "config.json")
 
 
@@ -46,7 +48,7 @@ class Settings:
     Attributes:
         base: model that is trained.
         kills: how often the run is killed.
-        steps: of the run; a checkpoint is written each five.
+        steps: of the run; a checkpoint is written each `CHECKPOINT_EVERY`.
         pairs: drawn pairs that it trains on.
         processes: that train together.
         parallel: what each of several holds of the model.
@@ -71,7 +73,7 @@ class Settings:
             base=self.base,
             steps=self.steps,
             batch_size=8,
-            checkpoint_every=5,
+            checkpoint_every=CHECKPOINT_EVERY,
             sample_every=20,
             sampling=Sampling(steps=4),
             held_out=2,
@@ -183,14 +185,15 @@ def main(settings: Settings) -> int:
         undisturbed, killed = Path(scratch) / "undisturbed", Path(scratch) / "killed"
         duration = run_here(settings, undisturbed)
         print(f"undisturbed: {duration:.1f} s, {settings.steps} steps", flush=True)
-        landed = 0
-        for left in range(settings.kills, 0, -1):
-            rest = duration * (1 - _steps_done(killed) / (settings.steps + 1))
-            seconds = moments.uniform(0, 2 * rest / (left + 1))
-            if not run_killed(settings, killed, seconds):
+        landed, pace = 0, duration / settings.steps
+        for step in sorted(moments.randrange(settings.steps) for _ in range(settings.kills)):
+            kept, done = step - step % CHECKPOINT_EVERY, _steps_done(killed)
+            waited = killed / "checkpoints" / f"step-{kept:07d}" if kept > done else None
+            seconds = pace * moments.uniform(0, step - (kept if waited else done) + 1)
+            if not run_killed(settings, killed, seconds, wait_for=waited):
                 break
             landed += 1
-            print(f"kill {landed}: after {seconds:.2f} s, checkpoint {_steps_done(killed)}", flush=True)
+            print(f"kill {landed}: meant for step {step}, checkpoint {_steps_done(killed)}", flush=True)
         run_here(settings, killed)
         different = differences(undisturbed, killed)
     print(f"{landed} kills, differing files: {different or 'none'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from dsd.data.pairs import PairRows, ids_of
 from dsd.data.records import Model, Pair, Reject, content_id
 from dsd.data.store import DatasetWriter
 from dsd.errors import UserError
-from dsd.evaluate.claims import Claim
+from dsd.evaluate.claims import Claim, Finding
 from dsd.evaluate.metrics.registry import COSTS
+from dsd.evaluate.scores import Scores
 from dsd.sampling import Sampling
 from dsd.scales import IdentityScale
 from dsd.train import environment
@@ -87,8 +89,7 @@ def test_without_a_filter_the_refused_pairs_are_there_in_both_orders(dataset: Pa
     assert PairRows(dataset, tmp_path / "cache", only={rows.ids[4]}).ids == [rows.ids[4]]
 
 
-@pytest.fixture
-def small_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A table of what needs no training, two seeds of it."""
     claim = Claim(text="the truth is nearer", method="truth", against="teacher", metric="identity")
     small = dataclasses.replace(
@@ -97,45 +98,62 @@ def small_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TABLES, "main", small)
 
 
+@pytest.fixture
+def small_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make_table` makes the small one."""
+    stand_in(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Scores], list[Finding]]:
+    """The folder of the small table, once it is made, and what it says."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stand_in(monkeypatch)
+        return (folder, *make_table("main", SMALL, folder))
+
+
 def _table(out: Path) -> dict[str, Any]:
     return json.loads((out / "main" / "table.json").read_text())
 
 
-def test_a_table_says_what_every_number_rests_on(small_table: None, tmp_path: Path) -> None:
-    scores, findings = make_table("main", SMALL, tmp_path)
+def test_a_table_says_what_every_number_rests_on(
+    small_table: None, made: tuple[Path, list[Scores], list[Finding]], tmp_path: Path
+) -> None:
+    folder, scores, findings = made
     assert [list(row.seeds) for row in scores] == [[0, 1], [0], [0], [0]]
-    whole = _table(tmp_path)
+    whole = _table(folder)
     assert whole["table"] == "main" and whole["commit"]
-    assert whole["models"] == runs.sources_of(tmp_path)
+    assert whole["models"] == runs.sources_of(folder)
     for row in whole["rows"]:
         assert row["low"] <= row["mean"] <= row["high"] and row["n"] >= 1 and row["seeds"]
     counts = {row["metric"]: row["n"] for row in whole["rows"] if row["method"] == "truth"}
     assert counts["identity"] == 3 == sum(counts.get(f"identity/{group}", 0) for group in ("characters", "objects"))
     assert [claim["claim"] for claim in whole["claims"]] == ["the truth is nearer"] == [f.claim for f in findings]
-    write_results(tmp_path, tmp_path / "results.md", "dsd evaluate main")
+    write_results(folder, tmp_path / "results.md", "dsd evaluate main")
     document = (tmp_path / "results.md").read_text()
     assert json.loads((tmp_path / "results" / "main.json").read_text()) == whole
-    assert (
-        len(list((tmp_path / "results" / "scores").glob("*.json"))) == len(list((tmp_path / "scores").iterdir())) == 5
-    )
+    assert len(list((tmp_path / "results" / "scores").glob("*.json"))) == len(list((folder / "scores").iterdir())) == 5
     weights = ", ".join(f"{name} {revision}" for name, revision in whole["models"].items())
     assert f"At commit {whole['commit']}, with the weights {weights}." in document
     assert "| truth-decoded |" in document and "(quoted)" in document
-    assert "<h2>Claims</h2>" in (tmp_path / "main" / "index.html").read_text()
+    assert "<h2>Claims</h2>" in (folder / "main" / "index.html").read_text()
 
 
 def test_a_table_so_far_has_the_trainings_that_are_finished(
-    small_table: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_table: None,
+    made: tuple[Path, list[Scores], list[Finding]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(UserError, match=f"no finished training of {ROWS[0].name}, .*run `dsd evaluate main`"):
         make_table("main", SMALL, tmp_path, so_far=True)
-    two = TABLES["main"]
-    monkeypatch.setitem(TABLES, "main", dataclasses.replace(two, seeds=lambda _: (0,)))
-    whole, _ = make_table("main", SMALL, tmp_path)
-    monkeypatch.setitem(TABLES, "main", dataclasses.replace(two, costs=True))
+    shutil.copytree(made[0], tmp_path, dirs_exist_ok=True)
+    more = dataclasses.replace(TABLES["main"], seeds=lambda _: (0, 1, 2), costs=True)
+    monkeypatch.setitem(TABLES, "main", more)
     monkeypatch.setattr(CopyReference, "generate", None)
     so_far, _ = make_table("main", SMALL, tmp_path, so_far=True)
-    assert so_far == whole
+    assert so_far == made[1]
 
 
 def test_a_table_that_is_killed_repeats_no_picture(
