@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +38,7 @@ def steps_of(events: Sequence[object]) -> list[int]:
 def test_a_run_shows_its_figures_and_sheets_and_a_second_start_none_twice(config: TrainConfig, tmp_path: Path) -> None:
     out = tmp_path / "run"
     train(replace(config, steps=2), simple_pairs(), out)
+    time.sleep(1)  # TensorBoard orders files by their second, and then by a number as text
     train(config, simple_pairs(), out)
     found = shown(out)
     assert steps_of(found.Scalars("held out/loss")) == [2, 4] == steps_of(found.Images("samples"))
@@ -50,6 +53,19 @@ def test_a_run_shows_its_figures_and_sheets_and_a_second_start_none_twice(config
 def test_a_run_without_trackers_shows_nothing(config: TrainConfig, tmp_path: Path) -> None:
     train(replace(config, steps=2, trackers=()), simple_pairs(), tmp_path / "run")
     assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_a_tracker_on_a_full_disk_is_given_up_in_a_sentence_and_the_run_goes_on(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+    train(config, simple_pairs(), tmp_path / "run")
+    said = capfd.readouterr().err
+    assert said.count("tensorboard shows no more of this run") == 1 and "Traceback" not in said
+    assert (tmp_path / "run" / "adapter" / "adapter.json").exists()
 
 
 def test_a_tracker_that_is_not_installed_is_one_sentence(config: TrainConfig, tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ The format has no separate scale: a LoRA's ``alpha / rank`` is multiplied into `
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +29,7 @@ from dsd.backbones.registry import FAMILIES, layers_of
 from dsd.backbones.stock import StockBackbone
 from dsd.config import did_you_mean, from_json, to_json
 from dsd.errors import UserError, cut, reason_of
-from dsd.files import atomic_folder
+from dsd.files import atomic_folder, sha256_of_parts, write_atomic
 from dsd.frames import Film
 from dsd.images import MAX_PIXELS
 from dsd.log import console
@@ -61,6 +63,8 @@ class AdapterMetadata:
         sampling: How it is to be drawn with.
         encodes: What the autoencoder saw as one picture of what is given: each of the "frames", or the whole "canvas"
             of frames side by side, as the published model.
+        run: A digest of the settings, base and data that it was trained by; empty where that is not known.
+        sha256: A digest of the files of its weights; empty in adapters of earlier versions.
         schema: Version of the folder's format.
     """
 
@@ -76,6 +80,8 @@ class AdapterMetadata:
     steps: int = 0
     sampling: Sampling = Sampling()
     encodes: Literal["frames", "canvas"] = "frames"
+    run: str = ""
+    sha256: str = ""
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -158,7 +164,7 @@ def save_adapter(folder: Path | str, updates: Mapping[str, LowRank], metadata: A
     _require_finite(tensors, folder)
     with atomic_folder(folder, known_by=METADATA_FILE) as temporary:
         save_file({key: _on_disk(tensor) for key, tensor in tensors.items()}, temporary / WEIGHTS_FILE)
-        (temporary / METADATA_FILE).write_text(to_json(metadata))
+        _describe(temporary, metadata)
 
 
 def save_full(folder: Path | str, transformer: Any, metadata: AdapterMetadata) -> None:
@@ -170,7 +176,45 @@ def save_full(folder: Path | str, transformer: Any, metadata: AdapterMetadata) -
     _require_finite(transformer.state_dict(), folder)
     with atomic_folder(folder, known_by=METADATA_FILE) as temporary:
         transformer.save_pretrained(temporary / FULL_FOLDER)
-        (temporary / METADATA_FILE).write_text(to_json(metadata))
+        _describe(temporary, metadata)
+
+
+def describe_anew(folder: Path | str, metadata: AdapterMetadata) -> None:
+    """Replaces what an adapter folder says of itself, all but the digest of its weights, which stay.
+
+    Raises:
+        UserError: The place cannot be written to.
+    """
+    write_atomic(Path(folder) / METADATA_FILE, to_json(metadata))
+
+
+def require_whole(folder: Path | str, metadata: AdapterMetadata) -> None:
+    """Makes sure that the weights in an adapter folder are those that were written, where it says what those were.
+
+    Raises:
+        UserError: They are not.
+    """
+    try:
+        if metadata.sha256 in ("", _digest(Path(folder))):
+            return
+        reason = "they have other bytes than were written"
+    except OSError as error:
+        reason = reason_of(error)
+    raise UserError(
+        f'the weights of the adapter "{folder}" are damaged ({reason}); train again or copy it again, whole'
+    )
+
+
+def _describe(folder: Path, metadata: AdapterMetadata) -> None:
+    text = to_json(replace(metadata, sha256=_digest(folder)))
+    (folder / METADATA_FILE).write_text(text, encoding="utf-8")
+
+
+def _digest(folder: Path) -> str:
+    """Of the files of weights: their names and the digests of their parts."""
+    files = [path for path in (folder / WEIGHTS_FILE, *sorted((folder / FULL_FOLDER).glob("*"))) if path.is_file()]
+    found = {path.relative_to(folder).as_posix(): sha256_of_parts(path) for path in files}
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def load_metadata(folder: Path | str) -> AdapterMetadata:
@@ -246,6 +290,14 @@ def load_adapter(folder: Path | str) -> tuple[dict[str, LowRank], AdapterMetadat
         kernel = (down.shape[2], down.shape[3]) if down.ndim == 4 else None
         updates[name] = LowRank(down.flatten(1), up.flatten(1), bias, kernel)
     _require_sight(updates, metadata, path)
+    ranks = {u.down.shape[0] for u in updates.values() if u.down.shape[0] < min(u.down.shape[1], u.up.shape[0])}
+    if ranks and metadata.rank not in ranks:  # layers no wider than the rank are trained whole
+        found = ", ".join(map(str, sorted(ranks)))
+        raise UserError(
+            f'the adapter "{folder}" says rank {metadata.rank}, but its layers have {found}; copy it again, whole, or '
+            "train it again"
+        )
+    require_whole(folder, metadata)
     return updates, metadata
 
 
@@ -265,6 +317,7 @@ def apply_adapter(backbone: StockBackbone, folder: Path | str) -> AdapterMetadat
         require_plain(backbone)
     backbone.prepare(metadata.film.flavour)
     if is_full(folder):
+        require_whole(folder, metadata)
         _load_full(backbone.transformer, Path(folder) / FULL_FOLDER)
     else:
         fuse(backbone.transformer, load_adapter(folder)[0], folder)

@@ -41,6 +41,7 @@ class StockBackbone:
         control_pipeline: The family's stock pipeline that reads an adapter by `load_lora_weights`, where there is one.
         keeping: For each list of blocks, the attention processor that keeps keys and values (`dsd.backbones.cached`);
             none of families that cannot be cached.
+        shift_knows_steps: Whether `shift` depends on the number of denoising steps.
     """
 
     family: str
@@ -52,6 +53,7 @@ class StockBackbone:
     patch: int = 2
     control_pipeline: Any = None
     keeping: Mapping[str, Any] = MappingProxyType({})
+    shift_knows_steps: bool = False
 
     def __init__(self, pipeline: Any, vae_config: Mapping[str, Any]) -> None:
         self.pipeline = pipeline

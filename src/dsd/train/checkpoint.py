@@ -9,6 +9,7 @@ another run, is told and passed over for the newest good one.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,8 +91,8 @@ def save(
     are_shards = mesh_of(kept.values()) is not None
     with together() if are_shards else nullcontext():
         require_finite(kept, f'no checkpoint of step {step} is written to "{folder}"')
-        if (is_first() or not are_shards) and path.exists() and not (path / STATE).is_file():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if (is_first() or not are_shards) and os.path.lexists(path) and not (path / STATE).is_file():
+            _remove(path)
     with _one_folder(path) if are_shards else atomic_folder(path, known_by=STATE) as temporary:
         with writing(path):
             write_shards(temporary, kept) if are_shards else save_file(kept, str(temporary / TENSORS))
@@ -100,8 +101,14 @@ def save(
     if is_first() or not are_shards:
         older = [one for number, one in step_folders(folder) if number <= step]  # later ones were of no use
         for old in older[:-keep]:
-            shutil.rmtree(old)
+            _remove(old)
     return path
+
+
+def _remove(path: Path) -> None:
+    """A checkpoint, or what is in its place; of a link the link alone."""
+    with writing(path):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 @contextmanager

@@ -21,9 +21,12 @@ from dsd.files import make_folder
 from dsd.log import progress
 from dsd.train import checkpoint
 from dsd.train.meter import SPEED, Meter
-from dsd.train.metrics import Metrics
+from dsd.train.metrics import LOSS, Metrics
 from dsd.train.stopping import Terminated, Termination, of_first, together
 from dsd.train.trackers import Trackers
+
+SAMPLES = "samples"
+"""Of a run's sample sheets, in its folder."""
 
 
 class Task(Protocol):
@@ -98,6 +101,7 @@ def run(
     of: Mapping[str, str] | None = None,
     meter: Meter | None = None,
     track: Callable[[int], Trackers] | None = None,
+    proves: Callable[[], float] | None = None,
 ) -> None:
     """Trains a task to ``steps`` steps, from its newest checkpoint on if there is one.
 
@@ -115,13 +119,14 @@ def run(
         of: what decides the run, by name; a checkpoint that says otherwise is not gone on from.
         meter: of its speed, which is told with the metrics.
         track: starts the trackers of a run that goes on from a step.
+        proves: a loss of the weights as they now are, by which a state is judged before it is kept.
 
     Raises:
         UserError: training diverges, no checkpoint is good, or the place cannot be written to.
         Terminated: SIGTERM came; what is done is kept.
     """
     with together():
-        keeper = _Keeper(task, folder, of or {}, score, meter, writes=writes, shares=shares)
+        keeper = _Keeper(task, folder, of or {}, score, meter, proves, writes=writes, shares=shares)
     with together():
         found = checkpoint.latest(folder / checkpoint.FOLDER, of=of, like=task.tensors(), says=writes)
     start = 0
@@ -169,6 +174,7 @@ class _Keeper:
         of: Mapping[str, str],
         score: Callable[[dict[str, float]], float] | None,
         meter: Meter | None,
+        proves: Callable[[], float] | None,
         *,
         writes: bool,
         shares: bool,
@@ -176,7 +182,7 @@ class _Keeper:
         self._task, self._folder, self._of, self._score, self._writes = task, folder, of, score, writes
         self._shares, self._takes_part = shares, writes or shares
         self._since: dict[str, list[float | Tensor]] = {}
-        self._meter = meter
+        self._meter, self._proves = meter, proves
         self.trackers: Trackers | None = None
         if writes:
             make_folder(folder / checkpoint.FOLDER)  # what is in the way is told before the work
@@ -216,6 +222,7 @@ class _Keeper:
                 raise
         with together():
             if self._writes:
+                self._metrics.require_sense(figures, done)
                 self._show(done)
         self._keep_if_best(done, figures)
         if self._meter is not None:
@@ -223,7 +230,7 @@ class _Keeper:
         return figures if self._writes else {}
 
     def _show(self, done: int) -> None:
-        sheet = self._folder / "samples" / f"step-{done:07d}.png"
+        sheet = self._folder / SAMPLES / f"step-{done:07d}.png"
         if self.trackers is not None and sheet.is_file():
             with Image.open(sheet) as picture:
                 self.trackers.show(done, "samples", picture)
@@ -250,6 +257,11 @@ class _Keeper:
         with together():
             if self._writes:
                 self._metrics.means(self._since, done)
+        with nullcontext() if self._shares else together():  # shards are gathered in it
+            proof = {LOSS: self._proves()} if self._proves is not None and self._takes_part else {}
+        with together():
+            if self._writes:
+                self._metrics.require_sense(proof, done)
         with together():
             if self._takes_part:
                 checkpoint.save(self._folder / checkpoint.FOLDER, done, self._task.tensors(), of=self._of)

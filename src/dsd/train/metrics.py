@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import median, median_low
 from typing import Any
 
 import torch
@@ -19,9 +20,12 @@ from dsd.train import checkpoint
 
 GRADIENT_NORM = "gradient_norm"
 """The metric of this name is watched; see `Metrics.means`."""
+LOSS = "loss"
+"""The metric that tells what a loss usually is; see `Metrics.require_sense`."""
 EXPLODED = 1000.0
-"""How many times their usual norm the gradients of most steps have when training has exploded."""
-_LEAST_NORM = 1e-3
+"""How many times its usual value a norm of gradients or a loss has when training has exploded."""
+_LARGEST = sys.float_info.max
+_LEAST_NORM = _LEAST_LOSS = 1e-3
 
 
 class Metrics:
@@ -36,6 +40,7 @@ class Metrics:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._losses: list[float] = []  # of the steps since the last line, or before it
         self.lines = _lines(path) if path.exists() else []
 
     def go_on(self, step: int) -> None:
@@ -65,6 +70,8 @@ class Metrics:
             UserError: the place cannot be written to.
         """
         line = {"step": step, "time": round(time.time(), 1), **{k: round(v, 6) for k, v in values.items()}}
+        if self.path.is_symlink() and not self.path.exists():
+            raise UserError(f'"{self.path}" is a link to a file that is not there; remove the link, or bring it back')
         with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(_text(line))
         self.lines.append(line)
@@ -77,8 +84,8 @@ class Metrics:
             step: the last of these steps.
 
         Raises:
-            UserError: one is no finite number, or most gradients were `EXPLODED` times as long as in the lines before
-                (in the first line, as the first one). Nothing of this state has been kept yet.
+            UserError: one is no finite number, or gradients were (by their median) `EXPLODED` times as long as in the
+                lines before (in the first line, as the first one). Nothing of this state has been kept yet.
         """
         values = {
             name: torch.stack([torch.as_tensor(v, dtype=torch.float32).cpu() for v in vs]) for name, vs in since.items()
@@ -89,12 +96,31 @@ class Metrics:
         if GRADIENT_NORM in values:
             norms = values[GRADIENT_NORM]
             before = [line[GRADIENT_NORM] for line in self.lines if GRADIENT_NORM in line] or [float(norms[0])]
-            usual, now = max(median(before), _LEAST_NORM), float(norms.median())
+            usual, now = max(median(before), _LEAST_NORM), median(norms.tolist())
             if now > EXPLODED * usual:
                 raise self._diverged(
                     f"the norm of the gradients is {now:.3g} at step {step}, where {usual:.3g} is usual"
                 )
+        self._losses = [float(loss) for loss in values.get(LOSS, self._losses)]
         return {name: float(found.mean()) for name, found in values.items()}
+
+    def require_sense(self, figures: Mapping[str, float], step: int) -> None:
+        """Judges figures of a state before it is kept.
+
+        Args:
+            figures: by name.
+            step: after which they were found.
+
+        Raises:
+            UserError: one is no finite number, or a loss (by its name) is `EXPLODED` times as large as losses usually
+                were.
+        """
+        losses = [line[LOSS] for line in self.lines if LOSS in line] or self._losses
+        for name, value in figures.items():
+            if not math.isfinite(value):
+                raise self._diverged(f"{name} is no finite number after step {step}")
+            if LOSS in name and losses and value > EXPLODED * max(usual := median_low(losses), _LEAST_LOSS):
+                raise self._diverged(f"{name} is {value:.3g} after step {step}, where {usual:.3g} is usual")
 
     def _diverged(self, what: str) -> UserError:
         folder = self.path.parent / checkpoint.FOLDER
@@ -128,9 +154,12 @@ def _is_line(text: str) -> bool:
         content = json.loads(text)
     except (ValueError, RecursionError):
         return False
-    numbers = isinstance(content, dict) and all(type(value) in (int, float) for value in content.values())
-    return numbers and type(content.get("step")) is int
+    return isinstance(content, dict) and type(content.get("step")) is int and all(map(_is_figure, content.values()))
+
+
+def _is_figure(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < _LARGEST  # which no NaN is
 
 
 def _text(line: Mapping[str, float]) -> str:
-    return json.dumps(line) + "\n"
+    return json.dumps(line, allow_nan=False) + "\n"

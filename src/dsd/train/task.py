@@ -26,7 +26,7 @@ from dsd.train.batches import Batch, Batches
 from dsd.train.compiled import as_written
 from dsd.train.config import TrainConfig
 from dsd.train.ema import Ema
-from dsd.train.loop import learning_rate_factor, step_generator
+from dsd.train.loop import SAMPLES, learning_rate_factor, step_generator
 from dsd.train.metrics import GRADIENT_NORM
 from dsd.train.optim import MuonAndAdamW
 from dsd.train.parallel import Averaged, Model, is_sharded
@@ -214,6 +214,12 @@ class TwoFrameTask:
             samples, random = self._samples(chosen), drawn.take(slice(first, first + count), self.device)
             return (model or partial(losses, self.backbone))(objective, samples, random)["loss"]
 
+    @torch.no_grad()
+    def loss_now(self) -> float:
+        """The loss of the weights as they now are, not their averages, on one sample."""
+        with as_written():
+            return float(self._any_example(partial(losses, self.backbone)))
+
     def _any_example(self, model: Model) -> Tensor:
         """The loss of a model on one sample."""
         return self.example(next(iter(self.batches.rows)), 1, model=model)
@@ -256,7 +262,7 @@ class TwoFrameTask:
                 if self.validation is not None:
                     figures |= self.validation.figures(rows)
                 sheet = encode_png(sheet_of(rows[:_IN_SHEETS]))
-                write_atomic(make_folder(self.folder / "samples") / f"step-{step:07d}.png", sheet)
+                write_atomic(make_folder(self.folder / SAMPLES) / f"step-{step:07d}.png", sheet)
         return figures
 
     def _shown(self) -> list[SheetPart]:

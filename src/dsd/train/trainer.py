@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,11 +16,14 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from dsd import runs
 from dsd.attention import right_attention
 from dsd.backbones.adapter import (
+    METADATA_FILE,
     AdapterMetadata,
+    describe_anew,
     is_full,
     is_of_another_base,
     load_adapter,
     load_metadata,
+    require_whole,
     save_adapter,
     save_full,
 )
@@ -38,7 +44,7 @@ from dsd.data.pairs import ids_of
 from dsd.data.records import Example
 from dsd.data.sources import Source, open_source
 from dsd.errors import UserError
-from dsd.files import sweep
+from dsd.files import make_folder, require_replaceable, sweep
 from dsd.locks import held
 from dsd.log import console
 from dsd.models import revision_or_name
@@ -91,6 +97,8 @@ def train(
             source = _source_of(data, config)
             is_done = is_finished(config, source, out)
         if of_first(is_done):
+            if accelerator.is_main_process:
+                _tidy(config, out)
             return finished
         with together():
             if accelerator.is_main_process:
@@ -107,11 +115,13 @@ def joined() -> Accelerator:
 def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accelerator: Accelerator) -> None:
     backbone_class(family_of(config.base)).require(config.flavour)
     sources = {"base": revision_or_name(config.base), "data": source.fingerprint}
-    of = sources | runs.deciding(config, "train")
+    of = _deciding(config, source)
     with together():
         require_alike(of | {f"train.{name}": repr(value) for name, value in vars(config).items()})
         if accelerator.is_main_process:
             sweep(out, folders=True)
+            if (samples := out / loop.SAMPLES).exists():
+                make_folder(samples)  # what is in the way is told before the work
             checkpoint.require_usable(out / checkpoint.FOLDER, of)
             if not runs.begun(out, config):
                 discard(out / "latents")  # of a start that failed on what it found
@@ -145,21 +155,44 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
             of=of,
             meter=Meter(config.batch_size, task.operations(), accelerator.device),
             track=lambda done: Trackers(config.trackers, out, config, done),
+            proves=task.loss_now,
         )
     with together():
         if accelerator.is_main_process or task.is_sharded:
-            export(task, out / ADAPTER)
+            export(task, out / ADAPTER, _digest(of))
+
+
+def _deciding(config: TrainConfig, source: Source) -> dict[str, str]:
+    """What decides the weights that a run ends with, but for how many steps it takes."""
+    of = {"base": revision_or_name(config.base), "data": source.fingerprint} | runs.deciding(config, "train")
+    if backbone_class(family_of(config.base)).shift_knows_steps:
+        of["train.sampling.steps"] = repr(config.sampling.steps)
+    return of
+
+
+def _digest(of: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(dict(of), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _tidy(config: TrainConfig, out: Path) -> None:
+    """Leaves a finished run without what a kill at its very end left, and with an adapter that says how it is drawn."""
+    metadata = load_metadata(out / ADAPTER)
+    if metadata.sampling != config.sampling:
+        describe_anew(out / ADAPTER, replace(metadata, sampling=config.sampling))
+    with suppress(UserError), held(out):  # it may be read only, or somebody's at work
+        sweep(out, folders=True)
 
 
 def is_finished(config: TrainConfig, data: Source, out: Path) -> bool:
     """Whether a folder holds the adapter that a run of this config on these data ends with.
 
     Raises:
-        UserError: it holds a run of another config, of other data or of more steps, or an adapter of other weights.
+        UserError: it holds a run of another config, of other data or of more steps, or an adapter of other weights, or
+            one of fewer steps without a checkpoint.
     """
     checkpoints = out / checkpoint.FOLDER
     claimed = runs.begun(out, config, sources={"data": data.fingerprint}) and (out / runs.SOURCES).exists()
-    metadata = _metadata_of(out / ADAPTER, checkpoints)
+    metadata = _metadata_of(config, data, out / ADAPTER, checkpoints)
     if metadata is not None and is_of_another_base(metadata, config.base):
         raise UserError(
             f'"{out}" holds an adapter of other weights (revision {metadata.base_revision}) than those that '
@@ -171,26 +204,52 @@ def is_finished(config: TrainConfig, data: Source, out: Path) -> bool:
             f'"{out}" holds an adapter, but {runs.CONFIG} or {runs.SOURCES}, which say what it was trained on, is '
             "missing; bring it back, or give another folder"
         )
-    done = done if metadata is None else max(done, metadata.steps)
-    require_no_more_steps(out, done, config)
-    return metadata is not None and claimed and metadata.steps in (0, config.steps)
+    require_no_more_steps(out, done if metadata is None else max(done, metadata.steps), config)
+    if metadata is not None and metadata.steps < config.steps and not done:
+        raise UserError(
+            f'"{out}" holds an adapter of {metadata.steps} steps, but no checkpoint to go on from to {config.steps}; '
+            f'bring "{checkpoints}" back, delete "{out / ADAPTER}" to begin at the first step, or give another folder'
+        )
+    return metadata is not None and claimed and metadata.steps == config.steps
 
 
-def _metadata_of(finished: Path, checkpoints: Path) -> AdapterMetadata | None:
-    """Of a finished adapter; None where there is none, or a damaged one that a checkpoint makes anew.
+def _metadata_of(config: TrainConfig, data: Source, finished: Path, checkpoints: Path) -> AdapterMetadata | None:
+    """Of a finished adapter; None where there is none, or a wrong one that a checkpoint makes anew.
 
     Raises:
-        UserError: it is damaged, and there is no checkpoint.
+        UserError: it is damaged or of another run, and there is no checkpoint, or what is there is no adapter.
     """
     if not finished.exists():
         return None
+    require_replaceable(finished, METADATA_FILE)
     try:
-        return load_metadata(finished) if is_full(finished) else load_adapter(finished)[1]
+        metadata = load_metadata(finished) if is_full(finished) else load_adapter(finished)[1]
+        if is_full(finished):
+            require_whole(finished, metadata)
+        return _require_of_run(config, data, metadata, finished)
     except UserError as error:
         if not checkpoint.newest(checkpoints):
             raise
         console.print(f"warning: {error}: it is written anew from its checkpoint")
         return None
+
+
+def _require_of_run(config: TrainConfig, data: Source, metadata: AdapterMetadata, finished: Path) -> AdapterMetadata:
+    """What an adapter says of itself, if this run ends with it.
+
+    Raises:
+        UserError: it is of another one.
+    """
+    if is_of_another_base(metadata, config.base):
+        return metadata  # which is told in words of its own
+    wanted = {
+        "run": _digest(_deciding(config, data)), "rank": 0 if config.full else config.rank,
+        "base_precision": config.base_precision, "max_sequence_length": config.max_sequence_length,
+    }  # fmt: skip
+    for name, value in wanted.items():
+        if (found := getattr(metadata, name)) not in (value, "" if name == "run" else value):
+            raise UserError(f'"{finished / METADATA_FILE}" is of another run, with {name} {found}, not {value}')
+    return metadata
 
 
 def require_no_more_steps(out: Path, done: int, config: TrainConfig) -> None:
@@ -228,10 +287,15 @@ def attach(config: TrainConfig, backbone: StockBackbone, device: torch.device | 
     return adapter
 
 
-def export(task: TwoFrameTask, folder: Path) -> None:
+def export(task: TwoFrameTask, folder: Path, run: str = "") -> None:
     """Writes the averaged weights as an adapter folder; a full fine-tune as a whole transformer.
 
     All processes that hold shards of the weights have to call it; the first one writes.
+
+    Args:
+        task: that has been trained.
+        folder: of the adapter.
+        run: see `AdapterMetadata`.
     """
     config, backbone = task.config, task.backbone
     _, _, height, width = task.objective.empty_frame.shape
@@ -247,6 +311,7 @@ def export(task: TwoFrameTask, folder: Path) -> None:
         guidance=config.guidance if backbone.takes_guidance else None,
         steps=config.steps,
         sampling=config.sampling,
+        run=run,
     )
     with task.ema.in_place():
         if config.full:

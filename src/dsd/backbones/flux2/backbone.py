@@ -37,6 +37,7 @@ class Flux2Backbone(StockBackbone):
     vae_class = AutoencoderKLFlux2
     text_components = ("text_encoder", "tokenizer")
     patch = 1
+    shift_knows_steps = True
     keeping = MappingProxyType(
         dict(zip(LAYERS.blocks, (Flux2KeepingAttnProcessor, Flux2KeepingParallelSelfAttnProcessor), strict=True))
     )
