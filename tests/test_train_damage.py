@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny
 from damage_parts import (
     CHECKPOINT,
     CONFIG,
@@ -27,7 +28,9 @@ from damage_parts import (
 from safetensors.torch import load_file
 from training_parts import dataset_in, simple_pairs
 
+from dsd.backbones.adapter import load_adapter
 from dsd.cli.main import main
+from dsd.errors import UserError
 from dsd.train import checkpoint
 from dsd.train.trainer import train
 
@@ -178,6 +181,143 @@ def test_a_damaged_adapter_of_a_finished_run_is_written_anew_or_told(
         assert str(run / "adapter") in capsys.readouterr().err
     shutil.rmtree(run / "adapter")
     assert main(command(dataset, run)) == 0 and same(finished, run)
+
+
+def bit_of(name: str) -> Damage:
+    return lambda adapter: one_bit(adapter / name)
+
+
+def said(**changes: object) -> Damage:
+    """An ``adapter.json`` that says something else."""
+
+    def damage(adapter: Path) -> None:
+        content = json.loads((adapter / "adapter.json").read_text())
+        (adapter / "adapter.json").write_text(json.dumps(content | changes))
+
+    return damage
+
+
+def without_steps(adapter: Path) -> None:
+    content = json.loads((adapter / "adapter.json").read_text())
+    del content["steps"]
+    (adapter / "adapter.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [bit_of("adapter.safetensors"), said(rank=77), said(rank=10**30), said(run="0" * 16), said(max_sequence_length=9),
+     without_steps],
+    ids=["bit", "rank", "rank-huge", "run", "length", "steps"],
+)  # fmt: skip
+def test_an_adapter_that_is_not_this_run_s_is_never_handed_out(
+    damage: Damage, finished: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    damage(run / "adapter")
+    assert main(command(dataset, run)) == 0 and same(finished, run)
+    damage(run / "adapter")
+    shutil.rmtree(run / "checkpoints")
+    assert str(run / "adapter") in told(command(dataset, run), capsys)
+
+
+def test_the_adapter_of_another_run_is_not_handed_out(finished: Path, dataset: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    train(replace(CONFIG, seed=CONFIG.seed + 1), dataset, tmp_path / "other")
+    shutil.rmtree(run / "adapter")
+    shutil.copytree(tmp_path / "other" / "adapter", run / "adapter")
+    assert main(command(dataset, run)) == 0 and same(finished, run)
+
+
+@pytest.mark.parametrize("damage", [half, Path.unlink, one_bit], ids=lambda damage: damage.__name__)
+def test_a_damaged_transformer_of_a_finished_run_is_written_anew(
+    damage: Damage, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(CONFIG, full=True, steps=2)
+    (file,) = (train(config, dataset, tmp_path / "run") / "transformer").glob("*.safetensors")
+    before = file.read_bytes()
+    damage(file)
+    train(config, dataset, tmp_path / "run")
+    assert file.read_bytes() == before and "written anew" in capsys.readouterr().err
+
+
+def test_a_finished_run_takes_another_way_of_drawing_and_keeps_its_weights(
+    finished: Path, dataset: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints")
+    before = (run / "adapter" / "adapter.safetensors").read_bytes()
+    train(replace(CONFIG, sampling=replace(CONFIG.sampling, steps=7)), dataset, run)
+    assert load_adapter(run / "adapter")[1].sampling.steps == 7
+    assert (run / "adapter" / "adapter.safetensors").read_bytes() == before
+
+
+def test_more_steps_without_a_checkpoint_do_not_begin_anew_in_silence(
+    finished: Path, dataset: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(UserError, match="holds an adapter of 6 steps, but no checkpoint to go on from to 8"):
+        train(replace(CONFIG, steps=8), dataset, run)
+    assert (run / "adapter" / "adapter.safetensors").exists()
+
+
+def test_leftovers_of_a_kill_at_the_very_end_are_swept(finished: Path, dataset: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    for name in (".adapter.0123abcd.tmp", "checkpoints/.step-0000008.0123abcd.tmp"):
+        (run / name).mkdir()
+    (run / ".lock").touch()
+    train(CONFIG, dataset, run)
+    assert not [path for path in run.rglob(".*") if path.name.endswith((".tmp", ".lock"))]
+
+
+def test_of_links_to_checkpoints_the_links_alone_are_removed(finished: Path, dataset: Path, tmp_path: Path) -> None:
+    run = killed(finished, tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(run / "checkpoints", elsewhere)
+    (run / "checkpoints").mkdir()
+    for _, folder in checkpoint.step_folders(elsewhere):
+        (run / "checkpoints" / folder.name).symlink_to(folder)
+    (tmp_path / "empty").mkdir()
+    (run / "checkpoints" / "step-0000008").symlink_to(tmp_path / "empty")
+    train(replace(CONFIG, steps=10), dataset, run)
+    assert len(checkpoint.step_folders(elsewhere)) == 2 and (tmp_path / "empty").is_dir()
+
+
+@pytest.mark.parametrize("name", ["adapter", "samples"])
+def test_what_is_in_the_way_is_told_before_the_work(
+    name: str, finished: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = killed(finished, tmp_path)
+    shutil.rmtree(run / name, ignore_errors=True)
+    (run / name).touch()
+    before = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match=re.escape(str(run / name))):
+        train(replace(CONFIG, steps=9), dataset, run)
+    assert "anew" not in capsys.readouterr().err
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("figure", ["NaN", "Infinity", "9" * 400])
+def test_figures_that_are_no_finite_numbers_are_damage(
+    figure: str, begun: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = begun / "metrics.jsonl"
+    path.write_text('{"step": 1, "gradient_norm": ' + figure + "}\n" + path.read_text())
+    assert "damaged in line 1" in told(command(dataset, begun), capsys)
+
+
+def test_metrics_that_are_a_link_to_nothing_are_one_sentence(begun: Path, dataset: Path) -> None:
+    (begun / "metrics.jsonl").unlink()
+    (begun / "metrics.jsonl").symlink_to(begun / "gone" / "x")
+    with pytest.raises(UserError, match=r"metrics\.jsonl\" is a link to a file that is not there"):
+        train(replace(CONFIG, steps=8), dataset, begun)
+
+
+def test_steps_of_drawing_that_shape_the_training_are_those_it_began_with(dataset: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, base=tiny.flux2(), checkpoint_every=2, steps=4)
+    train(config, dataset, tmp_path)
+    with pytest.raises(UserError, match=r"train\.sampling\.steps = 2 \(now 7\)"):
+        train(replace(config, steps=6, sampling=replace(CONFIG.sampling, steps=7)), dataset, tmp_path)
 
 
 JSON = ("[]", "{}", "3", "null", '"x"', "[" * 100_000, '{"step": "x"}', "[1]")

@@ -119,6 +119,28 @@ def test_a_learning_rate_of_1e9_ends_as_a_sentence_and_nothing_of_it_is_kept(
         assert "NaN" not in line and "Infinity" not in line
 
 
+@pytest.mark.parametrize("rate", [1e3, 1e9, 1e30])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "adamw8bit"])
+@pytest.mark.parametrize("held_out", [0, 1])
+def test_a_last_step_that_diverges_is_not_kept_either(
+    held_out: int, optimizer: str, rate: float, tmp_path: Path
+) -> None:
+    rates = {"learning_rate": rate, "muon_learning_rate": rate, "optimizer": optimizer, "held_out": held_out}
+    with pytest.raises(UserError, match="training has diverged"):
+        train(small_config(steps=1, checkpoint_every=2, **rates), simple_pairs(4), tmp_path)
+    assert not (tmp_path / "adapter").exists() and not list(tmp_path.glob("checkpoints/step-*"))
+
+
+def test_a_checkpoint_that_is_kept_is_a_state_that_was_passed_once(tmp_path: Path) -> None:
+    config = small_config(learning_rate=10, optimizer="adamw", steps=6, checkpoint_every=1, sample_every=9)
+    with pytest.raises(UserError, match="training has diverged"):
+        train(config, simple_pairs(), tmp_path)
+    kept = checkpoint.step_folders(tmp_path / "checkpoints")
+    assert all(
+        tensor.abs().max() < 100 for _, folder in kept for tensor in load_file(folder / checkpoint.TENSORS).values()
+    )
+
+
 def test_the_last_good_checkpoint_is_kept_where_training_diverges_later(tmp_path: Path) -> None:
     task = task_in(tmp_path, replace(CONFIG, optimizer="adamw"))
     settings: Any = {"folder": tmp_path, "checkpoint_every": 2, "evaluate_every": 9, "log_every": 1, "description": "x"}
@@ -153,6 +175,17 @@ def test_exploding_gradients_end_a_run_but_one_long_one_does_not(tmp_path: Path)
         metrics.means({GRADIENT_NORM: [0.4, 2e3, 3e3]}, 6)
     with pytest.raises(UserError, match=r"loss is no finite number at step 6"):
         metrics.means({"loss": [1.0, float("nan")]}, 6)
+    with pytest.raises(UserError, match="norm of the gradients is 6e"):
+        metrics.means({GRADIENT_NORM: [18.9, 1.2e10]}, 6)  # of two, not the lower one
+
+
+def test_figures_of_a_state_that_make_no_sense_end_a_run(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    metrics.means({"loss": [0.4, 0.6]}, 2)
+    metrics.require_sense({"held_out_loss": 300.0, "held_out_identity": -2.0}, 2)
+    for figures in ({"held_out_loss": 500.0}, {"held_out_identity": float("nan")}, {"loss": float("-inf")}):
+        with pytest.raises(UserError, match=f"training has diverged: {next(iter(figures))} is .* after step 2"):
+            metrics.require_sense(figures, 2)
 
 
 class Slow:
