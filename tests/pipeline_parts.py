@@ -37,7 +37,7 @@ def adapter(family: str) -> Path:
             )
             updates[path] = LowRank(down, up)
     metadata = tiny.metadata(
-        base, family=family, frame_size=SIZE, sampling=Sampling(steps=3, text_scale=1.6, image_scale=1.3)
+        base, family=family, rank=2, frame_size=SIZE, sampling=Sampling(steps=3, text_scale=1.6, image_scale=1.3)
     )
     save_adapter(folder, updates, metadata)
     return folder

@@ -210,7 +210,7 @@ def test_adapters_come_back_as_they_were_saved(tmp_path, bias: bool) -> None:
     updates = tiny.random_updates(plain().transformer, bias=bias)
     save_adapter(tmp_path / "a", updates, tiny.metadata(frame_size=(32, 32)))
     loaded, metadata = load_adapter(tmp_path / "a")
-    assert metadata == tiny.metadata(frame_size=(32, 32))
+    assert replace(metadata, sha256="") == tiny.metadata(frame_size=(32, 32)) and metadata.sha256
     assert loaded.keys() == updates.keys()
     for name, update in updates.items():
         assert torch.equal(loaded[name].down, update.down)

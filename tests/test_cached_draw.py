@@ -45,7 +45,7 @@ def adapter(family: str, references: int = 1) -> Path:
             )
             updates[path] = LowRank(down, up)
     said = tiny.metadata(
-        tiny.FAMILIES[family](), family=family, frame_size=SIZE, film=Film.of(references, 1, flavour="cached"),
+        tiny.FAMILIES[family](), family=family, rank=2, frame_size=SIZE, film=Film.of(references, 1, flavour="cached"),
         sampling=Sampling(steps=3, text_scale=1.6, image_scale=1.3),
     )  # fmt: skip
     save_adapter(folder, updates, said)

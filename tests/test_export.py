@@ -139,7 +139,7 @@ def test_the_comfyui_lora_patches_the_base_into_the_comfyui_model(tmp_path: Path
         if isinstance(layer, torch.nn.Linear) and name != "x_embedder":
             outputs, inputs = layer.weight.shape
             updates[name] = LowRank(random(3, inputs), random(outputs, 3), random(outputs))
-    save_adapter(tmp_path / "a", updates, tiny.metadata(base=tiny.dev()))
+    save_adapter(tmp_path / "a", updates, tiny.metadata(base=tiny.dev(), rank=3))
     for form in ("comfyui-lora", "comfyui"):
         assert export(tmp_path / "a", form, tmp_path / form) == 0
     patched = model_tensors(dict(transformer.state_dict()))
