@@ -336,7 +336,7 @@ def test_sigterm_under_load_lets_running_requests_finish_refuses_new_ones_and_en
     child, port = process("--drain-seconds", "20")
     answers: list = []
     load = threading.Thread(
-        target=lambda: answers.extend(_at_once(8, lambda _: edit(port, *PARTS, ("num_inference_steps", "60"))))
+        target=lambda: answers.extend(_at_once(6, lambda _: edit(port, *PARTS, ("num_inference_steps", "40"))))
     )
     load.start()
     until(lambda: json.loads(request(port, "GET", "/readyz").body)["running"] > 0)

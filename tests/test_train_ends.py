@@ -119,11 +119,12 @@ def test_a_learning_rate_of_1e9_ends_as_a_sentence_and_nothing_of_it_is_kept(
         assert "NaN" not in line and "Infinity" not in line
 
 
-@pytest.mark.parametrize("rate", [1e3, 1e9, 1e30])
-@pytest.mark.parametrize("optimizer", ["adamw", "muon", "adamw8bit"])
-@pytest.mark.parametrize("held_out", [0, 1])
+@pytest.mark.parametrize(
+    ("optimizer", "rate", "held_out"),
+    [("adamw", 1e9, 0), ("adamw", 1e3, 1), ("muon", 1e9, 1), ("adamw8bit", 1e30, 1), ("muon", 1e3, 0)],
+)
 def test_a_last_step_that_diverges_is_not_kept_either(
-    held_out: int, optimizer: str, rate: float, tmp_path: Path
+    optimizer: str, rate: float, held_out: int, tmp_path: Path
 ) -> None:
     rates = {"learning_rate": rate, "muon_learning_rate": rate, "optimizer": optimizer, "held_out": held_out}
     with pytest.raises(UserError, match="training has diverged"):
@@ -255,11 +256,11 @@ def test_sigterm_outside_of_the_main_thread_and_of_others_is_left_alone() -> Non
 
 
 def test_a_run_that_got_sigterm_ends_with_status_0_and_goes_on_with_the_same_bits(tmp_path: Path) -> None:
-    config = replace(CONFIG, steps=60, checkpoint_every=59, sample_every=900)
+    config = replace(CONFIG, steps=30, checkpoint_every=29, sample_every=900)
     script = tmp_path / "script.py"
     script.write_text(
         "import sys; from pathlib import Path; from training_parts import *\n"
-        "config = small_config(base=sys.argv[1], steps=60, checkpoint_every=59, sample_every=900)\n"
+        "config = small_config(base=sys.argv[1], steps=30, checkpoint_every=29, sample_every=900)\n"
         "trainer.train(config, simple_pairs(), Path(sys.argv[2]))\n"
     )
     paths = [str(Path(__file__).parent), str(Path(dsd.__file__).parents[1])]
@@ -277,7 +278,7 @@ def test_a_run_that_got_sigterm_ends_with_status_0_and_goes_on_with_the_same_bit
     assert process.returncode == 0 and "stopped by SIGTERM" in said, said
     assert not (run / "adapter").exists() and not (run / ".lock").exists()
     ((step, _),) = checkpoint.step_folders(run / "checkpoints")
-    assert 20 <= step < 59
+    assert 20 <= step < 29
     for folder in (run, tmp_path / "undisturbed"):
         train(config, simple_pairs(), folder)
     assert same(run, tmp_path / "undisturbed")
