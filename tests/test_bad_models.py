@@ -252,6 +252,8 @@ ADAPTERS: dict[str, tuple[str, Damage]] = {
     "weights of no number": (LAYER, first(lambda t: t * torch.nan)),
     "weights of infinity": (LAYER, first(lambda t: t + torch.inf)),
     "small floats of no number": (LAYER, first(lambda t: (t * torch.nan).to(torch.float8_e4m3fn))),
+    "weights that were not written": (LAYER, first(lambda t: t * 2)),
+    "a rank that no layer has": ("adapter.json", with_values(rank=77)),
     "weights whose product is infinite": (LAYER, tensors(lambda d: {n: t + 1e30 for n, t in d.items()})),
     "factors of other ranks": (LAYER, first(lambda t: torch.cat([t, t]))),
     "factors of other widths": (LAYER, first(lambda t: torch.cat([t, t], 1))),

@@ -431,7 +431,8 @@ def fuse(transformer: nn.Module, updates: Mapping[str, LowRank], folder: Path | 
             _add(layer.weight, change.view_as(layer.weight))
             if update.bias is not None and layer.bias is not None:
                 _add(layer.bias, update.bias)
-            if not all_finite(layer.weight):  # finite factors may multiply to more than there are numbers for
+            parts = (layer.weight,) if layer.bias is None else (layer.weight, layer.bias)
+            if not all(map(all_finite, parts)):  # finite factors may multiply to more than there are numbers for
                 raise UserError(
                     f'with the adapter "{folder}" the weights of {name} are no finite numbers; train it again, at a '
                     "lower learning rate"
