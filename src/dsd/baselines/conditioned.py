@@ -36,11 +36,12 @@ from dsd.models import revision_or_name
 from dsd.train import checkpoint, environment, loop
 from dsd.train.config import TrainConfig
 from dsd.train.ema import Ema
+from dsd.train.finished import require_no_more_steps
 from dsd.train.loop import learning_rate_factor, step_generator
 from dsd.train.metrics import GRADIENT_NORM
 from dsd.train.step import Objective, draw, text_or_empty
 from dsd.train.task import optimizer_of, split_by_grid
-from dsd.train.trainer import latent_cache, require_no_more_steps
+from dsd.train.trainer import latent_cache
 from dsd.weights import require_finite
 
 Look = Mapping[str, Tensor]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import replace
+from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,18 +12,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 
 from dsd import runs
 from dsd.attention import right_attention
-from dsd.backbones.adapter import (
-    METADATA_FILE,
-    AdapterMetadata,
-    describe_anew,
-    is_full,
-    is_of_another_base,
-    load_adapter,
-    load_metadata,
-    require_whole,
-    save_adapter,
-    save_full,
-)
+from dsd.backbones.adapter import AdapterMetadata, save_adapter, save_full
 from dsd.backbones.registry import backbone_class, family_of, load_backbone
 from dsd.backbones.stock import StockBackbone
 from dsd.data.latents import (
@@ -43,15 +29,14 @@ from dsd.data.latents import (
 from dsd.data.pairs import ids_of
 from dsd.data.records import Example
 from dsd.data.sources import Source, open_source
-from dsd.errors import UserError
-from dsd.files import make_folder, require_replaceable, sweep
+from dsd.files import make_folder, sweep
 from dsd.locks import held
-from dsd.log import console
 from dsd.models import revision_or_name
 from dsd.train import adapter as adapters
 from dsd.train import checkpoint, eight_bits, environment, fitting, loop, offload, quantised
 from dsd.train.checkpointing import checkpoint_gradients
 from dsd.train.config import TrainConfig
+from dsd.train.finished import ADAPTER, deciding, digest_of, is_finished, tidy
 from dsd.train.meter import Meter
 from dsd.train.parallel import gathered, is_to_be_sharded, one_voice, require_alike, shard
 from dsd.train.stopping import Termination, of_first, together
@@ -61,8 +46,6 @@ from dsd.train.validate import Encoders
 
 __all__ = ["TrainConfig", "train"]
 
-ADAPTER = "adapter"
-"""The folder of the finished adapter in a run's."""
 LONGEST_WAIT = timedelta(hours=6)
 """Of a process for others, which encode larger pictures, check a larger share or draw the samples."""
 
@@ -98,7 +81,7 @@ def train(
             is_done = is_finished(config, source, out)
         if of_first(is_done):
             if accelerator.is_main_process:
-                _tidy(config, out)
+                tidy(config, out)
             return finished
         with together():
             if accelerator.is_main_process:
@@ -115,7 +98,7 @@ def joined() -> Accelerator:
 def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accelerator: Accelerator) -> None:
     backbone_class(family_of(config.base)).require(config.flavour)
     sources = {"base": revision_or_name(config.base), "data": source.fingerprint}
-    of = _deciding(config, source)
+    of = deciding(config, source)
     with together():
         require_alike(of | {f"train.{name}": repr(value) for name, value in vars(config).items()})
         if accelerator.is_main_process:
@@ -159,110 +142,7 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
         )
     with together():
         if accelerator.is_main_process or task.is_sharded:
-            export(task, out / ADAPTER, _digest(of))
-
-
-def _deciding(config: TrainConfig, source: Source) -> dict[str, str]:
-    """What decides the weights that a run ends with, but for how many steps it takes."""
-    of = {"base": revision_or_name(config.base), "data": source.fingerprint} | runs.deciding(config, "train")
-    if backbone_class(family_of(config.base)).shift_knows_steps:
-        of["train.sampling.steps"] = repr(config.sampling.steps)
-    return of
-
-
-def _digest(of: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(dict(of), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _tidy(config: TrainConfig, out: Path) -> None:
-    """Leaves a finished run without what a kill at its very end left, and with an adapter that says how it is drawn."""
-    metadata = load_metadata(out / ADAPTER)
-    if metadata.sampling != config.sampling:
-        describe_anew(out / ADAPTER, replace(metadata, sampling=config.sampling))
-    with suppress(UserError), held(out):  # it may be read only, or somebody's at work
-        sweep(out, folders=True)
-
-
-def is_finished(config: TrainConfig, data: Source, out: Path) -> bool:
-    """Whether a folder holds the adapter that a run of this config on these data ends with.
-
-    Raises:
-        UserError: it holds a run of another config, of other data or of more steps, or an adapter of other weights, or
-            one of fewer steps without a checkpoint.
-    """
-    checkpoints = out / checkpoint.FOLDER
-    claimed = runs.begun(out, config, sources={"data": data.fingerprint}) and (out / runs.SOURCES).exists()
-    metadata = _metadata_of(config, data, out / ADAPTER, checkpoints)
-    if metadata is not None and is_of_another_base(metadata, config.base):
-        raise UserError(
-            f'"{out}" holds an adapter of other weights (revision {metadata.base_revision}) than those that '
-            f'"{config.base}" now has; give another folder to train anew'
-        )
-    done = checkpoint.newest(checkpoints)
-    if metadata is not None and not claimed and not done:
-        raise UserError(
-            f'"{out}" holds an adapter, but {runs.CONFIG} or {runs.SOURCES}, which say what it was trained on, is '
-            "missing; bring it back, or give another folder"
-        )
-    require_no_more_steps(out, done if metadata is None else max(done, metadata.steps), config)
-    if metadata is not None and metadata.steps < config.steps and not done:
-        raise UserError(
-            f'"{out}" holds an adapter of {metadata.steps} steps, but no checkpoint to go on from to {config.steps}; '
-            f'bring "{checkpoints}" back, delete "{out / ADAPTER}" to begin at the first step, or give another folder'
-        )
-    return metadata is not None and claimed and metadata.steps == config.steps
-
-
-def _metadata_of(config: TrainConfig, data: Source, finished: Path, checkpoints: Path) -> AdapterMetadata | None:
-    """Of a finished adapter; None where there is none, or a wrong one that a checkpoint makes anew.
-
-    Raises:
-        UserError: it is damaged or of another run, and there is no checkpoint, or what is there is no adapter.
-    """
-    if not finished.exists():
-        return None
-    require_replaceable(finished, METADATA_FILE)
-    try:
-        metadata = load_metadata(finished) if is_full(finished) else load_adapter(finished)[1]
-        if is_full(finished):
-            require_whole(finished, metadata)
-        return _require_of_run(config, data, metadata, finished)
-    except UserError as error:
-        if not checkpoint.newest(checkpoints):
-            raise
-        console.print(f"warning: {error}: it is written anew from its checkpoint")
-        return None
-
-
-def _require_of_run(config: TrainConfig, data: Source, metadata: AdapterMetadata, finished: Path) -> AdapterMetadata:
-    """What an adapter says of itself, if this run ends with it.
-
-    Raises:
-        UserError: it is of another one.
-    """
-    if is_of_another_base(metadata, config.base):
-        return metadata  # which is told in words of its own
-    wanted = {
-        "run": _digest(_deciding(config, data)), "rank": 0 if config.full else config.rank,
-        "base_precision": config.base_precision, "max_sequence_length": config.max_sequence_length,
-    }  # fmt: skip
-    for name, value in wanted.items():
-        if (found := getattr(metadata, name)) not in (value, "" if name == "run" else value):
-            raise UserError(f'"{finished / METADATA_FILE}" is of another run, with {name} {found}, not {value}')
-    return metadata
-
-
-def require_no_more_steps(out: Path, done: int, config: TrainConfig) -> None:
-    """Makes sure that a run has not gone further than it is now told to.
-
-    Raises:
-        UserError: it has done more steps.
-    """
-    if done > config.steps:
-        raise UserError(
-            f'"{out}" holds a run that has done {done} steps, but train.steps is {config.steps}; give {done} or more, '
-            "or another folder"
-        )
+            export(task, out / ADAPTER, digest_of(of))
 
 
 def attach(config: TrainConfig, backbone: StockBackbone, device: torch.device | None = None) -> adapters.Adapter:
