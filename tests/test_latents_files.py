@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -77,7 +78,7 @@ def test_a_damaged_file_is_told_and_made_anew_alone(
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 3}', '{"schema": 3, "shards": [1]}', "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 4}', '{"schema": 4, "shards": [1]}', "\xff"])
 def test_a_damaged_manifest_is_one_sentence(text: str, folder: Path) -> None:
     (folder / "manifest.json").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=r'manifest\.json" is damaged .*; delete ".*latents", and the latents are made'):
@@ -92,11 +93,70 @@ def test_a_manifest_names_no_file_outside(folder: Path) -> None:
         LatentCache(folder)
 
 
+def _twice(content: Any) -> None:
+    content["shards"].append(content["shards"][0])
+
+
+def _without_shards(content: Any) -> None:
+    content["shards"] = []
+
+
+def _of_shard(name: str, value: object) -> Callable[[Any], None]:
+    return lambda content: content["shards"][1].update({name: value})
+
+
+CHANGES: list[Callable[[Any], None]] = [
+    _twice, _without_shards, *(_of_shard(name, value) for name, value in {
+        "samples": 5, "references": True, "key": "other", "sizes": [[32, 40]], "file": "x" * 5000}.items()),
+    *(lambda content, to=to: content.update(to) for to in (
+        {"samples": 5}, {"samples": float("inf")}, {"references": 0}, {"references": 2, "targets": 2}, {"targets": 0},
+        {"empty": None})),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_manifest_is_damage(change: Callable[[Any], None], folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r'manifest\.json" is damaged .*; delete ".*latents", and the latents are made'):
+        is_complete(folder, key())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"samples": "x"}, {"samples": float("inf")}, {"references": 2}, {"sizes": [[10**9, -3]]}, {"sizes": [[1e400, 3]]}],
+    ids=str,
+)
+def test_a_changed_record_is_damage(changes: dict[str, Any], folder: Path, backbone: StockBackbone) -> None:
+    (folder / "manifest.json").unlink()
+    record = folder / "shard-00001.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | changes))
+    with pytest.raises(UserError, match=r'shard-00001\.json" is damaged .*; delete it'):
+        build_cache(PAIRS, backbone, folder, key(), shard_samples=4)
+
+
+def test_latents_of_other_data_are_not_trained_on(folder: Path, backbone: StockBackbone, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    build_cache(PAIRS[::-1], backbone, other, key(data="others"), shard_samples=4)
+    for path in other.iterdir():
+        if path.name != "config.json":
+            shutil.copy(path, folder)
+    with pytest.raises(UserError, match=r"is of other latents .*; delete \".*latents\", and the latents are made anew"):
+        build_cache(PAIRS, backbone, folder, key(), shard_samples=4)
+
+
+def test_a_damaged_claim_says_to_delete_the_latents(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r'config\.json" is damaged .*; delete ".*latents", and the latents are made'):
+        is_complete(folder, key())
+
+
 def test_a_cache_of_an_older_format_is_one_sentence(folder: Path, backbone: StockBackbone) -> None:
     for name in ("config.json", "manifest.json"):
         old = json.loads((folder / name).read_text()) | {"schema": 2}
         (folder / name).write_text(json.dumps(old))
-    wanted = r"holds latents in the format 2, where this version writes 3; delete "
+    wanted = r"holds latents in the format 2, where this version writes 4; delete "
     with pytest.raises(UserError, match=wanted):
         build_cache(PAIRS, backbone, folder, key())
     with pytest.raises(UserError, match=wanted):
@@ -189,6 +249,7 @@ def test_two_processes_cache_and_train_what_one_does(tmp_path: Path) -> None:
 LOOK = """
 import sys
 from pathlib import Path
+from typing import Any
 from dsd.data.latents import LatentCache
 def own(): return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmRSS")) / 1024
 cache = LatentCache(Path(sys.argv[1]))

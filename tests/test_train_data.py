@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,8 @@ from damage_parts import (
     half,
     told,
 )  # fmt: skip
+
+from dsd.cli.main import main
 
 
 def cut_shard(folder: Path) -> None:
@@ -171,3 +175,32 @@ def test_own_data_that_may_not_be_read_is_one_sentence(
     assert str(data) in told(command(data, nobody / "run"), capsys)
     assert [path.name for path in nobody.iterdir()] == ["data"]
     (data / name).chmod(0o700)
+
+
+def test_own_pictures_that_were_swapped_are_told_once_they_are_read_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    rows = []
+    for number in range(8):
+        for kind in ("a", "b"):
+            tiny.picture((32, 32), seed=2 * number + (kind == "b")).save(data / f"{kind}{number}.bmp")
+        rows.append({"reference": f"a{number}.bmp", "target": f"b{number}.bmp", "caption": f"cat {number}"})
+    (data / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for path in data.iterdir():
+        os.utime(path, (1e9, 1e9))  # as from an archive
+    assert main(command(data, run)) == 0
+    shutil.rmtree(run / "adapter")
+    contents = [(data / f"b{number}.bmp").read_bytes() for number in range(8)]
+    for number in range(8):
+        (data / f"b{number}.bmp").write_bytes(contents[number - 1])
+        os.utime(data / f"b{number}.bmp", (1e9, 1e9))
+    shutil.rmtree(run / "latents")
+    assert re.search(r"a run with pairs = \w+ \(now \w+\)", told(command(data, run), capsys))
+
+
+def test_a_place_whose_name_is_no_text_is_one_sentence(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "is no text of Unicode" in told(command(dataset, Path(f"{tmp_path}/o\udcff")), capsys)

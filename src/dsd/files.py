@@ -14,7 +14,7 @@ import re
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from errno import EACCES, EDQUOT, EFBIG, EIO, ENOSPC, EPERM, EROFS
 from pathlib import Path
@@ -26,6 +26,7 @@ Content = TypeVar("Content")
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # what `_temporary_beside` gives
 _OF_THE_PLACE = frozenset((EACCES, EDQUOT, EFBIG, EIO, ENOSPC, EPERM, EROFS))
+_SEAL = "digest"
 _CHUNK = 1 << 28
 _HASHED_AT_ONCE = 4
 
@@ -206,8 +207,29 @@ def read_json(path: Readable, read: Callable[[Any], Content], fix: str) -> Conte
         return read(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise DamagedFile(f'"{path}" is missing; {fix}') from error
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise DamagedFile(f'"{path}" is damaged ({cut(repr(error))}); {fix}') from error
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON with a digest of it, by which `unsealed` knows what was changed."""
+    return {**content, _SEAL: _digest(content)}
+
+
+def unsealed(content: Any) -> dict[str, Any]:
+    """The JSON that was `sealed`.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    found = {name: value for name, value in content.items() if name != _SEAL}
+    if content.get(_SEAL) != _digest(found):
+        raise ValueError("it is not what was written")
+    return found
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(dict(content), sort_keys=True).encode()).hexdigest()
 
 
 def sha256_of(path: Path | str) -> str:

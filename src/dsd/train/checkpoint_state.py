@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dsd.errors import UserError
-from dsd.files import read_json, sha256_of_parts
+from dsd.files import read_json, sealed, sha256_of_parts, unsealed
 from dsd.train.stopping import place
 
 SCHEMA, OF_SHARDS = 2, 3
@@ -48,8 +47,8 @@ def read_state(path: Path) -> State:
     """
 
     def read(content: Any) -> State:
-        digest, schema = content.pop("digest", None), content.pop("schema")
-        if schema not in (SCHEMA, OF_SHARDS) or digest != _digest({"schema": schema, **content}):
+        content = unsealed(content)
+        if (schema := content["schema"]) not in (SCHEMA, OF_SHARDS):
             raise ValueError(f"it is not what a checkpoint of schema {SCHEMA} or {OF_SHARDS} says")
         files = content["files"] if schema == OF_SHARDS else {TENSORS: (content["size"], content["sha256"])}
         return State(step=content["step"], of=content["of"], files=files)
@@ -90,7 +89,7 @@ def describe(folder: Path, schema: int, step: int, of: Mapping[str, str]) -> Non
         content["size"], content["sha256"] = found[TENSORS]
     else:
         content["files"] = found
-    (folder / STATE).write_text(json.dumps(content | {"digest": _digest(content)}, indent=2) + "\n")
+    (folder / STATE).write_text(json.dumps(sealed(content), indent=2) + "\n")
 
 
 def require_same_bytes(path: Path, state: State) -> None:
@@ -105,7 +104,3 @@ def require_same_bytes(path: Path, state: State) -> None:
         file = path / name
         if file.stat().st_size != size or sha256_of_parts(file) != digests:
             raise Unusable(f'"{file}" is damaged (it has other bytes than were written); {DAMAGED}')
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

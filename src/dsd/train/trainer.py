@@ -15,6 +15,7 @@ from dsd.attention import right_attention
 from dsd.backbones.adapter import AdapterMetadata, save_adapter, save_full
 from dsd.backbones.registry import backbone_class, family_of, load_backbone
 from dsd.backbones.stock import StockBackbone
+from dsd.config import require_text
 from dsd.data.latents import (
     SHARD_SAMPLES,
     CacheKey,
@@ -73,6 +74,7 @@ def train(
     finished = out / ADAPTER
     with offload.alone(config), Termination(at_once=True), one_voice(), ExitStack() as stack:
         with together(at_once=True):
+            require_text("out", str(out))
             offload.require_alone(config, accelerator.num_processes)
             quantised.require_usable(config, accelerator.device)
             eight_bits.require_usable(config)
@@ -135,7 +137,7 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
             description="training the student",
             writes=accelerator.is_main_process,
             shares=task.is_sharded,
-            of=of,
+            of=of | {"pairs": fingerprint(cache.ids)},
             meter=Meter(config.batch_size, task.operations(), accelerator.device),
             track=lambda done: Trackers(config.trackers, out, config, done),
             proves=task.loss_now,

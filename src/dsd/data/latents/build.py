@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -27,7 +26,7 @@ from dsd.data.latents.key import (
 )
 from dsd.data.records import Example
 from dsd.errors import UserError
-from dsd.files import write_atomic
+from dsd.files import sealed, write_atomic
 from dsd.log import progress
 from dsd.runs import Ledger
 
@@ -131,8 +130,8 @@ def finish(folder: Path, key: CacheKey, backbone: StockBackbone, shards: int) ->
         samples=sum(shard.samples for shard in there), references=references, targets=targets,
         empty=hashlib.sha256(empty).hexdigest(), shards=there,
     )  # fmt: skip
-    content = {"schema": SCHEMA, **dataclasses.asdict(manifest)}
-    write_atomic(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
+    content = {"schema": SCHEMA, **vars(manifest), "shards": [shard.record() for shard in there]}
+    write_atomic(folder / MANIFEST, json.dumps(sealed(content), indent=1) + "\n")
 
 
 def _require_shard(
@@ -156,7 +155,7 @@ def _require_shard(
         references=len(examples[0].references), targets=len(examples[0].targets), ids=ids, sizes=encoded.sizes,
         key=key.digest,
     )  # fmt: skip
-    ledger.commit(name, dataclasses.asdict(made))
+    ledger.commit(name, made.record())
 
 
 def _form(examples: Sequence[Example], before: tuple[int, int] | None) -> tuple[int, int]:

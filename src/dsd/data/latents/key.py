@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,13 +11,13 @@ from typing import Any, Literal
 
 from dsd import runs
 from dsd.config import from_json, to_json
-from dsd.errors import UserError
-from dsd.files import read_json
+from dsd.errors import UserError, cut
+from dsd.files import DamagedFile, read_json, sealed, unsealed
 
 Size = tuple[int, int]
 TextCache = Literal["whole", "trimmed", "live"]
 
-SCHEMA = 3
+SCHEMA = 4
 EMPTY, MANIFEST = "empty.safetensors", "manifest.json"
 _COUNTS = ("samples", "references", "targets")
 
@@ -88,15 +89,20 @@ class Shard:
 
     @staticmethod
     def read(content: Any) -> Shard:
-        """Of JSON.
+        """Of JSON, as `record` gave it.
 
         Raises:
-            ValueError: its file lies elsewhere.
+            ValueError: it is another one, or its file lies elsewhere.
         """
+        content = unsealed(content)
         if Path(content["file"]).name != content["file"]:
             raise ValueError(f"{content['file']} is no name of a file in the folder")
         sizes = [(int(height), int(width)) for height, width in content["sizes"]]
         return Shard(**{**content, "sizes": sizes})
+
+    def record(self) -> dict[str, Any]:
+        """JSON of it."""
+        return sealed(dataclasses.asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,15 +140,14 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         UserError: it is missing or damaged, or of an older format.
     """
-    fix = f'delete "{folder}", and the latents are made anew'
 
     def read(content: Any) -> Manifest | int:
         if content["schema"] != SCHEMA:
             return content["schema"]
-        counts = {name: int(content[name]) for name in _COUNTS}
+        counts = {name: unsealed(content)[name] for name in _COUNTS}
         return Manifest(**counts, empty=content["empty"], shards=[Shard.read(shard) for shard in content["shards"]])
 
-    found = read_json(folder / MANIFEST, read, fix)
+    found = read_json(folder / MANIFEST, read, _anew(folder))
     if not isinstance(found, Manifest):
         raise _of_other_format(folder, found)
     return found
@@ -157,12 +162,18 @@ def is_complete(folder: Path, key: CacheKey) -> bool:
     """Whether the folder holds a whole cache, all of whose files are there.
 
     Raises:
-        UserError: it holds one, whole or begun, that was made with another key or in an older format.
+        UserError: it holds one, whole or begun, that was made with another key or in an older format, or shards of
+            another one.
     """
     if not is_begun(folder, key) or not (folder / MANIFEST).exists():
         return False
-    files = [EMPTY, *(shard.file for shard in read_manifest(folder).shards)]
-    return all((folder / file).is_file() for file in files)
+    shards = read_manifest(folder).shards
+    for shard in shards:
+        if shard.key != key.digest:
+            raise DamagedFile(
+                f'"{folder / shard.file}" is of other latents (key {shard.key}, not {key.digest}); {_anew(folder)}'
+            )
+    return all((folder / file).is_file() for file in (EMPTY, *(shard.file for shard in shards)))
 
 
 def is_begun(folder: Path, key: CacheKey) -> bool:
@@ -172,7 +183,10 @@ def is_begun(folder: Path, key: CacheKey) -> bool:
         UserError: it was claimed for another one, or in an older format.
     """
     if (folder / runs.CONFIG).exists():
-        before = runs.config_of(folder, CacheKey)
+        try:
+            before = runs.config_of(folder, CacheKey)
+        except UserError as error:
+            raise DamagedFile(f'"{folder / runs.CONFIG}" is damaged ({cut(str(error))}); {_anew(folder)}') from error
         if before.schema != key.schema:
             raise _of_other_format(folder, before.schema)
     return runs.begun(folder, key, "latents")
@@ -192,8 +206,11 @@ def discard(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _anew(folder: Path) -> str:
+    return f'delete "{folder}", and the latents are made anew'
+
+
 def _of_other_format(folder: Path, schema: object) -> UserError:
     return UserError(
-        f'"{folder}" holds latents in the format {schema}, where this version writes {SCHEMA}; delete "{folder}", and '
-        "the latents are made anew"
+        f'"{folder}" holds latents in the format {schema}, where this version writes {SCHEMA}; {_anew(folder)}'
     )

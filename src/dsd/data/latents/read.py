@@ -18,7 +18,7 @@ from torch import Tensor
 from dsd.backbones.protocol import Text
 from dsd.backbones.stock import StockBackbone
 from dsd.data.latents.encode import chunks, frames_name
-from dsd.data.latents.key import EMPTY, Share, Size, read_manifest
+from dsd.data.latents.key import EMPTY, Shard, Share, Size, fingerprint, read_manifest
 from dsd.errors import UserError, reason_of
 from dsd.files import DamagedFile, sha256_of
 
@@ -93,7 +93,7 @@ class LatentCache:
         self.empty_frames = [empty[frames_name(size)] for size in self.sizes]
         self._empty = Text(empty["tokens"], empty.get("pooled")) if "tokens" in empty else None
         for shard in self.manifest.shards:
-            self._add(folder / shard.file)
+            self._add(shard)
         self._encoder: StockBackbone | None = None
         self._text_tokens = 0
 
@@ -192,12 +192,14 @@ class LatentCache:
         except (OSError, SafetensorError) as error:
             raise DamagedFile(f'"{path}" can no longer be read ({reason_of(error)}); {_ANEW}') from error
 
-    def _add(self, path: Path) -> None:
-        number = len(self._ends)
+    def _add(self, shard: Shard) -> None:
+        number, path = len(self._ends), self.folder / shard.file
         with safe_open(str(path), "pt") as file:
             words = json.loads(file.metadata()["samples"])
             film, text, sizes = (file.get_tensor(name).tolist() for name in ("film", "text", "size"))
             self._ends.append([] if self._empty is None else file.get_tensor("ends").tolist())
+        if fingerprint(words["ids"]) != shard.ids:
+            raise DamagedFile(f'"{path}" holds other samples than it is to; {_ANEW}')
         for name, values in (("ids", self.ids), ("grids", self.grids), ("captions", self.captions)):
             values.extend(words[name])
         kinds = [self.sizes.index((height, width)) for height, width in words["sizes"]]
