@@ -12,6 +12,8 @@ MOST_SCALE = 1e4
 """Of guidance. Nothing of a picture is left long before."""
 MOST_STEPS = 10_000
 """Of a picture's denoising. More would not end, and a damaged file may say so."""
+MOST_PICTURES = 10_000
+"""Of one prompt."""
 MOST = 10**9
 """Of whatever is counted: at a millisecond each they take 12 days."""
 _SLOWEST = 1e-6

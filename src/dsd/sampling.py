@@ -37,8 +37,7 @@ class Sampling:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.steps <= MOST_STEPS:
-            raise UserError(f"sampling needs at least 1 step and at most {MOST_STEPS:,}, got {self.steps}")
+        require_within("steps", self.steps, 1, MOST_STEPS)
         for name in ("text_scale", "image_scale", "guidance"):
             require_within(name, getattr(self, name), -MOST_SCALE, MOST_SCALE)
         lowest, highest = self.guidance_interval

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsd.evaluate.config import EvaluateConfig
+from dsd.sampling import Sampling
 
 if TYPE_CHECKING:
     from dsd.evaluate.compare import Competitor
@@ -37,6 +38,16 @@ class Compared(EvaluateConfig):
     """True guidance by the picture, likewise; 1 is off."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Sampling(**self.sampled)
+
+    @property
+    def sampled(self) -> dict[str, Any]:
+        """What is said of how to draw, in place of what the first student was trained to be drawn with."""
+        given = {"steps": self.steps, "text_scale": self.text_scale, "image_scale": self.image_scale}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def methods(
@@ -79,14 +90,13 @@ def methods(
         raise UserError(f'the adapter "{adapters[0]}" does not say at what size it was trained; train it again')
     if command.pairs is not None and command.recipe is None:
         raise UserError("--pairs are given to train further methods on; give --recipe too, whose budget they take")
-    given = {"steps": command.steps, "text_scale": command.text_scale, "image_scale": command.image_scale}
     setting = Setting(
         name="",
         base=base,
         drawing=Drawing(
             size=size,
             max_sequence_length=metadata.max_sequence_length,
-            sampling=replace(metadata.sampling, **{name: value for name, value in given.items() if value is not None}),
+            sampling=replace(metadata.sampling, **command.sampled),
             true_guidance=command.teacher_guidance,
         ),
         data=() if command.pairs is None else PairRows(command.pairs, out / "methods" / "rows"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dsd.cli.drawing import Model
 from dsd.config import require_seeds
 from dsd.errors import UserError
+from dsd.limits import MOST_PICTURES, require_within
 from dsd.recipes.recipe import Recipe
 from dsd.recipes.registry import first_and_named
 
@@ -122,8 +123,7 @@ def _asked_for(command: Generate) -> list[Job | UserError]:
     """The jobs that a command names, or why there is none in a place."""
     from dsd.generate.jobs import Job, of_folder, of_table
 
-    if command.n < 1:
-        raise UserError(f"--n is {command.n}, but must be at least 1")
+    require_within("--n", command.n, 1, MOST_PICTURES)
     if command.seed is not None:
         require_seeds("--seed", command.seed, command.n)
     model = command.model
