@@ -70,6 +70,7 @@ def methods(
     from dsd.devices import default_device
     from dsd.errors import UserError
     from dsd.evaluate.compare import Competitor
+    from dsd.files import require_outside
     from dsd.models import resolve
     from dsd.recipes.registry import recipe
 
@@ -77,6 +78,10 @@ def methods(
         raise UserError(f"--adapter got {list(adapters)}, but must name one student or several different ones")
     metadata = load_metadata(resolve(adapters[0]))
     base, size = command.base or metadata.base, metadata.frame_size
+    require_outside(out, resolve(base), "the base's folder")
+    for adapter in adapters:
+        require_outside(out, resolve(adapter), "the adapter's folder")
+    require_outside(out, command.pairs, "the dataset's folder")
     for method in command.methods:  # before anything is drawn
         for part in registry.entry_of(method.partition("=")[0]).parts:
             part_of(family_of(base), part)

@@ -131,10 +131,11 @@ def evaluate(command: Evaluate, **more: Any) -> None:
     """
     from dsd.errors import UserError
     from dsd.evaluate import compare, tables
-    from dsd.files import make_folder
+    from dsd.files import make_folder, require_outside
 
     if command.data is None:
         raise UserError("--data is missing; give the folder of your subjects")
+    require_outside(command.out, command.data, "the folder of your subjects")
     benchmark = _own_subjects(command, command.data)
     out = make_folder(command.out)
     compared = compare.compare(command, benchmark, methods(command, command.adapter, out, **more), out)
@@ -169,8 +170,9 @@ def _owner(command: Any) -> Verb:
 def _dreambench(command: DreamBench) -> None:
     from dsd.evaluate import compare, tables
     from dsd.evaluate.benchmarks import dreambench
-    from dsd.files import make_folder
+    from dsd.files import make_folder, require_outside
 
+    require_outside(command.out, command.data, "the benchmark's folder")
     benchmark = dreambench.read(command.data, command.pictures)
     out = make_folder(command.out)
     compared = compare.compare(command, benchmark, methods(command, (command.adapter,), out), out)

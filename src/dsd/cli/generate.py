@@ -95,6 +95,7 @@ def run(command: Generate) -> None:
 
     asked = _asked_for(command)
     jobs, bad = _checked(asked, lambda job: job.check())
+    _require_outside(command, jobs)
     if command.enhance is not None:
         jobs, more = _enhanced(command, jobs)
         bad += more
@@ -176,6 +177,24 @@ def _checked(jobs: Iterable[Job | UserError], check: Callable[[Job], object]) ->
     return fine, bad
 
 
+def _require_outside(command: Generate, jobs: Sequence[Job]) -> None:
+    """Refuses to write into a model, or over and among the references."""
+    from dsd.files import require_outside
+    from dsd.generate.album import SHEET
+    from dsd.models import resolve
+
+    out, model = command.out, command.model
+    require_outside(out, resolve(model.adapter), "the adapter's folder")
+    require_outside(out, resolve(model.base_name()), "the base's folder")
+    for folder in command.image:
+        if folder.is_dir() and folder.resolve() == out.resolve():
+            raise UserError(f'--out "{out}" is the folder of the references, which would be more then; give another')
+    written = {out.resolve(), (out / SHEET).resolve()}
+    lost = next((path for job in jobs for path in job.image if path.resolve() in written), None)
+    if lost is not None:
+        raise UserError(f'"{lost}" is a reference picture and would be lost; give another --out')
+
+
 def _enhanced(command: Generate, jobs: Sequence[Job]) -> tuple[list[Job], list[UserError]]:
     """Jobs with the prompts that a chat model made of theirs, and why others have none."""
     from dsd.chat.registry import load_chat
@@ -230,8 +249,6 @@ def _planned(command: Generate, jobs: Sequence[Job]) -> tuple[Album | None, list
         raise UserError(f'"{out}" is one file, but several pictures were asked for; give --out a folder')
     if out.is_dir():
         raise UserError(f'"{out}" is a folder, but is called like a picture; give another --out')
-    if any(path.resolve() == out.resolve() for path in jobs[0].image):
-        raise UserError(f'"{out}" is the reference picture and would be lost; give another --out')
     make_folder(out.parent)
     return None, [Planned.alone(jobs[0], out)], {}
 
