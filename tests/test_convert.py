@@ -362,11 +362,11 @@ def trained(folder: Path, *, bias: bool = False) -> Path:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--frame", "0", "32"], "--frame is 0"),
+        (["--frame", "0", "32"], "--frame is (0, 32)"),
         (["--frame", "33", "32"], "multiples of 8, the closest size is 32x32"),
         (["--frame", "32", "4"], "multiples of 8, the closest size is 32x8"),
         (["--frame", "100000", "100000"], "at most 40 million pixels"),
-        (["--frame", "32", "-8"], "--frame is -8"),
+        (["--frame", "32", "-8"], "--frame is (32, -8)"),
         (["--max-sequence-length", "0"], "--max-sequence-length is 0"),
         (["--max-sequence-length", "100000"], "at most 512"),
     ],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import dsd.files
 from dsd.errors import UserError
 from dsd.files import atomic_folder, make_folder, sha256_of, sweep, write_atomic
 
@@ -132,3 +134,17 @@ def test_nothing_is_written_over_what_is_no_file(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f'cannot write ".*{name}" .it is'):
             write_atomic(tmp_path / name, "text")
     assert not (tmp_path / "pipe").is_file() and Path("/dev/null").is_char_device()
+
+
+def test_texts_are_written_and_read_in_one_encoding() -> None:
+    """Not in that of the machine's locale, in which a file that is moved cannot be read."""
+    source = Path(dsd.files.__file__).parents[1]
+    found = []
+    for path in sorted(source.rglob("*.py")):
+        if path.name == "adapter.py" and path.parent.name == "backbones":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            is_text = isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("read_text", "write_text")
+            if is_text and "encoding" not in {keyword.arg for keyword in node.keywords}:
+                found.append(f"{path.relative_to(source)}:{node.lineno}")
+    assert not found

@@ -22,6 +22,7 @@ from dsd.data.sources import Source
 from dsd.train.cache_cost import assumed, cache_costs, counted
 from dsd.train.config import TrainConfig
 
+DOCS = Path(__file__).parents[1] / "docs"
 PAIRS = 60
 TOKENS = 96
 
@@ -77,7 +78,13 @@ def test_what_pairs_share_and_their_sizes_are_counted_in_the_data(text: TextCach
 def test_the_paper_s_cache_is_named_under_each_choice(capsys: Any) -> None:
     assert main(["plan", "flux-dev", "--gpu-hour-price", "2.5"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"\n\* no checkpointing, 2 samples at once, compiled +219 ms and 8\.904e\+13 operations a", out)
+    [(time, more)] = re.findall(r"\ntime +(\d+ d \d+ h) on .*\n(?:.*\n)+cache, text live .* (\d+ d \d+ h) more", out)
+    [(whole, live)] = re.findall(r"text whole .*, (\d+ h \d+ min) to encode .*\n(?:.*\n)+.* (\d+ min \d+ s) to", out)
+    training, datasets = ((DOCS / name).read_text(encoding="utf-8") for name in ("training.md", "datasets.md"))
+    assert f"57.5 GiB, 219 ms a sample and {time} for the paper's" in training
+    assert f"| 1.89 TB | {whole} | nothing |" in datasets and f"| 420 GB | {whole} | nothing |" in datasets
+    assert f"| 210 GB | {live} | {more} (" in datasets
+    assert re.search(r"\n\* no checkpointing, 2 samples at once, compiled +219 ms and 8\.904e\+13 .*, 57\.5 GiB", out)
     assert re.search(
         r"\nfull checkpointing, \d+ samples at once, compiled +\d+ ms and 1\.(29\d|3|30\d)e\+14 operations a", out
     )

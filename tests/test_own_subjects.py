@@ -270,7 +270,7 @@ def test_an_adapter_of_several_references_is_refused_and_of_several_targets_the_
         adapter = tmp_path / f"{references}-{targets}"
         metadata = tiny.metadata(tiny.schnell(), film=Film.of(references, targets), frame_size=(32, 32))
         save_adapter(adapter, tiny.random_updates(backbone.transformer), metadata)
-        words = ["evaluate", "tiny", "--data", str(flat), "--adapter", str(adapter), "--out", str(adapter / "out")]
+        words = ["evaluate", "tiny", "--data", str(flat), "--adapter", str(adapter), "--out", f"{adapter}-out"]
         codes.append(main([*words, *QUICK]))
     assert codes == [2, 0]
     assert "was trained with 2 reference pictures, but a comparison gives each method one" in capsys.readouterr().err

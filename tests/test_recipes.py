@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny
@@ -19,6 +20,13 @@ from dsd.generate.two_frame import TwoFramePipeline
 from dsd.recipes.recipe import Recipe
 from dsd.recipes.registry import RECIPES, all_recipes, recipe
 from dsd.train.trainer import train
+
+TRAINING = Path(__file__).parents[1] / "docs" / "training.md"
+IN_DOCS = (
+    "memory: transformer", "memory: trained weights, gradients, optimizer", "memory: activations", "memory of a device",
+    "memory to encode the cache, before", "time",
+)  # fmt: skip
+"""Rows of a plan that the table of small cards has."""
 
 
 def test_an_unknown_recipe_gets_a_hint():
@@ -89,7 +97,11 @@ def test_a_plan_is_made_for_every_model_from_what_is_known_of_it_and_says_that_i
     said = capsys.readouterr().out
     assert "memory of a device" in said and "M parameters" in said
     assert ("fits a card of" in said) == (recipe(name).card is not None)
-    assert recipe(name).card is None or re.search(rf"fits a card of {recipe(name).card:g} GB +yes, .* left", said)
+    if (card := recipe(name).card) is not None:
+        assert re.search(rf"fits a card of {card:g} GB +yes, .* left", said)
+        rows = dict(line.split("  ", 1) for line in said.splitlines() if "  " in line)
+        row = " | ".join(rows[name].strip().removesuffix(" on 1 device(s)") for name in IN_DOCS)
+        assert f"| {row} at {recipe(name).tflops:g} TFLOP/s |" in TRAINING.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", TWINS)

@@ -307,7 +307,7 @@ def test_files_that_no_row_can_use_make_no_other_data(layout: Any, columns: Colu
 def test_a_run_inside_a_folder_that_is_read_whole_is_refused(tmp_path: Path, capsys: Any) -> None:
     folder = parquet_in(tmp_path)
     assert main(["train", "tiny", "--data", folder, "--out", f"{folder}/run"]) == 2
-    assert "of which any file may be data; give a folder outside" in capsys.readouterr().err
+    assert "give a folder apart" in capsys.readouterr().err
 
 
 def films(references: int, targets: int, count: int = 8) -> list[OwnExample]:

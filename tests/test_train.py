@@ -106,13 +106,36 @@ def test_what_lies_in_a_folder_that_was_never_claimed_stays(tmp_path: Path) -> N
         {"frame_size": (0, 0)}, {"frame_size": (32, -1)}, {"seed": 1 << 63}, {"seed": -1}, {"learning_rate": math.inf},
         {"learning_rate": math.nan}, {"weight_decay": -1.0}, {"guidance": math.nan}, {"held_out": -1},
         {"reference_weight": math.inf}, {"learning_rate": 1e38}, {"muon_learning_rate": 1e38}, {"weight_decay": 1e300},
+        {"ema_decay": math.nan}, {"decay_from": 1.5}, {"steps": 10**400}, {"warmup": 10**400}, {"held_out": 10**30},
+        {"sample_every": 10**400}, {"checkpoint_every": 10**400}, {"sampled": 10**30}, {"batch_size": 10**15},
+        {"rank": 10**20}, {"gradient_accumulation": 10**30}, {"max_sequence_length": 513}, {"steps": True},
+        {"frame_size": (64_000, 64_000)}, {"frame_size": (10**400, 8)},
     ],
     ids=str,
 )  # fmt: skip
 def test_settings_have_ranges(wrong: dict[str, Any]) -> None:
     (name,) = wrong
-    with pytest.raises(UserError, match=rf"train\.{name} is .*, but must be"):
+    with pytest.raises(UserError, match=rf"train\.{name} is .{{1,170}}, but (must be|a picture has at most 40)"):
         small_config(**wrong)
+
+
+def test_a_bucket_is_a_picture_s_size() -> None:
+    with pytest.raises(
+        UserError, match=r"train\.buckets is \(100000000, 100000000\), but a picture has at most 40 mill"
+    ):
+        small_config(frame_size=None, buckets=((32, 32), (100_000_000, 100_000_000)))
+
+
+@pytest.mark.parametrize("flavour", ["canvas", "cached"])
+def test_a_lora_of_no_layers_is_refused(flavour: Any) -> None:
+    with pytest.raises(UserError, match=r"train\.lora_targets is empty"):
+        small_config(flavour=flavour, lora_targets=())
+    assert small_config(flavour=flavour, lora_targets=(), full=True).full
+
+
+def test_an_average_that_never_moves_is_refused() -> None:
+    with pytest.raises(UserError, match=r"train\.ema_decay is 1"):
+        small_config(ema_decay=1.0)
 
 
 def test_the_largest_seed_has_steps_of_its_own() -> None:

@@ -256,11 +256,11 @@ def test_what_cannot_be_is_a_sentence_before_anything_is_loaded(tmp_path: Path) 
         train(eight, simple_pairs(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     cuda = torch.device("cuda")
-    older = quantised.no_float8(cuda, (8, 6), eight)
+    older = quantised.no_float8(cuda, (8, 6))
     assert older is not None and "cuda of compute capability 8.6" in older
-    whole = quantised.no_float8(cuda, (8, 9), replace(eight, mixed_precision="no"))
-    assert whole is not None and "train.mixed_precision is no; give bf16" in whole
-    assert quantised.no_float8(cuda, (8, 9), eight) is None
+    assert quantised.no_float8(cuda, (8, 9)) is None
+    with pytest.raises(UserError, match=r"train\.mixed_precision is no; give bf16"):
+        replace(eight, mixed_precision="no")
 
 
 def test_without_torchao_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_a_run_is_not_gone_on_with_in_other_bits_and_resumes_with_the_same(tmp_p
 def test_float8_is_kept_for_what_multiplies_and_8_bits_for_the_modulation(monkeypatch: pytest.MonkeyPatch) -> None:
     """All but the product of float8 with float8, which is for GPUs: here weights alone are kept so."""
     monkeypatch.setattr(fast, "float8_config", lambda quantization: quantization.Float8WeightOnlyConfig())
-    backbone, adapter = attached("fp8", lora_targets="attention")
+    backbone, adapter = attached("fp8", lora_targets="attention", mixed_precision="bf16")
     kinds = {
         ("norm" in name, type(layer.weight.data).__name__)
         for name, layer in backbone.transformer.named_modules()

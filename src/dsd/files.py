@@ -153,6 +153,21 @@ def require_apart(out: Path, given: Path, what: str) -> None:
         raise UserError(f'--out "{out}" is, contains or lies in {what} "{given}"; give a folder apart')
 
 
+def require_outside(out: Path, given: str | Path | None, what: str) -> None:
+    """Refuses to write into what is read: it would be another one afterwards.
+
+    Args:
+        out: To be written.
+        given: That is read; what does not exist here, such as a model of the hub, is outside.
+        what: It is called, such as "the adapter's folder".
+
+    Raises:
+        UserError: It lies in it, or is it.
+    """
+    if given is not None and Path(given).exists() and out.resolve().is_relative_to(Path(given).resolve()):
+        raise UserError(f'--out "{out}" is or lies in {what} "{given}"; give a folder outside')
+
+
 def require_replaceable(path: Path | str, known_by: str | None = None) -> None:
     """Makes sure that nothing is lost when a folder takes a name.
 

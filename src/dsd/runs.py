@@ -75,7 +75,7 @@ def config_of(folder: Where, kind: type[Record]) -> Record:
     """
     path = Place.of(folder) / CONFIG
     try:
-        return from_json(kind, path.read_text())
+        return from_json(kind, path.read_text(encoding="utf-8"))
     except (UserError, OSError, UnicodeDecodeError) as error:
         raise UserError(f'"{path}" does not say what "{folder}" holds: {error}; give another folder') from error
 
@@ -185,7 +185,7 @@ def _digest(sources: Mapping[str, str]) -> str:
 
 def _write(path: Place, text: str) -> None:
     """Writes a file unless it says that already, so that many processes may claim one folder."""
-    if not path.exists() or path.read_text() != text:
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
         path.write_atomic(text)
 
 

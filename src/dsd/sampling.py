@@ -6,17 +6,15 @@ A recipe says how its students draw, training keeps that with the adapter, and w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 from typing import Literal
 
 from dsd.errors import UserError
+from dsd.limits import MOST_SCALE, MOST_STEPS, require_within
 
 Flavour = Literal["canvas", "cached"]
 """How a model is shown given frames. ``canvas``, the paper: they are drawn anew beside the others, and told as further
 channels of all. ``cached``: they are clean tokens that the others attend to and that attend to themselves alone, so
 that their keys and values are computed once a picture (as in EasyControl, arXiv 2503.07027)."""
-MOST_STEPS = 10_000
-"""More would not end, and a damaged file may say so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +37,9 @@ class Sampling:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.steps <= MOST_STEPS:
-            raise UserError(f"sampling needs at least 1 step and at most {MOST_STEPS:,}, got {self.steps}")
+        require_within("steps", self.steps, 1, MOST_STEPS)
         for name in ("text_scale", "image_scale", "guidance"):
-            if not isfinite(getattr(self, name)):
-                raise UserError(f"{name} is {getattr(self, name)}, but must be a finite number")
+            require_within(name, getattr(self, name), -MOST_SCALE, MOST_SCALE)
         lowest, highest = self.guidance_interval
         if not 0 <= lowest <= highest <= 1:
             raise UserError(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from dsd.curate.config import CurateConfig
 from dsd.evaluate.config import EvaluateConfig
+from dsd.limits import require_within
 from dsd.sampling import Sampling
 from dsd.train.config import TrainConfig
 from dsd_world.recipe import SAMPLING, tiny
@@ -30,3 +31,6 @@ class DemoConfig:
     subjects: int = 32
     sampling: Sampling = SAMPLING
     evaluate: EvaluateConfig = field(default_factory=lambda: replace(tiny().evaluate, apart=False))
+
+    def __post_init__(self) -> None:
+        require_within("subjects", self.subjects, 1)

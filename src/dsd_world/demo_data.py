@@ -49,7 +49,7 @@ def pair_views(dataset: Path) -> Iterator[PairView]:
 
 def training_curves(metrics: Path) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
     """(step, loss) of training, and (step, held-out loss), from a run's ``metrics.jsonl``."""
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     curves = [[(line["step"], line[name]) for line in lines if name in line] for name in ("loss", "held_out_loss")]
     return curves[0], curves[1]
 

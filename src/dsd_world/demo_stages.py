@@ -141,7 +141,7 @@ def write_summary(out: Path, seconds: Mapping[str, float]) -> None:
 
 def read_agreement(folder: Path) -> Agreement | None:
     """What `measure` found of kept and rejected pairs."""
-    values = json.loads((folder / "agreement.json").read_text())
+    values = json.loads((folder / "agreement.json").read_text(encoding="utf-8"))
     return None if values is None else Agreement.from_dict(values)
 
 
@@ -151,7 +151,7 @@ def _drawn(config: DemoConfig) -> DrawnBenchmark:
 
 def _sheet(config: DemoConfig, out: Path) -> list[report.SheetRow]:
     """A prompt of each of some subjects."""
-    places = json.loads((out / "evaluation" / "places.json").read_text())
+    places = json.loads((out / "evaluation" / "places.json").read_text(encoding="utf-8"))
     return compare.sheet(
         _drawn(config).build(), {name: out / place for name, place in places.items() if name != "copy"}
     )

@@ -26,6 +26,7 @@ from dsd.evaluate.report import environment, table
 from dsd.log import duration
 from dsd.places import Place, Where
 
+_PAGES = (".html", ".htm")
 _MOST_WORDS = 600
 
 
@@ -136,6 +137,8 @@ def show_dataset(where: Where, out: Where, *, pairs: int = 12, seed: int = 0) ->
     place = Place.of(out)
     if place.local is not None and place.local.is_dir():
         raise UserError(f'--out "{out}" is a folder; give the name of a page, such as "{place / "page.html"}"')
+    if place.local is not None and place.local.exists() and place.local.suffix.lower() not in _PAGES:
+        raise UserError(f'"{out}" is no page by its name and would be lost; give a name that ends in .html')
     page = page_of(open_folder(where), pairs, seed)
     html = environment("dsd.audit").get_template("show.html.jinja").render(page=page, plots=plots, table=table)
     place.write_atomic(html.encode("utf-8", "replace") + b"\n")

@@ -18,10 +18,9 @@ from dsd.backbones.cached import KEPT, Recording, Reference
 from dsd.backbones.protocol import Layers, Text
 from dsd.errors import UserError
 from dsd.flow import ResolutionShift
+from dsd.limits import MOST_TEXT_TOKENS
 from dsd.sampling import Flavour
 from dsd.weights import config_of, load_pipeline
-
-MOST_TEXT_TOKENS = 512
 
 
 class StockBackbone:
@@ -208,7 +207,7 @@ class StockBackbone:
         """
         step = self.pixels_per_token
         if height < step or width < step or height % step or width % step:
-            near = tuple(max(step, round(side / step) * step) for side in (height, width))
+            near = tuple(max(step, (side + step // 2) // step * step) for side in (height, width))
             raise UserError(
                 f"a picture of {height}x{width} pixels (height x width) does not fit this model: both sides must be "
                 f"multiples of {step}, the closest size is {near[0]}x{near[1]}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsd.evaluate.config import EvaluateConfig
+from dsd.sampling import Sampling
 
 if TYPE_CHECKING:
     from dsd.evaluate.compare import Competitor
@@ -38,6 +39,16 @@ class Compared(EvaluateConfig):
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Sampling(**self.sampled)
+
+    @property
+    def sampled(self) -> dict[str, Any]:
+        """What is said of how to draw, in place of what the first student was trained to be drawn with."""
+        given = {"steps": self.steps, "text_scale": self.text_scale, "image_scale": self.image_scale}
+        return {name: value for name, value in given.items() if value is not None}
+
 
 def methods(
     command: Compared, adapters: Sequence[str], out: Path, fits: Mapping[str, Any] | None = None
@@ -59,6 +70,7 @@ def methods(
     from dsd.devices import default_device
     from dsd.errors import UserError
     from dsd.evaluate.compare import Competitor
+    from dsd.files import require_outside
     from dsd.models import resolve
     from dsd.recipes.registry import recipe
 
@@ -66,6 +78,10 @@ def methods(
         raise UserError(f"--adapter got {list(adapters)}, but must name one student or several different ones")
     metadata = load_metadata(resolve(adapters[0]))
     base, size = command.base or metadata.base, metadata.frame_size
+    require_outside(out, resolve(base), "the base's folder")
+    for adapter in adapters:
+        require_outside(out, resolve(adapter), "the adapter's folder")
+    require_outside(out, command.pairs, "the dataset's folder")
     for method in command.methods:  # before anything is drawn
         for part in registry.entry_of(method.partition("=")[0]).parts:
             part_of(family_of(base), part)
@@ -79,14 +95,13 @@ def methods(
         raise UserError(f'the adapter "{adapters[0]}" does not say at what size it was trained; train it again')
     if command.pairs is not None and command.recipe is None:
         raise UserError("--pairs are given to train further methods on; give --recipe too, whose budget they take")
-    given = {"steps": command.steps, "text_scale": command.text_scale, "image_scale": command.image_scale}
     setting = Setting(
         name="",
         base=base,
         drawing=Drawing(
             size=size,
             max_sequence_length=metadata.max_sequence_length,
-            sampling=replace(metadata.sampling, **{name: value for name, value in given.items() if value is not None}),
+            sampling=replace(metadata.sampling, **command.sampled),
             true_guidance=command.teacher_guidance,
         ),
         data=() if command.pairs is None else PairRows(command.pairs, out / "methods" / "rows"),

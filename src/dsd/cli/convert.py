@@ -63,9 +63,9 @@ def run(command: Convert) -> None:
     from dsd.backbones.adapter import METADATA_FILE, AdapterMetadata
     from dsd.backbones.published import local, lora_file, published_folder
     from dsd.backbones.registry import backbone_class, family_of, part_of
-    from dsd.backbones.stock import MOST_TEXT_TOKENS
     from dsd.errors import UserError
     from dsd.files import require_apart, require_replaceable
+    from dsd.limits import MOST_TEXT_TOKENS, require_frame, require_within
     from dsd.log import console, quiet_libraries
     from dsd.models import resolve, revision_or_name
 
@@ -73,13 +73,8 @@ def run(command: Convert) -> None:
     require_replaceable(command.out, METADATA_FILE)  # before anything is read
     for name, what in ((command.source, "the source"), (command.base, "the base's folder")):
         require_apart(command.out, Path(resolve(name)), what)
-    for name, value in (("--frame", min(command.frame)), ("--max-sequence-length", command.max_sequence_length)):
-        if value < 1:
-            raise UserError(f"{name} is {value}, but must be at least 1")
-    if command.max_sequence_length > MOST_TEXT_TOKENS:
-        raise UserError(
-            f"--max-sequence-length is {command.max_sequence_length}, but such models read at most {MOST_TEXT_TOKENS}"
-        )
+    require_frame("--frame", command.frame)
+    require_within("--max-sequence-length", command.max_sequence_length, 1, MOST_TEXT_TOKENS)
     family = family_of(command.base)
     convert = part_of(family, "convert", "conversion")
     _require_frame(command, backbone_class(family))  # before the large files are fetched
@@ -115,18 +110,10 @@ def run(command: Convert) -> None:
 
 
 def _require_frame(command: Convert, backbone: type[StockBackbone]) -> None:
-    """Refuses a frame that would not be drawn: too large, or no multiple of what the base's autoencoder takes, if it
-    has one."""
+    """Refuses a frame that is no multiple of what the base's autoencoder takes, if it has one."""
     from dsd.backbones.published import local
-    from dsd.errors import UserError
-    from dsd.images import MAX_PIXELS
     from dsd.weights import config_of
 
-    height, width = command.frame
-    if height * width > MAX_PIXELS:
-        raise UserError(
-            f"--frame is {height} {width}, but at most {MAX_PIXELS / 1_000_000:g} million pixels are drawn; give fewer"
-        )
     base = local(command.base, (_VAE_CONFIG,))
     if (base / _VAE_CONFIG).is_file():
-        backbone.check_frame(config_of(backbone.vae_class, str(base), subfolder="vae"), height, width)
+        backbone.check_frame(config_of(backbone.vae_class, str(base), subfolder="vae"), *command.frame)

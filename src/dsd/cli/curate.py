@@ -11,6 +11,9 @@ from dsd.cli import calibrate, rescore
 from dsd.curate.config import CurateConfig
 from dsd.curate.executors.pools import Pools
 from dsd.errors import UserError, import_extra
+from dsd.files import require_outside
+from dsd.models import resolve
+from dsd.places import Place
 from dsd.recipes.registry import all_recipes
 
 if TYPE_CHECKING:  # imported where it is used: `dsd --help` is quick
@@ -87,6 +90,10 @@ def run(command: Any) -> None:
     if not isinstance(command, Curate):
         _owner(command).run(command)
         return
+    local = Place.of(command.out).local
+    for model in (command.curate.teacher, command.curate.chat, command.curate.judge):
+        if local is not None:
+            require_outside(local, resolve(model), "a model's folder")
     with _executor(command) as executor:
         from dsd.curate.pipeline import curate
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from dsd.sampling import Sampling
 
 if TYPE_CHECKING:
     from dsd.generate.two_frame import TwoFramePipeline
@@ -33,10 +35,18 @@ class Model:
     """How the model is kept where it does not fit: a component, a layer or a few at a time, or in fewer bits; "auto"
     goes by what is free on the device."""
 
+    def __post_init__(self) -> None:
+        Sampling(**self.sampled)
+
+    @property
+    def sampled(self) -> dict[str, Any]:
+        """What is said of how to draw, in place of what the adapter was trained to be drawn with."""
+        given = {name: getattr(self, name) for name in ("steps", "text_scale", "image_scale", "guidance")}
+        return {name: value for name, value in given.items() if value is not None}
+
     def words(self) -> str:
         base = "the base that it names" if self.base is None else self.base
-        given = {"steps": self.steps, "text": self.text_scale, "image": self.image_scale, "guidance": self.guidance}
-        said = ", ".join(f"{name} {value:g}" for name, value in given.items() if value is not None)
+        said = ", ".join(f"{name.removesuffix('_scale')} {value:g}" for name, value in self.sampled.items())
         return f"{self.adapter} on {base}" + (f" with {said}" if said else ", drawing as it was trained to")
 
     def base_name(self) -> str:

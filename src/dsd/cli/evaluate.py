@@ -11,6 +11,7 @@ import tyro
 from dsd.cli.compared import Compared, methods
 from dsd.cli.parse import Verb
 from dsd.curate.tasks.registry import DEFAULT, task_of
+from dsd.limits import MOST_PICTURES, require_within
 from dsd.plugins import added
 from dsd.recipes.recipe import Recipe
 from dsd.recipes.registry import all_recipes, first
@@ -43,6 +44,11 @@ class Evaluate(Compared):
     out: Path
     """Folder for the pictures, the table (JSON, CSV, Markdown) and index.html."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_within("write", self.write, 1)
+        require_within("pictures", self.pictures, 1, MOST_PICTURES)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DreamBench(Compared):
@@ -59,6 +65,10 @@ class DreamBench(Compared):
     """Pictures for each prompt; the first one is measured, all of them for diversity."""
     out: Path = Path("runs/dreambench")
     """Folder for samples, scores, the table (JSON, CSV, Markdown) and index.html."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_within("pictures", self.pictures, 1, MOST_PICTURES)
 
 
 def variants() -> dict[str, tuple[str, Any]]:
@@ -121,10 +131,11 @@ def evaluate(command: Evaluate, **more: Any) -> None:
     """
     from dsd.errors import UserError
     from dsd.evaluate import compare, tables
-    from dsd.files import make_folder
+    from dsd.files import make_folder, require_outside
 
     if command.data is None:
         raise UserError("--data is missing; give the folder of your subjects")
+    require_outside(command.out, command.data, "the folder of your subjects")
     benchmark = _own_subjects(command, command.data)
     out = make_folder(command.out)
     compared = compare.compare(command, benchmark, methods(command, command.adapter, out, **more), out)
@@ -159,8 +170,9 @@ def _owner(command: Any) -> Verb:
 def _dreambench(command: DreamBench) -> None:
     from dsd.evaluate import compare, tables
     from dsd.evaluate.benchmarks import dreambench
-    from dsd.files import make_folder
+    from dsd.files import make_folder, require_outside
 
+    require_outside(command.out, command.data, "the benchmark's folder")
     benchmark = dreambench.read(command.data, command.pictures)
     out = make_folder(command.out)
     compared = compare.compare(command, benchmark, methods(command, (command.adapter,), out), out)

@@ -81,8 +81,8 @@ def run(command: Export) -> None:
         )
     require_apart(command.out, folder, "the adapter's folder")
     require_replaceable(command.out, NOTE)  # before anything is read
+    require_apart(command.out, Path(resolve(command.base) if command.base else metadata.base), "the base's folder")
     if command.base is not None:
-        require_apart(command.out, Path(resolve(command.base)), "the base's folder")
         require_family(metadata, family_of(command.base), folder)
     trained = _Trained(folder, metadata, command.base or metadata.base)
     write = _FORMS[command.form](trained)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dsd.cli.drawing import Model
 from dsd.config import require_seeds
 from dsd.errors import UserError
+from dsd.limits import MOST_PICTURES, require_within
 from dsd.recipes.recipe import Recipe
 from dsd.recipes.registry import first_and_named
 
@@ -94,6 +95,7 @@ def run(command: Generate) -> None:
 
     asked = _asked_for(command)
     jobs, bad = _checked(asked, lambda job: job.check())
+    _require_outside(command, jobs)
     if command.enhance is not None:
         jobs, more = _enhanced(command, jobs)
         bad += more
@@ -122,8 +124,7 @@ def _asked_for(command: Generate) -> list[Job | UserError]:
     """The jobs that a command names, or why there is none in a place."""
     from dsd.generate.jobs import Job, of_folder, of_table
 
-    if command.n < 1:
-        raise UserError(f"--n is {command.n}, but must be at least 1")
+    require_within("--n", command.n, 1, MOST_PICTURES)
     if command.seed is not None:
         require_seeds("--seed", command.seed, command.n)
     model = command.model
@@ -174,6 +175,24 @@ def _checked(jobs: Iterable[Job | UserError], check: Callable[[Job], object]) ->
     for error in bad:
         console.print(f"left out: {error}")
     return fine, bad
+
+
+def _require_outside(command: Generate, jobs: Sequence[Job]) -> None:
+    """Refuses to write into a model, or over and among the references."""
+    from dsd.files import require_outside
+    from dsd.generate.album import SHEET
+    from dsd.models import resolve
+
+    out, model = command.out, command.model
+    require_outside(out, resolve(model.adapter), "the adapter's folder")
+    require_outside(out, resolve(model.base_name()), "the base's folder")
+    for folder in command.image:
+        if folder.is_dir() and folder.resolve() == out.resolve():
+            raise UserError(f'--out "{out}" is the folder of the references, which would be more then; give another')
+    written = {out.resolve(), (out / SHEET).resolve()}
+    lost = next((path for job in jobs for path in job.image if path.resolve() in written), None)
+    if lost is not None:
+        raise UserError(f'"{lost}" is a reference picture and would be lost; give another --out')
 
 
 def _enhanced(command: Generate, jobs: Sequence[Job]) -> tuple[list[Job], list[UserError]]:
@@ -230,8 +249,6 @@ def _planned(command: Generate, jobs: Sequence[Job]) -> tuple[Album | None, list
         raise UserError(f'"{out}" is one file, but several pictures were asked for; give --out a folder')
     if out.is_dir():
         raise UserError(f'"{out}" is a folder, but is called like a picture; give another --out')
-    if any(path.resolve() == out.resolve() for path in jobs[0].image):
-        raise UserError(f'"{out}" is the reference picture and would be lost; give another --out')
     make_folder(out.parent)
     return None, [Planned.alone(jobs[0], out)], {}
 

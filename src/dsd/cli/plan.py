@@ -15,6 +15,7 @@ from dsd.cli import plan_curate
 from dsd.curate.cost import PAIRS_OF_A_CAPTION
 from dsd.curate.estimate import bytes_in_words
 from dsd.data.own import Columns
+from dsd.limits import require_frame, require_rate, require_within
 from dsd.recipes.recipe import Recipe
 from dsd.recipes.registry import all_recipes
 from dsd.train.config import TrainConfig
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from dsd.train.cost import Predicted
 
 _CARD = 85.0
+_KEPT = 2
+"""Checkpoints of a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,7 @@ class Plan:
     """Memory of one device in GB, by which `auto` chooses (an H100's 85 when left out; an H200: 150). Where it is
     given, as by recipes for a card, it is said whether the run fits."""
     frame: tuple[int, int] | None = None
-    """(height, width) of a frame in pixels; the recipe's when left out."""
+    """(height, width) of a frame in pixels; when left out the training's, or that of most of the data."""
     pairs: int
     """How many pairs the cache of latents and texts holds."""
     data: str | None = None
@@ -54,6 +57,17 @@ class Plan:
     """Price of an hour of one device; nothing is priced without."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
+
+    def __post_init__(self) -> None:
+        require_rate(self.tflops, self.utilization)
+        require_within("devices", self.devices, 1)
+        require_within("pairs", self.pairs, 1)
+        if self.card is not None:
+            require_within("card", self.card, 0, above=True)
+        if self.frame is not None:
+            require_frame("frame", self.frame)
+        if self.gpu_hour_price is not None:
+            require_within("gpu_hour_price", self.gpu_hour_price, 0)
 
 
 def variants() -> dict[str, tuple[str, Any]]:
@@ -69,7 +83,7 @@ def variants() -> dict[str, tuple[str, Any]]:
 
 def _of(recipe: Recipe) -> Plan:
     pairs = PAIRS_OF_A_CAPTION * recipe.curate.units * recipe.curate.unit_size
-    return Plan(train=recipe.train, frame=_frame(recipe.train), tflops=recipe.tflops, card=recipe.card, pairs=pairs)
+    return Plan(train=recipe.train, tflops=recipe.tflops, card=recipe.card, pairs=pairs)
 
 
 def plan(command: Any) -> list[str]:
@@ -89,21 +103,27 @@ def run(command: Any) -> None:
     from dsd.backbones.cost import shape_of
     from dsd.log import duration
     from dsd.train.cost import Device, counted, training_cost
+    from dsd.train.offload import require_alone
 
     config = command.train
+    require_alone(config, command.devices)
+    config.require_divisible(command.devices)
     shape = shape_of(config.base)
+    shape.backbone.require(config.flavour)
     model = [
         ("transformer", f"{shape.parameters / 1e6:,.1f} M parameters"),
         ("text encoders", f"{shape.text_parameters / 1e6:,.1f} M parameters (needed once, for the cache)"),
         ("autoencoder", f"{shape.vae_parameters / 1e6:,.1f} M parameters (needed once, for the cache)"),
     ]
     contents = _contents(command)
+    for size in contents.pictures:
+        shape.backbone.check_size(*size)
     caches = _caches(command, shape, contents)  # before the shape is trained on
     device = Device(
         speed=command.tflops * 1e12 * command.utilization,
         memory=(command.card or _CARD) * 1e9 if config.mixed_precision == "bf16" else None,
     )
-    found = counted(config, shape, command.frame or _frame(config))
+    found = counted(config, shape, max(contents.pictures, key=contents.pictures.__getitem__))
     cost = training_cost(config, found, devices=command.devices, device=device)
     seconds = cost.chosen.seconds * config.batch_size * config.steps / command.devices
     rows = [
@@ -115,15 +135,19 @@ def run(command: Any) -> None:
         ("arithmetic", f"{cost.operations:.3g} operations"),
         *((said_of(one, one == cost.chosen), _figures(one)) for one in cost.others or (cost.chosen,)),
         ("time", f"{duration(seconds)} on {command.devices} device(s){_price(command, seconds)}"),
+        (f"{_KEPT} checkpoints", f"{bytes_in_words(_KEPT * cost.checkpoint)} of disk"),
         *((f"cache, text {name}", words) for name, words in caches.items()),
     ]
     for name, value in rows:
         print(f"{name:<58} {value}")
     print(f"assumed of the cache: {contents.said}" if command.data is None else f"counted: {contents.said}")
     print("the text cache is train.text_cache; trimmed is refused where the encoder's padding depends on the caption")
+    encoders = [name for name in (config.identity, config.agreement) if name is not None]
+    if encoders:
+        print(f"not counted: memory of {' and '.join(encoders)}, which measure held-out drawings")
     print(
         "estimates; activations are a rule of thumb, times are an H200's, scaled to this peak; a star marks what "
-        "is chosen",
+        "is chosen; what the optimizer's steps, held-out drawings and checkpoints take of the time is not counted",
         file=sys.stderr,
     )
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import tyro
 
 from dsd.curate.config import CurateConfig
-from dsd.errors import UserError
+from dsd.limits import require_rate, require_within
 from dsd.recipes.recipe import Recipe
 from dsd.recipes.registry import recipe as find_recipe
 
@@ -51,21 +50,17 @@ class PlanCurate:
 
     def __post_init__(self) -> None:
         for name in ("pairs", "gpus", "machines"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {value}, but must be at least 1")
-        for name in ("tflops", "reply_seconds"):
-            if not 0 < (value := getattr(self, name)) < math.inf:
-                raise UserError(f"{name} is {value}, but must be a number above 0")
-        if not 0 < self.utilization <= 1:
-            raise UserError(f"utilization is {self.utilization}, but must be a share in (0, 1], such as 0.4")
+            if (value := getattr(self, name)) is not None:
+                require_within(name, value, 1)
+        require_rate(self.tflops, self.utilization)
+        require_within("reply_seconds", self.reply_seconds, 0, above=True)
         for name, prices in (
             ("gpu_hour_price", (self.gpu_hour_price,)),
             ("million_tokens_price", self.million_tokens_price or ()),
         ):
             for price in prices:
-                if price is not None and not 0 <= price < math.inf:
-                    raise UserError(f"{name} is {price}, but must be a number from 0 on")
+                if price is not None:
+                    require_within(name, price, 0)
 
 
 def of(name: str, recipe: Recipe) -> PlanCurate:

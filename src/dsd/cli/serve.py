@@ -100,8 +100,7 @@ def _settings(command: Serve, keys: tuple[str, ...]) -> Settings:
 
 
 def _usual(command: Serve) -> Usual:
-    model = command.model
-    return Usual(steps=model.steps, text_scale=model.text_scale, image_scale=model.image_scale, guidance=model.guidance)
+    return Usual(**command.model.sampled)
 
 
 def _page_settings(command: Serve, keys: tuple[str, ...]) -> PageSettings:

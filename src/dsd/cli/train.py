@@ -10,7 +10,9 @@ from pathlib import Path
 
 from dsd.data.own import Columns
 from dsd.data.sources import open_source
-from dsd.errors import UserError
+from dsd.files import require_apart
+from dsd.models import resolve
+from dsd.places import Place
 from dsd.recipes.registry import all_recipes
 from dsd.train.config import TrainConfig
 
@@ -74,12 +76,9 @@ def plan(command: Train) -> list[str]:
 
 def run(command: Train) -> None:
     with _as_one():
+        Place.of(command.out).require_apart(Place.of(command.data), "the data")
+        require_apart(command.out, Path(resolve(command.train.base)), "the base's folder")
         source = open_source(command.data, command.columns, skip_bad_rows=command.skip_bad_rows)
-        if source.whole is not None and command.out.resolve().is_relative_to(source.whole.resolve()):
-            raise UserError(
-                f'--out "{command.out}" lies inside --data "{command.data}", of which any file may be data; give a '
-                "folder outside"
-            )
     from accelerate import PartialState
 
     from dsd.log import quiet_libraries

@@ -10,6 +10,7 @@ from dsd.chat.openai.address import model_of
 from dsd.config import how_it_runs, require_seeds, require_text
 from dsd.curate.tasks.registry import DEFAULT, find, task_of
 from dsd.errors import UserError
+from dsd.limits import MOST_SCALE, MOST_STEPS, MOST_TEXT_TOKENS, require_within
 
 if TYPE_CHECKING:  # imported where it is used: `dsd --help` is quick
     from dsd.data.rows import Pictures
@@ -28,6 +29,8 @@ JUDGED_BY = (
     "image_quality",
 )
 """Settings that decide nothing about the sheets."""
+_LARGEST_PANEL = 2048
+"""Pixels of a side: nine such panels are the largest sheet that is read as one picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,14 +122,13 @@ class CurateConfig:
             "targets",
             "chat_batch",
             "teacher_batch",
-            "panel_size",
-            "steps",
-            "sheet_text_tokens",
         ):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1")
-        if self.true_guidance < 1:
-            raise UserError(f"true_guidance is {self.true_guidance}, but must be at least 1 (1 turns it off)")
+            require_within(name, getattr(self, name), 1)
+        require_within("panel_size", self.panel_size, 1, _LARGEST_PANEL)
+        require_within("steps", self.steps, 1, MOST_STEPS)
+        require_within("sheet_text_tokens", self.sheet_text_tokens, 1, MOST_TEXT_TOKENS)
+        require_within("true_guidance", self.true_guidance, 1, MOST_SCALE)
+        require_within("guidance", self.guidance, -MOST_SCALE, MOST_SCALE)
         require_seeds("seed", self.seed)
         find(self.task)
         for chat in (self.chat, self.judge):
@@ -219,8 +221,7 @@ class CalibrateConfig:
 
     def __post_init__(self) -> None:
         for name in ("votes", "chat_batch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1")
+            require_within(name, getattr(self, name), 1)
         if not 0 < self.precision <= 1:
             raise UserError(f"precision is {self.precision}, but must be a share in (0, 1], such as 0.95")
         require_seeds("seed", self.seed)

@@ -66,6 +66,7 @@ def _curate(models: Models, out: Place, executor: Executor) -> Funnel:
     drawn = Place.of(config.sheets_from or out)
     source = _captions(config, drawn, begun, out)
     if config.sheets_from:
+        out.require_apart(drawn, "the folder of the sheets")
         _check_drawn(config, drawn)
     units = Units(captions=source if isinstance(source, Captions) else Captions.of(()), config=config)
     ledger = UnitLedger(out, config.pictures)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dsd.config import how_it_runs
 from dsd.errors import UserError
+from dsd.limits import MOST_SCALE, require_within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,10 @@ class EvaluateConfig:
     """True guidance of methods that see no picture; 1 is off."""
     apart: bool = how_it_runs(True)
     """Have each method draw in a process of its own, so that its memory can be told; --no-apart is quicker."""
+
+    def __post_init__(self) -> None:
+        require_within("repeats", self.repeats, 1)
+        require_within("teacher_guidance", self.teacher_guidance, -MOST_SCALE, MOST_SCALE)
 
     @property
     def likeness_models(self) -> dict[str, str]:

@@ -25,7 +25,7 @@ class Peak:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         elif _RESET.exists():
-            _RESET.write_text("5")  # Linux starts the high-water mark anew
+            _RESET.write_text("5", encoding="utf-8")  # Linux starts the high-water mark anew
         return self
 
     def __exit__(
@@ -37,7 +37,7 @@ class Peak:
 def _resident_peak() -> int:
     """Bytes; where the system cannot start anew, since the process began."""
     if _STATUS.exists():
-        for line in _STATUS.read_text().splitlines():
+        for line in _STATUS.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -68,7 +68,7 @@ def _drawn(benchmark: Benchmark, number: int, place: Path) -> Drawn:
         Pictures([pictures[prompt, repeat] for repeat in range(benchmark.repeats)])
         for prompt in benchmark.of_repeated(subject)
     ]
-    prepared = from_json(Prepared, (place / requests[0].subject_id / _PREPARED).read_text())
+    prepared = from_json(Prepared, (place / requests[0].subject_id / _PREPARED).read_text(encoding="utf-8"))
     return Drawn(
         asked=Pictures([pictures[prompt, 0] for prompt in range(len(subject.prompts))]),
         repeated=repeated,

@@ -123,5 +123,5 @@ def write(
 
 def read(folder: Path) -> list[Scores]:
     """The rows as `write` left them."""
-    values = json.loads((folder / "subjects.json").read_text())
+    values = json.loads((folder / "subjects.json").read_text(encoding="utf-8"))
     return [Scores(name=name, runs=from_plain(row["runs"]), seeds=row["seeds"]) for name, row in values.items()]

@@ -17,6 +17,7 @@ from dsd.data.tables import rows_of
 from dsd.errors import UserError, cut
 from dsd.generate.wanted import Wanted
 from dsd.images import FITS, Fit, load_image
+from dsd.limits import MOST_PICTURES, require_within
 
 if TYPE_CHECKING:
     from dsd.generate.orders import Order
@@ -27,8 +28,6 @@ TABLES = (".csv", ".tsv", ".jsonl")
 """Endings of a table of jobs."""
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """Endings of the files of a folder that are taken for pictures."""
-MOST = 10_000
-"""Pictures of one job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +84,12 @@ class Job(Wanted):
             require_text(name, getattr(self, name))
             if "\0" in getattr(self, name):  # which no file can say
                 raise UserError(f"{name} holds a NUL, which is no text; leave it out")
-        if not 1 <= self.n <= MOST:
-            raise UserError(f"n is {self.n}, but must be from 1 to {MOST:,}")
+        require_within("n", self.n, 1, MOST_PICTURES)
         if self.seed is not None:
             require_seeds("seed", self.seed, self.n)
         for name in ("height", "width", "steps", "frames"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {value}, but must be at least 1")
+            if (value := getattr(self, name)) is not None:
+                require_within(name, value, 1)
         self.references()
 
 

@@ -41,6 +41,7 @@ from dsd.generate.asked import (
 from dsd.generate.draw import Drawing, advance
 from dsd.generate.shown import Shown, velocity_of
 from dsd.images import FITS, MAX_PIXELS, Fit, to_pil
+from dsd.limits import MOST_PICTURES
 from dsd.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -51,8 +52,6 @@ else:
 OutputType = Literal["pil", "pt", "np", "latent"]
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 DEFAULT_TEXT_TOKENS = 512
-MOST_AT_ONCE = 10_000
-"""Pictures of one prompt."""
 MOST_FRAMES = 1_000
 """Frames of one film that are drawn together."""
 
@@ -321,8 +320,8 @@ class TwoFramePipeline(_Stock):
         plan = self._planned(asked)
         film, images, size, sampling = plan.film, plan.images, plan.size, plan.sampling
         count = whole("num_images_per_prompt", asked.num_images_per_prompt)
-        if count > MOST_AT_ONCE:
-            raise UserError(f"num_images_per_prompt is {count}, but must be at most {MOST_AT_ONCE:,}")
+        if count > MOST_PICTURES:
+            raise UserError(f"num_images_per_prompt is {count}, but must be at most {MOST_PICTURES:,}")
         repeated = [n for n in range(len(plan.prompts)) for _ in range(count)]
         _require_generators(asked.generator, len(repeated))
         backbone = self.backbone.held()

@@ -19,14 +19,13 @@ from PIL import Image
 from dsd.errors import UserError, cut, reason_of
 from dsd.images.arrays import from_array, from_tensor, is_tensor
 from dsd.images.colours import plain_rgb
+from dsd.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ImageSource: TypeAlias = "str | Path | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor"
 
-MAX_PIXELS = 40_000_000
-"""Larger pictures are refused by their header, before a pixel is decoded; see `load_image`."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """What is opened at all, by Pillow's names: the readers of rarer formats fail in ways of their own."""
 

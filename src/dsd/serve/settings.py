@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, fields
-from math import isfinite
 from typing import Any
 
 from dsd.errors import UserError, cut
+from dsd.limits import require_within
 
 LARGER_THAN_TRAINED = 4
 """How many times the pixels that the model was trained at may be drawn, unless told otherwise."""
@@ -57,8 +57,8 @@ class Limits:
     def __post_init__(self) -> None:
         for one in fields(self):
             value = getattr(self, one.name)
-            if value is not None and not (isfinite(value) and value > 0):
-                raise UserError(f"the limit {one.name} is {value}, but must be a number above 0")
+            if value is not None:
+                require_within(f"the limit {one.name}", value, 0, above=True)
 
     @property
     def body_bytes(self) -> int:
@@ -119,5 +119,4 @@ class Settings:
                     f'the allowed origin is "{cut(origin)}", but must be a site as browsers name it, such as '
                     "https://shop.example, without anything after the host and port, or *"
                 )
-        if not (isfinite(self.drain_seconds) and self.drain_seconds >= 0):
-            raise UserError(f"drain_seconds is {self.drain_seconds}, but must be a number of seconds from 0")
+        require_within("drain_seconds", self.drain_seconds, 0)

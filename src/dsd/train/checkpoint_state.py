@@ -89,7 +89,7 @@ def describe(folder: Path, schema: int, step: int, of: Mapping[str, str]) -> Non
         content["size"], content["sha256"] = found[TENSORS]
     else:
         content["files"] = found
-    (folder / STATE).write_text(json.dumps(sealed(content), indent=2) + "\n")
+    (folder / STATE).write_text(json.dumps(sealed(content), indent=2) + "\n", encoding="utf-8")
 
 
 def require_same_bytes(path: Path, state: State) -> None:

@@ -7,10 +7,11 @@ from typing import Literal
 
 from dsd.config import how_it_runs, require_seeds
 from dsd.errors import UserError
+from dsd.limits import LARGEST, MOST, MOST_TEXT_TOKENS, require_frame, require_within
 from dsd.sampling import Flavour, Sampling
 
-_MOST = 1e30
-"""What float32 can still be multiplied by."""
+_MOST_AT_ONCE = 2**16
+"""Pairs of a batch, whose noise each process draws at once; and a LoRA's rank, for no layer is wider."""
 LoraTargets = Literal["attention", "all-linear"]
 BasePrecision = Literal["full", "8bit", "4bit", "fp8"]
 Offload = Literal["none", "blocks"]
@@ -136,33 +137,38 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("text_dropout", "image_dropout", "decay_from", "ema_decay"):
-            _require(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "from 0 to 1")
-        for name in (
-            "rank", "steps", "batch_size", "warmup", "max_sequence_length",
-            "sample_every", "sampled", "checkpoint_every",
-        ):  # fmt: skip
-            _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+            self._within(name, 0, 1)
+        for name in ("steps", "warmup", "sample_every", "sampled", "checkpoint_every"):
+            self._within(name, 1, MOST)
+        for name in ("rank", "batch_size"):
+            self._within(name, 1, _MOST_AT_ONCE)
+        self._within("max_sequence_length", 1, MOST_TEXT_TOKENS)
         for name in ("learning_rate", "muon_learning_rate"):
-            _require(name, getattr(self, name), 0 < getattr(self, name) <= _MOST, f"above 0 and at most {_MOST:g}")
-        _require("held_out", self.held_out, self.held_out >= 0, "at least 0")
+            self._within(name, 0, LARGEST, above=True)
+        self._within("held_out", 0, MOST)
         for name in ("reference_weight", "weight_decay", "guidance"):
-            _require(name, getattr(self, name), 0 <= getattr(self, name) <= _MOST, f"from 0 to {_MOST:g}")
+            self._within(name, 0, LARGEST)
+        if not self.full and not self.lora_targets:
+            raise UserError(
+                "train.lora_targets is empty, but a LoRA needs layers; give attention, all-linear or ends of names"
+            )
         if self.flavour == "cached" and self.reference_weight != 1:
             raise UserError(
                 f"train.reference_weight is {self.reference_weight:g}, but a cached reference is not denoised and has "
                 "no loss; leave it out, or set train.flavour to canvas"
             )
         for size in self.buckets:
-            _require("buckets", self.buckets, min(size) >= 1, "heights and widths of at least 1")
+            require_frame("one of train.buckets", size)
         if self.frame_size is not None and self.buckets:
             raise UserError(
                 f"train.frame_size is {self.frame_size} and train.buckets are {self.buckets}, of which only one can "
                 "say what pictures are resized to; leave one out"
             )
         if self.frame_size is not None:
-            _require("frame_size", self.frame_size, min(self.frame_size) >= 1, "a height and a width of at least 1")
+            require_frame("train.frame_size", self.frame_size)
         require_seeds("train.seed", self.seed)
-        _require("ema_decay", self.ema_decay, self.ema_decay < 1, "below 1")
+        if self.ema_decay == 1:
+            raise UserError("train.ema_decay is 1, of which averages stay as they began; give less, or 0 for none")
         if self.parallel == "fsdp":
             self._require_shardable()
         if self.compile == "on":
@@ -172,13 +178,18 @@ class TrainConfig:
                 f"train.full trains all weights, but train.base_precision {self.base_precision} keeps them frozen in "
                 "fewer bits; leave one of them out"
             )
+        if self.base_precision == "fp8" and self.mixed_precision != "bf16":
+            raise UserError(
+                "train.base_precision fp8 takes a base in bfloat16, but train.mixed_precision is "
+                f"{self.mixed_precision}; give bf16"
+            )
         if self.offload != "none" and (self.full or self.base_precision != "full"):
             given = "train.full" if self.full else f"train.base_precision {self.base_precision}"
             raise UserError(
                 f"train.offload {self.offload} streams a frozen base of full precision, which {given} has none of; "
                 "leave one of them out"
             )
-        _require("gradient_accumulation", self.parts, self.parts >= 1, "at least 1")
+        require_within("train.gradient_accumulation", self.parts, 1)
         if self.batch_size % self.parts:
             raise UserError(
                 f"batch_size {self.batch_size} does not divide into gradient_accumulation = "
@@ -207,6 +218,9 @@ class TrainConfig:
                 f"gradient_accumulation; choose a multiple of {processes * parts}"
             )
 
+    def _within(self, name: str, least: float, most: float, *, above: bool = False) -> None:
+        require_within(f"train.{name}", getattr(self, name), least, most, above=above)
+
     def _require_shardable(self) -> None:
         refused = {
             self.optimizer == "muon": "train.optimizer is 'muon', which needs matrices whole; give adamw",
@@ -226,8 +240,3 @@ class TrainConfig:
         }
         if True in refused:
             raise UserError(f"train.compile is 'on' and {refused[True]}; give train.compile auto")
-
-
-def _require(name: str, value: object, holds: bool, wanted: str) -> None:
-    if not holds:
-        raise UserError(f"train.{name} is {value!r}, but must be {wanted}")

@@ -93,6 +93,7 @@ class Cost:
     Attributes:
         trained_parameters: Weights that the optimizer moves.
         memory: Bytes on each device.
+        checkpoint: Bytes of one on the disk.
         encoding: Bytes on each device while pictures and captions are encoded, before that.
         operations: Floating-point operations of the whole run.
         chosen: How a device works.
@@ -102,6 +103,7 @@ class Cost:
 
     trained_parameters: int
     memory: dict[str, float]
+    checkpoint: float
     encoding: float
     operations: float
     chosen: Predicted
@@ -271,7 +273,8 @@ def training_cost(config: TrainConfig, found: Counted, *, devices: int, device: 
     config.require_divisible(devices)
     on_gpu = config.mixed_precision == "bf16"
     trained, kept = found.trained, found.activations
-    state = trained * (8.0 if config.ema_decay else 4.0) + state_bytes(config, trained)
+    averaged = trained * (8.0 if config.ema_decay else 4.0)
+    state = averaged + state_bytes(config, trained)
     weights, shares = found.weights, devices if config.parallel == "fsdp" else 1
     if shares > 1:
         whole = weights + 4.0 * trained
@@ -308,6 +311,7 @@ def training_cost(config: TrainConfig, found: Counted, *, devices: int, device: 
     return Cost(
         trained_parameters=trained,
         memory={**memory, "activations": chosen.choice.needs},
+        checkpoint=averaged + trained * _STATE[config.optimizer],
         encoding=found.text + found.autoencoder,
         operations=chosen.operations * config.batch_size * config.steps,
         chosen=chosen,

@@ -67,7 +67,7 @@ def _entries(content: Any) -> list[dict[str, object]]:
 
 def _processor() -> str:
     cores = Path("/proc/cpuinfo")  # Python knows no more than x86_64 of a processor on Linux
-    lines = cores.read_text().splitlines() if cores.exists() else []
+    lines = cores.read_text(encoding="utf-8").splitlines() if cores.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
 

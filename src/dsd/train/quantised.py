@@ -86,28 +86,22 @@ def require_usable(config: TrainConfig, device: torch.device) -> None:
     _quantization()
     if config.base_precision == "fp8":
         capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-        if (refused := no_float8(device, capability, config)) is not None:
+        if (refused := no_float8(device, capability)) is not None:
             raise UserError(refused)
 
 
-def no_float8(device: torch.device, capability: tuple[int, int] | None, config: TrainConfig) -> str | None:
+def no_float8(device: torch.device, capability: tuple[int, int] | None) -> str | None:
     """Why a run cannot multiply float8, in a sentence; None where it can.
 
     Args:
         device: where it trains.
         capability: of a CUDA device; None of others.
-        config: of the run.
     """
     if capability is None or capability < fast.LEAST_CAPABILITY:
         where = f"{device}" if capability is None else f"{device} of compute capability {capability[0]}.{capability[1]}"
         return (
             "train.base_precision fp8 multiplies in float8, which takes an NVIDIA GPU of compute capability 8.9 or "
             f"higher (Ada, Hopper or later), but the device is {where}; give 8bit"
-        )
-    if config.mixed_precision != "bf16":
-        return (
-            "train.base_precision fp8 takes a base in bfloat16, but train.mixed_precision is "
-            f"{config.mixed_precision}; give bf16"
         )
     return None
 

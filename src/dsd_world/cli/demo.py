@@ -46,4 +46,4 @@ def run(command: Demo) -> None:
     report = demo(command.demo, command.out)
     table = command.out / "evaluation" / "table.md"
     console.print(f"report: {report}")
-    print(table.read_text(), end="")
+    print(table.read_text(encoding="utf-8"), end="")

@@ -11,6 +11,7 @@ import tyro
 
 from dsd.cli.compared import methods
 from dsd.cli.evaluate import Evaluate, evaluate, evaluate_of, plan_of_measuring, rows_of
+from dsd.limits import require_within
 from dsd_world.recipe import tiny
 from dsd_world.tables.config import TablesConfig, ablation_rows, budget_rows, flavour_rows, main_rows, quick
 
@@ -24,6 +25,10 @@ class EvaluateInWorld(Evaluate):
 
     subjects: int = 64
     """Held-out individuals, each known from one picture and asked for in four scenes; without --data."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_within("subjects", self.subjects, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,9 @@ class Table:
     """Train and draw nothing: make the tables of the trainings that earlier starts have finished."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
+
+    def __post_init__(self) -> None:
+        require_within("workers", self.workers, 1)
 
     @property
     def config(self) -> TablesConfig:

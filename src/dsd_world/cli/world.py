@@ -8,6 +8,8 @@ from typing import Literal
 
 import tyro
 
+from dsd.limits import require_within
+
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
@@ -49,6 +51,12 @@ class TrainModel:
     has a folder of its own in it."""
     dry_run: bool = False
     """Print the resolved config and the plan, and do nothing."""
+
+    def __post_init__(self) -> None:
+        if self.steps is not None:
+            require_within("steps", self.steps, 1)
+        if self.hours is not None:
+            require_within("hours", self.hours, 0, above=True)
 
 
 def variants() -> dict[str, tuple[str, Draw | TrainModel]]:

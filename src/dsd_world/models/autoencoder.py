@@ -143,7 +143,7 @@ class AutoencoderTask:
         self.model.register_to_config(_name_or_path="")  # else the folder it was loaded from
         self.model.half().save_pretrained(folder)
         self.model.float()
-        (folder / "README.md").write_text(card)
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def build(run: Path, *, steps: int) -> AutoencoderTask:

@@ -234,7 +234,7 @@ class ClipTask:
         """Writes the pair with its processor, as `AutoModel` and `AutoProcessor` read them."""
         rounded(self.model).save_pretrained(folder)
         VisionTextDualEncoderProcessor(image_processor(), self.tokenizer).save_pretrained(folder)
-        (folder / "README.md").write_text(card)
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def build(run: Path, *, steps: int) -> ClipTask:

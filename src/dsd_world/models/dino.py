@@ -122,7 +122,7 @@ class DinoTask:
         """Writes network (float16) and image processor, as `AutoModel` and `AutoImageProcessor` read them."""
         rounded(self.model).save_pretrained(folder)
         image_processor().save_pretrained(folder)
-        (folder / "README.md").write_text(card)
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def build(run: Path, *, steps: int) -> DinoTask:

@@ -108,7 +108,7 @@ class FaceTask:
         for name, model in {"landmarks": self.finder, "identity": self.recogniser}.items():
             rounded(model).save_pretrained(folder / name)
             image_processor().save_pretrained(folder / name)
-        (folder / "README.md").write_text(card)
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def build(run: Path, *, steps: int) -> FaceTask:

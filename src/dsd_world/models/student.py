@@ -63,7 +63,7 @@ def train_student(
     settings = _train(config.train, run / "dataset", run, out, steps, left)
     pairs = f"{funnel.pairs} pairs that the teacher drew and tiny-vlm judged"
     quality = "Its measured quality stands in the demo's table as `shipped-student`."
-    (out / "README.md").write_text(_card("student", pairs, settings, quality))
+    (out / "README.md").write_text(_card("student", pairs, settings, quality), encoding="utf-8")
 
 
 def train_ceiling(
@@ -75,9 +75,8 @@ def train_ceiling(
     left = None if hours is None else hours * 3600
     settings = _train(config.train, drawn_pairs(config.drawn_pairs, FIRST_CAPTION), run, out, steps, left)
     pairs = f"{config.drawn_pairs} pairs that the world itself drew"
-    (out / "README.md").write_text(
-        _card("ceiling", pairs, settings, "No student of its teacher can be expected to be better.")
-    )
+    card = _card("ceiling", pairs, settings, "No student of its teacher can be expected to be better.")
+    (out / "README.md").write_text(card, encoding="utf-8")
 
 
 def _train(

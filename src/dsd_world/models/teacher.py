@@ -206,7 +206,7 @@ class LatentCache:
             _write_cache(path, part, backbone, tower(), split, numbers)
         tensors = load_file(str(path / "tensors.safetensors"))
         self.latents, self.features = (tensors[name].to(backbone.device) for name in ("latents", "features"))
-        self.captions = (path / "captions.txt").read_text().splitlines()
+        self.captions = (path / "captions.txt").read_text(encoding="utf-8").splitlines()
         self.ids, self.empty = (
             TokenIds.of(backbone.pipeline, texts, part.text_tokens) for texts in (self.captions, [""])
         )
@@ -232,7 +232,7 @@ def _write_cache(path: Path, part: Part, backbone: FluxBackbone, tower: Tower, s
     with atomic_folder(path) as temporary:
         tensors = {"latents": torch.cat(latents), "features": standardised(torch.cat(features).float()).half()}
         save_file(tensors, str(temporary / "tensors.safetensors"))
-        (temporary / "captions.txt").write_text("\n".join(captions) + "\n")
+        (temporary / "captions.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
 
 
 class TeacherTask:
@@ -379,7 +379,7 @@ class TeacherTask:
     def export(self, folder: Path, card: str) -> None:
         """Writes the `FluxPipeline` folder, see `save_pipeline`."""
         save_pipeline(self.averaged_pipeline(), folder)
-        (folder / "README.md").write_text(card)
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def save_pipeline(pipeline: FluxPipeline, folder: Path) -> None:

@@ -366,7 +366,7 @@ class VlmTask:
         """Writes the standard folder: model in float16, processor, chat template; then calibrates its verdicts."""
         rounded(self.model).save_pretrained(folder)
         self.processor.save_pretrained(folder)
-        (folder / "README.md").write_text(card)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         calibrate(folder, self.calibration_pairs())
 
     def calibration_pairs(self) -> Pairs:

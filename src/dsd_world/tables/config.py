@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from dsd.config import require_seeds
 from dsd.curate.config import CurateConfig
 from dsd.errors import UserError
+from dsd.limits import MOST_SCALE, require_within
 from dsd.sampling import Sampling
 from dsd.train.config import TrainConfig
 from dsd_world import fixed
@@ -97,6 +99,13 @@ class TablesConfig:
     def __post_init__(self) -> None:
         if not self.seeds or not self.ablation_seeds:
             raise UserError("a table needs at least one seed of its trainings; give 0")
+        for seed in (*self.seeds, *self.ablation_seeds):
+            require_seeds("one of the seeds", seed)
+        for name in (
+            "subjects", "ablation_pairs", "ablation_units", "face_steps", "judge_pairs", "sheets", "costed"
+        ):  # fmt: skip
+            require_within(name, getattr(self, name), 1)
+        require_within("teacher_guidance", self.teacher_guidance, -MOST_SCALE, MOST_SCALE)
 
 
 def quick() -> TablesConfig:

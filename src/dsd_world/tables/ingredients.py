@@ -190,7 +190,7 @@ class Ingredients:
             found = candidates(self.dataset("judged"), identity_encoder())
             write_atomic(path, json.dumps([dataclasses.asdict(candidate) for candidate in found]) + "\n")
             return found
-        return [Candidate(**{**row, "ids": tuple(row["ids"])}) for row in json.loads(path.read_text())]
+        return [Candidate(**{**row, "ids": tuple(row["ids"])}) for row in json.loads(path.read_text(encoding="utf-8"))]
 
     @property
     def _same(self) -> set[str]:

@@ -49,7 +49,7 @@ def write_results(out: Path, path: Path, command: str) -> None:
     for name in _TITLES:
         file = out / name / "table.json"
         if file.exists():
-            parts.append(_table(json.loads(file.read_text()), out / name))
+            parts.append(_table(json.loads(file.read_text(encoding="utf-8")), out / name))
     parts.append(
         "## DreamBench++\n\nNeeds the benchmark's pictures, real weights and a judge, so nothing is measured here: "
         "`dsd evaluate dreambench --data FOLDER --judge openai:MODEL@URL` makes the table. The published rows that it "
@@ -68,7 +68,7 @@ def _write_receipts(out: Path, folder: Path) -> None:
 
 
 def _head(out: Path, command: str, receipts: str) -> str:
-    config = json.loads((out / "config.json").read_text())
+    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     train, ablation = config["train"], config["ablation_train"]
     costs = f"; seconds and memory measured on {measured}" if (measured := _machines(out / "costs")) else ""
     return (
@@ -82,7 +82,7 @@ def _head(out: Path, command: str, receipts: str) -> str:
 
 def _machines(folder: Path) -> str:
     files = sorted(folder.glob("*.json"))
-    return " and ".join(sorted({json.loads(file.read_text())["machine"] for file in files}))
+    return " and ".join(sorted({json.loads(file.read_text(encoding="utf-8"))["machine"] for file in files}))
 
 
 def _table(table: Mapping[str, Any], folder: Path) -> str:
@@ -98,7 +98,7 @@ def _table(table: Mapping[str, Any], folder: Path) -> str:
         _columns(rows, _BESIDE) if table["table"] == "ablations" else "",
         _columns(rows, COSTS),
         claims,
-        more.read_text() if more.exists() else "",
+        more.read_text(encoding="utf-8") if more.exists() else "",
     ]
     return "\n".join(filter(None, parts))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dsd.curate.executors.protocol import Record, Work
 from dsd.curate.executors.schedule import Task, run_stages
-from dsd.errors import UserError
+from dsd.limits import require_within
 
 
 class Local:
@@ -23,8 +23,7 @@ class Local:
     """
 
     def __init__(self, workers: int = 1) -> None:
-        if workers < 1:
-            raise UserError(f"workers is {workers}, but must be at least 1")
+        require_within("workers", workers, 1)
         self._workers = workers
 
     def sources(self, work: Work[Any], *, trying: bool) -> dict[str, str]:

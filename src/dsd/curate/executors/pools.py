@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dsd.errors import UserError
+from dsd.limits import require_within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +32,13 @@ class Pool:
 
     def __post_init__(self) -> None:
         for name in ("min_actors", "at_once"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1")
+            require_within(name, getattr(self, name), 1)
         if self.max_actors < self.min_actors:
             raise UserError(f"max_actors is {self.max_actors}, but must be at least min_actors, {self.min_actors}")
         if self.threads < 0:
             raise UserError(f"threads is {self.threads}, but must be 0 (as many as where the run was started) or more")
         for name in ("num_cpus", "num_gpus"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise UserError(f"{name} is {getattr(self, name)}, but must be a number from 0 on")
+            require_within(name, getattr(self, name), 0)
 
     def __str__(self) -> str:
         gpus = f" and {self.num_gpus:g} GPU" if self.num_gpus else ""
@@ -68,11 +67,9 @@ class Pools:
     losses: int = 5
 
     def __post_init__(self) -> None:
-        if self.idle_seconds < 0 or self.start_seconds <= 0 or self.losses < 1:
-            raise UserError(
-                f"idle_seconds is {self.idle_seconds:g}, start_seconds {self.start_seconds:g} and losses "
-                f"{self.losses}, but must be at least 0, above 0 and at least 1"
-            )
+        require_within("idle_seconds", self.idle_seconds, 0)
+        require_within("start_seconds", self.start_seconds, 0, above=True)
+        require_within("losses", self.losses, 1)
 
     def of(self, stage: str) -> Pool:
         """The workers of a stage; stages of other names have the default ones."""
