@@ -158,7 +158,7 @@ def test_the_order_that_fails_is_told_and_the_others_are_drawn(engine: Engine) -
         ({"seed": -1}, "seed is -1"),
         ({"seed": 1 << 64}, "must be from 0"),
         ({"steps": 0}, "num_inference_steps"),
-        ({"text_scale": float("nan")}, "finite"),
+        ({"text_scale": float("nan")}, "scale is (inf|nan), but must be"),
     ],
 )
 def test_what_is_wrong_with_an_order_is_found_without_work(engine: Engine, changes: Any, words: str) -> None:

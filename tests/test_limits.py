@@ -78,8 +78,8 @@ def test_sides_that_no_picture_has_are_told(capsys: pytest.CaptureFixture[str]) 
     ("value", "said"),
     [
         (0, "x is 0, but must be at least 1"),
-        (True, "x is True, but must be a number at least 1"),
-        (math.nan, "x is nan, but must be a number at least 1"),
+        (True, "x is True, but must be a number of at least 1"),
+        (math.nan, "x is nan, but must be a number of at least 1"),
         (10**10, "x is 10000000000, but must be at most 1,000,000,000"),
     ],
 )

@@ -145,7 +145,7 @@ def test_further_encoders_may_have_prompts_of_their_own(family: str) -> None:
         ({"num_images_per_prompt": 0}, "at least 1"),
         ({"max_sequence_length": "8"}, "max_sequence_length"),
         ({"text_scale": "high"}, "text_scale is 'high'"),
-        ({"image_scale": float("inf")}, "finite"),
+        ({"image_scale": float("inf")}, "scale is (inf|nan), but must be"),
         ({"guidance_interval": (0.9, 0.1)}, "guidance_interval"),
         ({"prompt": 3}, "prompt holds 3"),
         ({"prompt": ["a", None]}, "prompt holds None"),

@@ -77,6 +77,12 @@ def test_the_size_that_is_trained_at_is_planned(tmp_path: Path, capsys: pytest.C
     assert operations("--data", str(tmp_path / "dataset")) == small < operations("--train.frame-size", "64", "64")
 
 
+def test_nothing_is_planned_for_data_without_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "metadata.jsonl").touch()
+    assert main(["plan", "tiny", "--train.base", tiny.schnell(), "--data", str(tmp_path)]) == 2
+    assert "the data holds no example" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.5])
 def test_a_checkpoint_takes_the_disk_that_is_planned(decay: float, tmp_path: Path) -> None:
     config = small_config(ema_decay=decay, optimizer="adamw", gradient_accumulation=1)

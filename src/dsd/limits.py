@@ -41,7 +41,7 @@ def require_within(name: str, value: float, least: float, most: float = MOST, *,
     if value > most:
         wanted = f"at most {_said(most)}"
     elif isinstance(value, bool) or value != value:
-        wanted = f"a number {wanted}"
+        wanted = f"a number {'' if above else 'of '}{wanted}"
     raise UserError(f"{name} is {cut(repr(value))}, but must be {wanted}")
 
 

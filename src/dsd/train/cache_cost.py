@@ -19,6 +19,7 @@ from dsd.backbones.cost import Shape
 from dsd.data.latents import SHARD_SAMPLES, CacheKey, Size, TextCache, size_of
 from dsd.data.latents.encode import chunks
 from dsd.data.sources import Source
+from dsd.errors import UserError
 from dsd.train.config import TrainConfig
 
 TEXT_CACHES: tuple[TextCache, ...] = ("whole", "trimmed", "live")
@@ -88,6 +89,9 @@ def counted(
         config: of the run; says sizes.
         frame: in place of the config's ``frame_size``.
         tokens_of: counts how many of the text tokens captions fill; None where the tokenizer is not at hand.
+
+    Raises:
+        UserError: there are none.
     """
     key = CacheKey(
         base="", data="", frame_size=frame or config.frame_size, max_sequence_length=1, buckets=config.buckets
@@ -103,6 +107,8 @@ def counted(
             pictures[size] = pictures.get(size, 0) + 1
         different = list(dict.fromkeys(example.caption for example in shard))
         captions, count, samples = captions + len(different), count + len(shard), samples + different
+    if not count:
+        raise UserError("the data holds no example to count; curate more captions, or give other data")
     counts = tokens_of(samples) if tokens_of else [round(len(s.split()) * _TOKENS_A_WORD) + 1 for s in samples]
     tokens = fmean(min(number, config.max_sequence_length) for number in counts)
     how = "by the base's tokenizer" if tokens_of else "taking four tokens for three words, for want of the tokenizer"
