@@ -332,17 +332,18 @@ def test_weights_that_are_no_adapter_yet_are_told_how_to_become_one(
     checkpoint: Released, tmp_path: Path, capsys: Any
 ) -> None:
     tiny.picture().save(tmp_path / "x.png")
+    (empty := tmp_path / "empty").mkdir()
     words = ["generate", "--image", str(tmp_path / "x.png"), "--prompt", "a cat", "--out", str(tmp_path / "o.png")]
     lora = checkpoint.folder / LORA_FILE
     for given, said in (
         (str(checkpoint.folder), "weights in the published layout"),
         (str(lora), "a LoRA"),
         ("primecai/dsd_model", "there is no such folder here"),
-        (str(tmp_path), "give the folder that training wrote"),
+        (str(empty), "give the folder that training wrote"),
     ):
         assert main([*words, "--model.adapter", given]) == 2
         told = capsys.readouterr().err
-        assert said in told and (f"`dsd convert {given} --out FOLDER`" in told) == (given != str(tmp_path))
+        assert said in told and (f"`dsd convert {given} --out FOLDER`" in told) == (given != str(empty))
 
 
 def test_the_plan_reads_nothing(tmp_path: Path, capsys: Any) -> None:

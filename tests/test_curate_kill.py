@@ -20,7 +20,7 @@ def test_kill_9_and_resume_changes_no_byte(tmp_path: Path) -> None:
         settings = Settings(curate=parts.config(captions, f"openai:test@{server.url}"), threads=1)
         run_here(settings, undisturbed)
         assert run_killed(settings, killed, 0.0, wait_for=killed / "grids" / "00001.parquet")
-        assert not list(killed.glob("units/0*.json"))
+        assert len(list(killed.glob("units/0*.json"))) < 2  # the first may be judged while the second is drawn
         assert run_killed(settings, killed, 0.0, wait_for=killed / "pairs" / "00001.parquet")
         assert len(list(killed.glob("units/0*.json"))) < 3
         assert not (killed / "manifest.json").exists()

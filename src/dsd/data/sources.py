@@ -41,7 +41,6 @@ class Source:
         examples: starts to read them, from the first one on.
         fingerprint: of the content, as far as that can be told without reading all of it.
         total: how many there are; None where that is not known beforehand.
-        whole: a folder of which any file may be data; None where it is known which are.
         own: the user's own data, row by row; None for a curated dataset.
         some: starts to read only those whose numbers, from 0 on, are wanted, and gives None for others; None where all
             have to be read.
@@ -53,7 +52,6 @@ class Source:
     fingerprint: str
     verify: Callable[[], None] = lambda: None
     total: int | None = None
-    whole: Path | None = None
     own: OwnRows | None = None
     some: Callable[[Callable[[int], bool]], Iterator[Example | None]] | None = None
 
@@ -90,7 +88,6 @@ def _opened(data: str | Path, place: Place, columns: Columns, skip_bad_rows: boo
     folder = path.parent if path.is_file() else path
     tables = [path] if path.is_file() else [path / name for name in METADATA]
     table = next((table for table in tables if table.suffix in _OF_TABLES and table.is_file()), None)
-    whole: Path | None = None
     if table is not None:
         rows, where, digest = metadata_rows(table), str(table), sha256_of(table)
     elif path.is_file() and path.suffix not in _BUILDERS:
@@ -102,7 +99,6 @@ def _opened(data: str | Path, place: Place, columns: Columns, skip_bad_rows: boo
         files = _files_of(path)
         rows, where = _dataset_rows(path), str(path)
         digest = _digest_of(folder, [file.relative_to(folder).as_posix() for file in files])
-        whole = path if path.is_dir() and not _tars(path) and not (path / _SAVED_TO_DISK).is_file() else None
     elif str(data).count("/") == 1 and not path.is_absolute() and not str(data).startswith("."):
         rows, where, digest = _hub_rows(str(data)), str(data), str(data)
     else:
@@ -114,7 +110,7 @@ def _opened(data: str | Path, place: Place, columns: Columns, skip_bad_rows: boo
     if table is not None:
         digest = f"{digest} {_digest_of(folder, reading.files())}"
     digest = hashlib.sha256(f"{digest} {columns}".encode()).hexdigest()[:16]
-    return Source(examples=reading.examples, fingerprint=digest, whole=whole, own=reading)
+    return Source(examples=reading.examples, fingerprint=digest, own=reading)
 
 
 def _listed(cell: Any) -> Any:
