@@ -31,7 +31,7 @@ from dsd.config import did_you_mean, from_json, to_json
 from dsd.errors import UserError, cut, reason_of
 from dsd.files import atomic_folder, sha256_of_parts, write_atomic
 from dsd.frames import Film
-from dsd.images import MAX_PIXELS
+from dsd.limits import MOST_TEXT_TOKENS, require_frame, require_within
 from dsd.log import console
 from dsd.models import is_revision, revision_or_name
 from dsd.sampling import Sampling
@@ -85,13 +85,11 @@ class AdapterMetadata:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        least = {"rank": (self.rank, 0), "max_sequence_length": (self.max_sequence_length, 1), "steps": (self.steps, 0)}
-        sides = {f"frame_size[{at}]": (side, 1) for at, side in enumerate(self.frame_size or ())}
-        for name, (value, smallest) in {**least, **sides}.items():
-            if value < smallest:
-                raise ValueError(f"{name} is {value}, but must be at least {smallest}")
-        if self.frame_size is not None and self.frame_size[0] * self.frame_size[1] > MAX_PIXELS:
-            raise ValueError(f"frame_size is {self.frame_size}, but a frame has at most {MAX_PIXELS:,} pixels")
+        require_within("rank", self.rank, 0)
+        require_within("max_sequence_length", self.max_sequence_length, 1, MOST_TEXT_TOKENS)
+        require_within("steps", self.steps, 0)
+        if self.frame_size is not None:
+            require_frame("frame_size", self.frame_size)
         if self.film.is_cached and self.encodes == "canvas":
             raise ValueError('encodes is "canvas", but a cached film has none: its frames are encoded one by one')
         if self.guidance is not None and not isfinite(self.guidance):
