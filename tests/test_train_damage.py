@@ -206,8 +206,10 @@ def without_steps(adapter: Path) -> None:
 @pytest.mark.parametrize(
     "damage",
     [bit_of("adapter.safetensors"), said(rank=77), said(rank=10**30), said(run="0" * 16), said(max_sequence_length=9),
-     without_steps],
-    ids=["bit", "rank", "rank-huge", "run", "length", "steps"],
+     said(steps=8), said(guidance=9.0), said(encodes="canvas"), said(base_revision="abc"), said(sha256=""),
+     without_steps, lambda adapter: (adapter / "transformer").mkdir()],
+    ids=["bit", "rank", "rank-huge", "run", "length", "more-steps", "guidance", "encodes", "revision", "unsealed",
+         "steps", "transformer"],
 )  # fmt: skip
 def test_an_adapter_that_is_not_this_run_s_is_never_handed_out(
     damage: Damage, finished: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -248,7 +250,20 @@ def test_a_finished_run_takes_another_way_of_drawing_and_keeps_its_weights(
     before = (run / "adapter" / "adapter.safetensors").read_bytes()
     train(replace(CONFIG, sampling=replace(CONFIG.sampling, steps=7)), dataset, run)
     assert load_adapter(run / "adapter")[1].sampling.steps == 7
+    assert json.loads((run / "config.json").read_text())["sampling"]["steps"] == 7
+    train(replace(CONFIG, sampling=replace(CONFIG.sampling, steps=7)), dataset, run)
     assert (run / "adapter" / "adapter.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["run", "run/adapter"])
+def test_links_that_lead_nowhere_are_told_before_the_work(
+    name: str, finished: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if name != "run":
+        killed(finished, tmp_path)
+    path = tmp_path / name
+    path.symlink_to(path)
+    assert str(path) in told(command(dataset, tmp_path / "run"), capsys)
 
 
 def test_more_steps_without_a_checkpoint_do_not_begin_anew_in_silence(

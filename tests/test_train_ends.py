@@ -132,6 +132,13 @@ def test_a_last_step_that_diverges_is_not_kept_either(
     assert not (tmp_path / "adapter").exists() and not list(tmp_path.glob("checkpoints/step-*"))
 
 
+def test_weights_of_no_use_are_not_kept_though_the_loss_is_small(tmp_path: Path) -> None:
+    config = small_config(steps=1, learning_rate=1e18, optimizer="adamw", lora_targets=("to_v",), held_out=0)
+    with pytest.raises(UserError, match=r"training has diverged: a weight is .*e\+1[78] after step 1"):
+        train(config, simple_pairs(4), tmp_path)
+    assert not (tmp_path / "adapter").exists()
+
+
 def test_a_checkpoint_that_is_kept_is_a_state_that_was_passed_once(tmp_path: Path) -> None:
     config = small_config(learning_rate=10, optimizer="adamw", steps=6, checkpoint_every=1, sample_every=9)
     with pytest.raises(UserError, match="training has diverged"):

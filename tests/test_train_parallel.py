@@ -63,6 +63,9 @@ def script(folder: Path) -> None:
         config = from_json(TrainConfig, (folder / f"{name}.json").read_text())
         if name == "damaged-fsdp" and rank == 0:
             prepare_damaged(folder)
+            (folder / "prepared").touch()
+        while name == "damaged-fsdp" and not (folder / "prepared").exists():
+            time.sleep(0.01)  # a folder is not looked at while it is copied
         train(config, simple_pairs(), folder / name)
     for name in FAIL:
         config = from_json(TrainConfig, (folder / f"{name}.json").read_text())

@@ -124,7 +124,7 @@ def atomic_folder(path: Path | str, *, known_by: str | None = None) -> Iterator[
         UserError: The place cannot be written to, or holds something else; see `require_replaceable`.
     """
     require_replaceable(path, known_by)
-    path = Path(path).resolve()
+    path = resolved(Path(path))
     make_folder(path.parent)
     temporary = _temporary_beside(path)
     temporary.mkdir()
@@ -135,6 +135,20 @@ def atomic_folder(path: Path | str, *, known_by: str | None = None) -> Iterator[
             _replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def resolved(path: Path) -> Path:
+    """Where a path leads, links followed.
+
+    Raises:
+        UserError: a link on it leads to itself.
+    """
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f'"{path}" is or holds a link that leads to itself; remove it, or give another place'
+        ) from error
 
 
 def require_apart(out: Path, given: Path, what: str) -> None:
@@ -148,7 +162,7 @@ def require_apart(out: Path, given: Path, what: str) -> None:
     Raises:
         UserError: They are not apart.
     """
-    wanted, read = out.resolve(), given.resolve()
+    wanted, read = resolved(out), resolved(given)
     if given.exists() and (wanted.is_relative_to(read) or read.is_relative_to(wanted)):
         raise UserError(f'--out "{out}" is, contains or lies in {what} "{given}"; give a folder apart')
 
@@ -164,7 +178,7 @@ def require_outside(out: Path, given: str | Path | None, what: str) -> None:
     Raises:
         UserError: It lies in it, or is it.
     """
-    if given is not None and Path(given).exists() and out.resolve().is_relative_to(Path(given).resolve()):
+    if given is not None and Path(given).exists() and resolved(out).is_relative_to(resolved(Path(given))):
         raise UserError(f'--out "{out}" is or lies in {what} "{given}"; give a folder outside')
 
 

@@ -179,7 +179,7 @@ def _checked(jobs: Iterable[Job | UserError], check: Callable[[Job], object]) ->
 
 def _require_outside(command: Generate, jobs: Sequence[Job]) -> None:
     """Refuses to write into a model, or over and among the references."""
-    from dsd.files import require_outside
+    from dsd.files import require_outside, resolved
     from dsd.generate.album import SHEET
     from dsd.models import resolve
 
@@ -187,10 +187,10 @@ def _require_outside(command: Generate, jobs: Sequence[Job]) -> None:
     require_outside(out, resolve(model.adapter), "the adapter's folder")
     require_outside(out, resolve(model.base_name()), "the base's folder")
     for folder in command.image:
-        if folder.is_dir() and folder.resolve() == out.resolve():
+        if folder.is_dir() and resolved(folder) == resolved(out):
             raise UserError(f'--out "{out}" is the folder of the references, which would be more then; give another')
-    written = {out.resolve(), (out / SHEET).resolve()}
-    lost = next((path for job in jobs for path in job.image if path.resolve() in written), None)
+    written = {resolved(out), resolved(out / SHEET)}
+    lost = next((path for job in jobs for path in job.image if resolved(path) in written), None)
     if lost is not None:
         raise UserError(f'"{lost}" is a reference picture and would be lost; give another --out')
 

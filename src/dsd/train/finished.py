@@ -23,7 +23,7 @@ from dsd.backbones.adapter import (
 from dsd.backbones.registry import backbone_class, family_of
 from dsd.data.sources import Source
 from dsd.errors import UserError
-from dsd.files import require_replaceable, sweep
+from dsd.files import read_json, require_replaceable, sealed, sha256_of, sweep, unsealed, write_atomic
 from dsd.locks import held
 from dsd.log import console
 from dsd.models import revision_or_name
@@ -32,6 +32,8 @@ from dsd.train.config import TrainConfig
 
 ADAPTER = "adapter"
 """The folder of the finished adapter in a run's."""
+WRITTEN = "finished.json"
+"""Which adapter the run wrote there: the digest of what it says of itself, that of its weights among it."""
 
 
 def is_finished(config: TrainConfig, data: Source, out: Path) -> bool:
@@ -43,6 +45,8 @@ def is_finished(config: TrainConfig, data: Source, out: Path) -> bool:
     """
     checkpoints = out / checkpoint.FOLDER
     claimed = runs.begun(out, config, sources={"data": data.fingerprint}) and (out / runs.SOURCES).exists()
+    if claimed:
+        _require_same_shift(config, out)
     metadata = _metadata_of(config, data, out / ADAPTER, checkpoints)
     if metadata is not None and is_of_another_base(metadata, config.base):
         raise UserError(
@@ -69,8 +73,20 @@ def tidy(config: TrainConfig, out: Path) -> None:
     metadata = load_metadata(out / ADAPTER)
     if metadata.sampling != config.sampling:
         describe_anew(out / ADAPTER, replace(metadata, sampling=config.sampling))
+        note_written(out)
+        runs.claim(out, config)
     with suppress(UserError), held(out):  # it may be read only, or somebody's at work
         sweep(out, folders=True)
+
+
+def note_written(out: Path) -> None:
+    """Keeps which adapter a run has just written.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
+    content = sealed({"adapter": sha256_of(out / ADAPTER / METADATA_FILE)})
+    write_atomic(out / WRITTEN, json.dumps(content, indent=2) + "\n")
 
 
 def deciding(config: TrainConfig, source: Source) -> dict[str, str]:
@@ -92,6 +108,8 @@ def _metadata_of(config: TrainConfig, data: Source, finished: Path, checkpoints:
     Raises:
         UserError: it is damaged or of another run, and there is no checkpoint, or what is there is no adapter.
     """
+    if finished.is_symlink() and not finished.exists():
+        raise UserError(f'"{finished}" is a link that leads nowhere; remove it, or bring back what it leads to')
     if not finished.exists():
         return None
     require_replaceable(finished, METADATA_FILE)
@@ -103,6 +121,7 @@ def _metadata_of(config: TrainConfig, data: Source, finished: Path, checkpoints:
     except UserError as error:
         if not checkpoint.newest(checkpoints):
             raise
+        checkpoint.require_usable(checkpoints, deciding(config, data))
         console.print(f"warning: {error}: it is written anew from its checkpoint")
         return None
 
@@ -125,7 +144,40 @@ def _require_of_run(config: TrainConfig, data: Source, metadata: AdapterMetadata
                 f'"{finished}" is the adapter of another run (its {name} is {found}, not {value}); bring its own '
                 "back, or delete that folder to train anew"
             )
+    if is_full(finished) != config.full:
+        kind = "whole transformer" if config.full else "LoRA"
+        raise UserError(f'"{finished}" is no {kind}, which this run trains; bring its own back, or delete that folder')
+    written = _written(finished.parent)
+    if written is not None and written != sha256_of(finished / METADATA_FILE):
+        raise UserError(
+            f'"{finished / METADATA_FILE}" is not what the run wrote; bring that back, or delete "{finished}" to train '
+            "anew"
+        )
     return metadata
+
+
+def _written(out: Path) -> str | None:
+    """What `note_written` kept; None where that is missing or damaged, as in runs of earlier versions."""
+    try:
+        return read_json(out / WRITTEN, lambda content: str(unsealed(content)["adapter"]), "delete it")
+    except UserError:
+        return None
+
+
+def _require_same_shift(config: TrainConfig, out: Path) -> None:
+    """Makes sure that noise levels are shifted as at the first start, where the steps of drawing say how far.
+
+    Raises:
+        UserError: they would be shifted otherwise.
+    """
+    if not backbone_class(family_of(config.base)).shift_knows_steps:
+        return
+    before, now = runs.config_of(out, TrainConfig).sampling.steps, config.sampling.steps
+    if before != now:
+        raise UserError(
+            f'"{out}" holds a run with train.sampling.steps = {before} (now {now}), by which models of this family '
+            "shift the noise levels that they are trained at; give the same to go on, or another folder"
+        )
 
 
 def require_no_more_steps(out: Path, done: int, config: TrainConfig) -> None:

@@ -21,7 +21,7 @@ from dsd.files import make_folder
 from dsd.log import progress
 from dsd.train import checkpoint
 from dsd.train.meter import SPEED, Meter
-from dsd.train.metrics import LOSS, Metrics
+from dsd.train.metrics import Metrics
 from dsd.train.stopping import Terminated, Termination, of_first, together
 from dsd.train.trackers import Trackers
 
@@ -101,7 +101,7 @@ def run(
     of: Mapping[str, str] | None = None,
     meter: Meter | None = None,
     track: Callable[[int], Trackers] | None = None,
-    proves: Callable[[], float] | None = None,
+    proves: Callable[[], Mapping[str, float]] | None = None,
 ) -> None:
     """Trains a task to ``steps`` steps, from its newest checkpoint on if there is one.
 
@@ -119,7 +119,7 @@ def run(
         of: what decides the run, by name; a checkpoint that says otherwise is not gone on from.
         meter: of its speed, which is told with the metrics.
         track: starts the trackers of a run that goes on from a step.
-        proves: a loss of the weights as they now are, by which a state is judged before it is kept.
+        proves: figures of the weights as they now are, by which a state is judged before it is kept.
 
     Raises:
         UserError: training diverges, no checkpoint is good, or the place cannot be written to.
@@ -174,7 +174,7 @@ class _Keeper:
         of: Mapping[str, str],
         score: Callable[[dict[str, float]], float] | None,
         meter: Meter | None,
-        proves: Callable[[], float] | None,
+        proves: Callable[[], Mapping[str, float]] | None,
         *,
         writes: bool,
         shares: bool,
@@ -258,7 +258,7 @@ class _Keeper:
             if self._writes:
                 self._metrics.means(self._since, done)
         with nullcontext() if self._shares else together():  # shards are gathered in it
-            proof = {LOSS: self._proves()} if self._proves is not None and self._takes_part else {}
+            proof = self._proves() if self._proves is not None and self._takes_part else {}
         with together():
             if self._writes:
                 self._metrics.require_sense(proof, done)

@@ -22,9 +22,13 @@ GRADIENT_NORM = "gradient_norm"
 """The metric of this name is watched; see `Metrics.means`."""
 LOSS = "loss"
 """The metric that tells what a loss usually is; see `Metrics.require_sense`."""
+LARGEST_WEIGHT = "largest_weight"
+"""The figure of this name is held against `_MOST_WEIGHT`."""
 EXPLODED = 1000.0
 """How many times its usual value a norm of gradients or a loss has when training has exploded."""
 _LARGEST = sys.float_info.max
+_MOST_WEIGHT = 1e5
+"""No weight of a model that draws is as large; a loss may stay small where such ones only saturate attention."""
 _LEAST_NORM = _LEAST_LOSS = 1e-3
 
 
@@ -112,13 +116,15 @@ class Metrics:
             step: after which they were found.
 
         Raises:
-            UserError: one is no finite number, or a loss (by its name) is `EXPLODED` times as large as losses usually
-                were.
+            UserError: one is no finite number, a loss (by its name) is `EXPLODED` times as large as losses usually
+                were, or a weight is larger than any that is of use.
         """
         losses = [line[LOSS] for line in self.lines if LOSS in line] or self._losses
         for name, value in figures.items():
             if not math.isfinite(value):
                 raise self._diverged(f"{name} is no finite number after step {step}")
+            if name == LARGEST_WEIGHT and value > _MOST_WEIGHT:
+                raise self._diverged(f"a weight is {value:.3g} after step {step}, where none is above {_MOST_WEIGHT:g}")
             if LOSS in name and losses and value > EXPLODED * max(usual := median_low(losses), _LEAST_LOSS):
                 raise self._diverged(f"{name} is {value:.3g} after step {step}, where {usual:.3g} is usual")
 

@@ -27,11 +27,11 @@ from dsd.train.compiled import as_written
 from dsd.train.config import TrainConfig
 from dsd.train.ema import Ema
 from dsd.train.loop import SAMPLES, learning_rate_factor, step_generator
-from dsd.train.metrics import GRADIENT_NORM
+from dsd.train.metrics import GRADIENT_NORM, LARGEST_WEIGHT, LOSS
 from dsd.train.optim import MuonAndAdamW
 from dsd.train.parallel import Averaged, Model, is_sharded
 from dsd.train.samples import SheetPart, pictures_of, rows_of, sheet_of
-from dsd.train.shards import whole
+from dsd.train.shards import own, whole
 from dsd.train.step import Draw, Objective, draw, losses
 from dsd.train.stopping import together
 from dsd.train.validate import Encoders, Validation
@@ -215,10 +215,12 @@ class TwoFrameTask:
             return (model or partial(losses, self.backbone))(objective, samples, random)["loss"]
 
     @torch.no_grad()
-    def loss_now(self) -> float:
-        """The loss of the weights as they now are, not their averages, on one sample."""
+    def proof(self) -> dict[str, float]:
+        """Whether the weights as they now are, not their averages, make sense: their loss on a sample, their size."""
         with as_written():
-            return float(self._any_example(partial(losses, self.backbone)))
+            loss = float(self._any_example(partial(losses, self.backbone)))
+        largest = max(float(own(value).abs().max()) for value in self.adapter.parameters.values() if own(value).numel())
+        return {LOSS: loss, LARGEST_WEIGHT: largest}
 
     def _any_example(self, model: Model) -> Tensor:
         """The loss of a model on one sample."""

@@ -37,7 +37,7 @@ from dsd.train import adapter as adapters
 from dsd.train import checkpoint, eight_bits, environment, fitting, loop, offload, quantised
 from dsd.train.checkpointing import checkpoint_gradients
 from dsd.train.config import TrainConfig
-from dsd.train.finished import ADAPTER, deciding, digest_of, is_finished, tidy
+from dsd.train.finished import ADAPTER, deciding, digest_of, is_finished, note_written, tidy
 from dsd.train.meter import Meter
 from dsd.train.parallel import gathered, is_to_be_sharded, one_voice, require_alike, shard
 from dsd.train.stopping import Termination, of_first, together
@@ -140,11 +140,13 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
             of=of | {"pairs": fingerprint(cache.ids)},
             meter=Meter(config.batch_size, task.operations(), accelerator.device),
             track=lambda done: Trackers(config.trackers, out, config, done),
-            proves=task.loss_now,
+            proves=task.proof,
         )
     with together():
         if accelerator.is_main_process or task.is_sharded:
             export(task, out / ADAPTER, digest_of(of))
+        if accelerator.is_main_process:
+            note_written(out)
 
 
 def attach(config: TrainConfig, backbone: StockBackbone, device: torch.device | None = None) -> adapters.Adapter:
