@@ -329,3 +329,18 @@ def test_a_frame_size_and_buckets_exclude_each_other() -> None:
         small_config(frame_size=(32, 32), buckets=((32, 32),))
     with pytest.raises(UserError, match="buckets is"):
         small_config(buckets=((0, 32),))
+
+
+@pytest.mark.parametrize("name", ["shard-00001.safetensors", "empty.safetensors"])
+def test_a_file_that_another_process_is_to_check_is_one_sentence_too(name: str, folder: Path) -> None:
+    shorten(folder / name)
+    number = ["empty.safetensors", *(path.name for path in shards_in(folder))].index(name)
+    with pytest.raises(UserError, match=rf'{name}" can no longer be read'):
+        LatentCache(folder, Share((number + 1) % 2, 2))
+
+
+def test_what_other_latents_left_is_no_share_of_these(folder: Path, backbone: StockBackbone) -> None:
+    for name in ("manifest.json", "config.json"):
+        (folder / name).unlink()
+    with pytest.raises(UserError, match="holds 0 of 4 shards of latents"):
+        finish(folder, key(data="others"), backbone, 4)

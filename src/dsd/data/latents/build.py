@@ -113,7 +113,8 @@ def finish(folder: Path, key: CacheKey, backbone: StockBackbone, shards: int) ->
     """
     ledger = Ledger(folder)
     found = [ledger.find(shard_name(number), Shard.read) for number in range(shards)]
-    there = [shard for shard in found if shard is not None and (folder / shard.file).is_file()]
+    own = [shard for shard in found if shard is not None and shard.key == key.digest]  # not left by other latents
+    there = [shard for shard in own if (folder / shard.file).is_file()]
     if len(there) < shards:
         raise UserError(
             f'"{folder}" holds {len(there)} of {shards} shards of latents; give all processes one folder that they '

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,11 +90,13 @@ class LatentCache:
         self.size: list[int] = []
         self._places: list[_Place] = []
         self._ends: list[list[int]] = []  # of captions' rows, by shard
-        empty = load_file(str(folder / EMPTY))
+        with _readable(folder / EMPTY):
+            empty = load_file(str(folder / EMPTY))
         self.empty_frames = [empty[frames_name(size)] for size in self.sizes]
         self._empty = Text(empty["tokens"], empty.get("pooled")) if "tokens" in empty else None
         for shard in self.manifest.shards:
-            self._add(shard)
+            with _readable(folder / shard.file):
+                self._add(shard)
         self._encoder: StockBackbone | None = None
         self._text_tokens = 0
 
@@ -184,13 +187,9 @@ class LatentCache:
             UserError: it is no longer there.
         """
         path = self.folder / self.manifest.shards[number].file
-        try:
-            with safe_open(str(path), "pt") as file:
-                names = file.keys()
-                large = [name for name in names if name in _LARGE or name.startswith("frames.")]
-                return {name: file.get_slice(name) for name in large}
-        except (OSError, SafetensorError) as error:
-            raise DamagedFile(f'"{path}" can no longer be read ({reason_of(error)}); {_ANEW}') from error
+        with _readable(path), safe_open(str(path), "pt") as file:
+            large = [name for name in file.keys() if name in _LARGE or name.startswith("frames.")]  # noqa: SIM118
+            return {name: file.get_slice(name) for name in large}
 
     def _add(self, shard: Shard) -> None:
         number, path = len(self._ends), self.folder / shard.file
@@ -213,6 +212,15 @@ class LatentCache:
         with ThreadPoolExecutor(min(_CHECKED_AT_ONCE, os.cpu_count() or 1)) as pool:
             for _ in pool.map(lambda file: _require_sound(self.folder / file[0], file[1]), mine):
                 pass
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Tells of a shard that has become unreadable, or that another process is to check."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise DamagedFile(f'"{path}" can no longer be read ({reason_of(error)}); {_ANEW}') from error
 
 
 def _require_sound(path: Path, sha256: str) -> None:
