@@ -242,7 +242,7 @@ def read_json(path: Readable, read: Callable[[Any], Content], fix: str) -> Conte
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     """JSON with a digest of it, by which `unsealed` knows what was changed."""
-    return {**content, _SEAL: _digest(content)}
+    return {**content, _SEAL: digest_of(content)}
 
 
 def unsealed(content: Any) -> dict[str, Any]:
@@ -252,12 +252,13 @@ def unsealed(content: Any) -> dict[str, Any]:
         ValueError: it is another one.
     """
     found = {name: value for name, value in content.items() if name != _SEAL}
-    if content.get(_SEAL) != _digest(found):
+    if content.get(_SEAL) != digest_of(found):
         raise ValueError("it is not what was written")
     return found
 
 
-def _digest(content: Mapping[str, Any]) -> str:
+def digest_of(content: Mapping[str, Any]) -> str:
+    """Returns the hexadecimal SHA-256 of JSON, in whatever order its names stand."""
     return hashlib.sha256(json.dumps(dict(content), sort_keys=True).encode()).hexdigest()
 
 

@@ -9,14 +9,13 @@ fails before leaves it free. What is finished stands in a `Ledger`, whose entrie
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from dsd.config import decides, from_json, to_json
 from dsd.errors import UserError
-from dsd.files import read_json
+from dsd.files import digest_of, read_json
 from dsd.places import Place, Where
 
 CONFIG, SOURCES = "config.json", "sources.json"
@@ -104,7 +103,7 @@ def claim(
     place = Place.of(folder).make_folder()
     begun(place, config, what, exactly=exactly, sources=sources)
     if sources is not None:
-        _write(place / SOURCES, json.dumps({**sources, _DIGEST: _digest(sources)}, indent=2) + "\n")
+        _write(place / SOURCES, json.dumps({**sources, _DIGEST: digest_of(sources)}, indent=2) + "\n")
     _write(place / CONFIG, to_json(_claimed(config)))  # last, for it is the claim
 
 
@@ -132,7 +131,7 @@ def sources_of(folder: Where) -> dict[str, str]:
 
     def read(content: Any) -> dict[str, str]:
         found = {name: revision for name, revision in content.items() if name != _DIGEST}
-        if content.get(_DIGEST, digest := _digest(found)) != digest:
+        if content.get(_DIGEST, digest := digest_of(found)) != digest:
             raise ValueError("it is not what was written")
         return found
 
@@ -177,10 +176,6 @@ def _claimed(config: Any) -> Any:
     """The settings as they are compared and kept: without what says where something is, if they know how to leave that
     out."""
     return config.claimed() if hasattr(config, "claimed") else config
-
-
-def _digest(sources: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(dict(sources), sort_keys=True).encode()).hexdigest()
 
 
 def _write(path: Place, text: str) -> None:

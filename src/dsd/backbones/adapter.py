@@ -11,8 +11,6 @@ The format has no separate scale: a LoRA's ``alpha / rank`` is multiplied into `
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -29,7 +27,7 @@ from dsd.backbones.registry import FAMILIES, layers_of
 from dsd.backbones.stock import StockBackbone
 from dsd.config import did_you_mean, from_json, to_json
 from dsd.errors import UserError, cut, reason_of
-from dsd.files import atomic_folder, sha256_of_parts, write_atomic
+from dsd.files import atomic_folder, digest_of, sha256_of_parts, write_atomic
 from dsd.frames import Film
 from dsd.limits import MOST_TEXT_TOKENS, require_frame, require_within
 from dsd.log import console
@@ -212,7 +210,7 @@ def _digest(folder: Path) -> str:
     """Of the files of weights: their names and the digests of their parts."""
     files = [path for path in (folder / WEIGHTS_FILE, *sorted((folder / FULL_FOLDER).glob("*"))) if path.is_file()]
     found = {path.relative_to(folder).as_posix(): sha256_of_parts(path) for path in files}
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+    return digest_of(found)
 
 
 def load_metadata(folder: Path | str) -> AdapterMetadata:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,7 +22,7 @@ from dsd.backbones.adapter import (
 from dsd.backbones.registry import backbone_class, family_of
 from dsd.data.sources import Source
 from dsd.errors import UserError
-from dsd.files import read_json, require_replaceable, sealed, sha256_of, sweep, unsealed, write_atomic
+from dsd.files import digest_of, read_json, require_replaceable, sealed, sha256_of, sweep, unsealed, write_atomic
 from dsd.locks import held
 from dsd.log import console
 from dsd.models import revision_or_name
@@ -97,9 +96,9 @@ def deciding(config: TrainConfig, source: Source) -> dict[str, str]:
     return of
 
 
-def digest_of(of: Mapping[str, str]) -> str:
+def run_of(of: Mapping[str, str]) -> str:
     """What an adapter says of its run; see `AdapterMetadata`."""
-    return hashlib.sha256(json.dumps(dict(of), sort_keys=True).encode()).hexdigest()[:16]
+    return digest_of(of)[:16]
 
 
 def _metadata_of(config: TrainConfig, data: Source, finished: Path, checkpoints: Path) -> AdapterMetadata | None:
@@ -135,11 +134,11 @@ def _require_of_run(config: TrainConfig, data: Source, metadata: AdapterMetadata
     if is_of_another_base(metadata, config.base):
         return metadata  # which is told in words of its own
     wanted = {
-        "run": digest_of(deciding(config, data)), "rank": 0 if config.full else config.rank,
+        "run": run_of(deciding(config, data)) if metadata.run else "", "rank": 0 if config.full else config.rank,
         "base_precision": config.base_precision, "max_sequence_length": config.max_sequence_length,
     }  # fmt: skip
     for name, value in wanted.items():
-        if (found := getattr(metadata, name)) not in (value, "" if name == "run" else value):
+        if (found := getattr(metadata, name)) != value:
             raise UserError(
                 f'"{finished}" is the adapter of another run (its {name} is {found}, not {value}); bring its own '
                 "back, or delete that folder to train anew"

@@ -37,7 +37,7 @@ from dsd.train import adapter as adapters
 from dsd.train import checkpoint, eight_bits, environment, fitting, loop, offload, quantised
 from dsd.train.checkpointing import checkpoint_gradients
 from dsd.train.config import TrainConfig
-from dsd.train.finished import ADAPTER, deciding, digest_of, is_finished, note_written, tidy
+from dsd.train.finished import ADAPTER, deciding, is_finished, note_written, run_of, tidy
 from dsd.train.meter import Meter
 from dsd.train.parallel import gathered, is_to_be_sharded, one_voice, require_alike, shard
 from dsd.train.stopping import Termination, of_first, together
@@ -144,7 +144,7 @@ def _train(config: TrainConfig, source: Source, out: Path, latents: Path, accele
         )
     with together():
         if accelerator.is_main_process or task.is_sharded:
-            export(task, out / ADAPTER, digest_of(of))
+            export(task, out / ADAPTER, run_of(of))
         if accelerator.is_main_process:
             note_written(out)
 
